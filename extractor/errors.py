@@ -1,0 +1,64 @@
+"""What can go wrong, as a user meets it. Bottom of the package: imports nothing of ours.
+
+    HserError
+    ├── InputError        the recordings or the manifest that were named
+    ├── SettingsError     an option's value: layers, pooling, dtype, device, ...
+    ├── ModelError        the model: unknown, unreadable, of an unsupported kind
+    ├── StoreError        the run folder
+    │   ├── SettingsDiffer    the run was made with other settings
+    │   ├── StoreLocked       another process is writing to it
+    │   └── StoreUnwritable   disk full, read-only, no permission
+    └── DecodeError       one recording; becomes a row of errors.jsonl, never ends a run
+
+Every message names the file or the option and the remedy. The commands print it after
+``error:`` and exit with 2; anything else that escapes is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HserError(Exception):
+    """Base of every error that hser raises on purpose."""
+
+
+class InputError(HserError):
+    """The recordings or the manifest that were named cannot be used as they are."""
+
+
+class SettingsError(HserError):
+    """An option has a value that cannot work."""
+
+
+class ModelError(HserError):
+    """The model is unknown, unreadable or of a kind that hser does not run."""
+
+
+class StoreError(HserError):
+    """The run folder cannot be used as it is."""
+
+
+class SettingsDiffer(StoreError):
+    """The run folder was made with other settings than those asked for."""
+
+
+class StoreLocked(StoreError):
+    """Another process is writing to the run folder."""
+
+
+class StoreUnwritable(StoreError):
+    """The run folder cannot be written: disk full, read-only or no permission."""
+
+
+class DecodeError(HserError):
+    """One recording cannot be decoded; the message is the reason shown to the user."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Message for a name that is in no table: lists the known ones, the nearest first."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    ordered = near + [k for k in known if k not in near]
+    return f"unknown {kind} {name!r}; known: {', '.join(ordered)}"

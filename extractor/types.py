@@ -1,0 +1,134 @@
+"""The values that flow through the engine. Bottom of the package: imports nothing of ours.
+
+    Utterance -> Header -> Decoded -> BatchResult
+                        \\-> Failure (a row of errors.jsonl) at any stage
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+
+Seconds: TypeAlias = float
+
+SAMPLE_RATE = 16_000  # Hz: what every encoder here takes
+MIN_SAMPLES = 400  # receptive field of the wav2vec2 family's CNN: fewer samples give no frame
+
+# The common emotion set that corpora's own labels are mapped to.
+EMOTIONS = (
+    "anger",
+    "happiness",
+    "sadness",
+    "neutral",
+    "fear",
+    "disgust",
+    "surprise",
+    "calm",
+    "boredom",
+    "other",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording, or one segment of a recording, to embed.
+
+    ``labels`` is aligned with ``Manifest.columns``; an unknown value is ``""``.
+    ``start`` and ``end`` (seconds) cut a segment; ``None`` is the file's own start or end.
+    """
+
+    id: str
+    path: str
+    start: Seconds | None = None
+    end: Seconds | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Utterances in the order in which users see them, and the names of their labels.
+
+    Ids are unique. ``columns`` starts with ``emotion`` (common set), ``emotion_raw`` (as the
+    corpus codes it), ``speaker``; a corpus or a manifest file may add more.
+    """
+
+    utterances: Sequence[Utterance]
+    columns: tuple[str, ...] = ("emotion", "emotion_raw", "speaker")
+    corpus: str = "files"
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file's header says of its audio, before anything is decoded."""
+
+    container: str  # "wav", "flac", "ogg", "mp3", "aiff", ...: as sniffed from the bytes
+    sample_rate: int  # Hz
+    num_channels: int
+    num_frames: int  # samples per channel at `sample_rate`; an estimate where `exact` is false
+    exact: bool = True
+
+    @property
+    def duration(self) -> Seconds:
+        return self.num_frames / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A recording that could not be embedded: a row of ``errors.jsonl``."""
+
+    id: str
+    path: str
+    stage: str  # "probe", "decode", "encode" or "store"
+    reason: str  # for a person: what is wrong and, where there is one, the remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A recording's audio as the encoders take it."""
+
+    waveform: np.ndarray  # float32 [num_samples], mono, SAMPLE_RATE
+    checksum: str  # blake2b-128 of the waveform's bytes: what audio gave this embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One committed utterance: everything the store keeps about it but the embedding."""
+
+    position: int  # index in the run's manifest: the order in which readers see rows
+    utterance: Utterance
+    num_samples: int  # at SAMPLE_RATE
+    num_frames: int  # frames the encoder gave
+    checksum: str  # Decoded.checksum
+    precision: str  # dtype of the forward pass that gave this row: "fp32", "bf16", "fp16"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What one batch of the plan came to. Committed whole or not at all.
+
+    ``pooled[name]``: float32 ``[len(rows), L, D']``, aligned with ``rows``.
+    ``frames``: for the pooling ``none``, one float32 ``[T, L, D]`` a row, else empty.
+    """
+
+    batch: int  # index in the run's plan
+    rows: Sequence[Row]
+    pooled: dict[str, np.ndarray]
+    frames: Sequence[np.ndarray] = ()
+    failures: Sequence[Failure] = field(default=())
+
+
+class FrameSink(Protocol):
+    """Takes each layer's hidden states the moment they exist (see ``pooling.py``)."""
+
+    def add(self, layer: int, hidden: torch.Tensor) -> None:
+        """``hidden``: packed frames ``[sum of lengths, D]`` of layer ``layer``; not kept."""
+        ...
