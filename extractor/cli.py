@@ -1,0 +1,140 @@
+"""``hser-extract``: the main job on the command line. Thin: everything is in the library."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import click
+
+from extractor.errors import HserError
+
+# Imports beyond these happen inside: `--help` must not wait seconds for torch.
+
+EXIT_FAILURES = 1  # with --strict: some recordings failed
+EXIT_ERROR = 2  # nothing could be done as asked
+EXIT_INTERRUPTED = 130  # stopped by Ctrl-C; what is done is stored
+
+EPILOG = """\b
+Models:   hubert-base hubert-large hubert-xlarge hubert-large-er wavlm-base
+          wavlm-base-plus wavlm-large wav2vec2-base wav2vec2-large xls-r,
+          logmel, mfcc; a folder in the hub's layout; org/name[@revision] on
+          the hub; random:NAME[@SEED] is an architecture with random weights
+Layers:   all, last, 0,6,12, 0-24, -4--1; 0 is the transformer's input
+Pooling:  mean std min max first last meanstd, or none for all frames
+Corpora:  ravdess cremad savee emodb tess iemocap meld urdu nemo folders,
+          recognised from the file names unless named
+
+\b
+Examples:
+  hser-extract RAVDESS/ --model hubert-large --layers all --out runs/ravdess
+  hser-extract clips.csv --model wavlm-large --layers 6,12,24 \\
+      --pooling mean,std,max --out runs/x
+  hser-extract a.wav b.mp3 --model ./my-checkpoint --layers last --out runs/y
+
+\b
+Run the same command again to go on after a stop, a crash or a full disk.
+Exit code: 0 done, 1 with --strict when recordings failed, 2 an error,
+130 stopped by Ctrl-C.
+"""
+
+
+class _Shard(click.ParamType):
+    name = "i/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        index, slash, count = str(value).partition("/")
+        if not (slash and index.isdigit() and count.isdigit()):
+            self.fail(f"{value!r} is not of the form i/n, such as 0/4", param, ctx)
+        return int(index), int(count)
+
+
+@click.command(
+    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--model", default="hubert-large", show_default=True, help="Name, folder or hub id; see below.")
+@click.option("--layers", default="all", show_default=True, help="Which layers to keep.")
+@click.option("--pooling", default="mean", show_default=True, help="One or several, with commas.")
+@click.option("--out", required=True, type=click.Path(), help="Folder of the run; made when missing.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--corpus", help="How file names code labels.  [default: recognised]")
+@click.option("--batch-seconds", type=float, help="Audio in a batch.  [default: 30 on a CPU, 240 on a GPU]")
+@click.option(
+    "--window", type=float, default=60.0, show_default=True, help="Seconds; longer recordings are windowed."
+)
+@click.option("--channel", type=int, help="Take this channel, from 0.  [default: the average of all]")
+@click.option("--storage-dtype", default="fp32", show_default=True, help="fp32 or fp16.")
+@click.option("--workers", type=int, help="Decoding threads.  [default: the cores, at most 8]")
+@click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
+@click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a recording failed.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+@click.version_option(package_name="hser", prog_name="hser")
+def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **options: Any) -> None:
+    """Embed recordings: every layer of a speech encoder, pooled, into HDF5.
+
+    INPUT is a folder, a recording, a glob, or a CSV, TSV or JSONL manifest with a column `path`
+    (and `id emotion speaker split text start end` where there are any).
+    """
+    from extractor.engine import Options, run
+    from extractor.progress import print_rows, progress_for, summary_rows
+
+    quiet_libraries()
+    progress = progress_for(sys.stderr, quiet)
+    stop = _stop_on_signals()
+    summary = run(inputs, Options(**options), out, progress, stop)
+    if not quiet:
+        print_rows(summary_rows(summary))
+    if summary.stopped:
+        sys.exit(EXIT_INTERRUPTED)
+    if strict and summary.failures:
+        sys.exit(EXIT_FAILURES)
+
+
+def quiet_libraries() -> None:
+    """Keep `transformers` from drawing bars and advice over ours."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _stop_on_signals() -> threading.Event:
+    """Ctrl-C, and the signal of job schedulers: end after the batches in flight. Again: at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        print(
+            "\nstopping after the batches in flight; run the same command again to go on"
+            " (Ctrl-C again: stop at once)",
+            file=sys.stderr,
+            flush=True,
+        )
+        signal.signal(number, signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return stop
+
+
+def main() -> None:
+    """Entry point: an error that a user can act on is a line, not a traceback."""
+    try:
+        command(standalone_mode=True)
+    except HserError as e:
+        click.echo(f"error: {e}", err=True)
+        sys.exit(EXIT_ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,400 @@
+"""Recordings to float32 waveforms, mono at 16 kHz, ahead of the model.
+
+Short WAV, FLAC and Ogg go through DALI in batches, everything else is streamed block by block, so
+that a two-hour recording costs little more memory than its waveform. Whichever backend decodes
+(`backends.BACKENDS`), mixing, resampling (soxr) and checking are done here, in one way for all.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from extractor.backends import (
+    Reader,
+    SoundfileReader,
+    Unreadable,
+    able,
+    backends,
+    decode_dali,
+    maybe_damaged,
+    most_informative,
+    open_reader,
+)
+from extractor.errors import DecodeError, SettingsError
+from extractor.formats import (
+    Stated,
+    bytes_in,
+    bytes_of,
+    open_recording,
+    read_header,
+    unreadable,
+)
+from extractor.segments import clip_segment
+from extractor.types import Decoded, Failure, Header, Seconds, Utterance
+from extractor.waveform import Cut, checked, complete, mix, resample, still_planned
+
+__all__ = ["DecodeAhead", "DecodeOptions", "backends", "decode_batch"]
+
+DALI_MAX_SECONDS: Seconds = 60.0  # longer recordings are streamed: DALI holds them whole
+DALI_MAX_BYTES = 64 << 20  # of one recording, as a file and as float32 at the source rate
+DALI_BATCH = 32  # recordings in one call
+DALI_BATCH_BYTES = 128 << 20  # float32 at the source rate in one call
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """``channel``: None averages the channels, else the one to take, from 0.
+    ``backend``: "auto" by the table in `backends`, or the name of the one to use."""
+
+    channel: int | None = None
+    backend: str = "auto"
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.channel is not None and self.channel < 0:
+            raise SettingsError(f"channel {self.channel}: channels count from 0")
+        if self.workers < 1:
+            raise SettingsError(f"{self.workers} decoding threads: at least 1 is needed")
+
+
+class _Stopped(Exception):
+    """The consumer has gone; what is being decoded is of no use."""
+
+
+@dataclass(slots=True)
+class _Recording:
+    """One file of a batch, and the utterances that are cut from it."""
+
+    path: str
+    header: Header
+    utterances: list[tuple[int, Utterance]]  # with their places in the batch
+
+
+_Results = list[tuple[int, Decoded | Failure]]
+
+
+def decode_batch(
+    utterances: Sequence[Utterance],
+    headers: Sequence[Header],
+    options: DecodeOptions,
+    pool: ThreadPoolExecutor | None = None,
+    stop: threading.Event | None = None,
+) -> list[Decoded | Failure]:
+    """Decodes a batch, aligned with ``utterances``. A bad recording is a Failure, never an exception.
+
+    A file that several utterances name is opened once. What an utterance decodes to depends on
+    its own file and segment alone. The waveforms of one batch may share memory.
+    """
+    if pool is None:
+        with ThreadPoolExecutor(options.workers, thread_name_prefix="decode") as own:
+            return decode_batch(utterances, headers, options, own, stop)
+    stop = stop or threading.Event()
+    recordings: dict[tuple[str, Header], _Recording] = {}
+    for place, (utterance, header) in enumerate(zip(utterances, headers, strict=True)):
+        recording = recordings.setdefault((utterance.path, header), _Recording(utterance.path, header, []))
+        recording.utterances.append((place, utterance))
+
+    for_dali = [r for r in recordings.values() if _fits_dali(r.header, options)]
+    dali_keys = {(r.path, r.header) for r in for_dali}
+    streamed = [r for key, r in recordings.items() if key not in dali_keys]
+    futures = [pool.submit(_stream, r, options, stop) for r in streamed]
+    for chunk in _dali_chunks(for_dali):
+        futures += _decode_chunk(chunk, options, pool, stop)
+    decoded: dict[int, Decoded | Failure] = {}
+    for future in futures:
+        decoded.update(future.result())
+    return [decoded[place] for place in range(len(utterances))]
+
+
+# --- Whole recordings, through DALI -------------------------------------------------------------
+
+
+def _fits_dali(header: Header, options: DecodeOptions) -> bool:
+    if "dali" not in able(header.container, options.backend):
+        return False
+    decoded_bytes = 4 * header.num_frames * header.num_channels
+    short = header.duration <= DALI_MAX_SECONDS and decoded_bytes <= DALI_MAX_BYTES
+    return short or options.backend == "dali"
+
+
+def _dali_chunks(recordings: list[_Recording]) -> Iterator[list[_Recording]]:
+    chunk: list[_Recording] = []
+    chunk_bytes = 0
+    for recording in recordings:
+        num_bytes = 4 * recording.header.num_frames * recording.header.num_channels
+        if chunk and (len(chunk) == DALI_BATCH or chunk_bytes + num_bytes > DALI_BATCH_BYTES):
+            yield chunk
+            chunk, chunk_bytes = [], 0
+        chunk.append(recording)
+        chunk_bytes += num_bytes
+    if chunk:
+        yield chunk
+
+
+def _decode_chunk(
+    chunk: list[_Recording], options: DecodeOptions, pool: ThreadPoolExecutor, stop: threading.Event
+) -> list[Future[_Results]]:
+    if stop.is_set():
+        raise _Stopped
+    # A share of the chunk for each thread: a task for each file would cost more than reading it.
+    shares = [chunk[k :: options.workers] for k in range(min(options.workers, len(chunk)))]
+    loaded = [item for share in pool.map(_load_all, shares) for item in share]
+    files = [item for item in loaded if isinstance(item, _File)]
+    samples = decode_dali([file.data for file in files], options.workers) if files else []
+    whole = [_Whole(file.recording, file.stated, *s) for file, s in zip(files, samples, strict=True) if s]
+    # What DALI cannot do, and what cannot be read: the stream path decodes it, or finds the reason.
+    left = [item for item in loaded if isinstance(item, _Recording)]
+    left += [file.recording for file, s in zip(files, samples, strict=True) if s is None]
+    return [
+        *(pool.submit(_stream, recording, options, stop) for recording in left),
+        *(
+            pool.submit(_finish_all, whole[k :: options.workers], options, stop)
+            for k in range(options.workers)
+        ),
+    ]
+
+
+class _File(NamedTuple):
+    """A recording's bytes (uint8), and its header read again."""
+
+    recording: _Recording
+    data: np.ndarray
+    stated: Stated
+
+
+class _Whole(NamedTuple):
+    """A recording that DALI decoded, float32 ``[num_frames, num_channels]``."""
+
+    recording: _Recording
+    stated: Stated
+    samples: np.ndarray
+    sample_rate: int
+
+
+def _load_all(recordings: list[_Recording]) -> list[_File | _Recording]:
+    return [_load(recording) or recording for recording in recordings]
+
+
+def _load(recording: _Recording) -> _File | None:
+    """None where the file is not for DALI after all, or cannot be read."""
+    try:
+        with open_recording(recording.path) as file:
+            size = file.seek(0, 2)
+            if size > DALI_MAX_BYTES:
+                return None
+            file.seek(0)
+            data = np.empty(size, np.uint8)
+            if file.readinto(data.data) != size:  # type: ignore[attr-defined]
+                return None
+        stated = read_header(*bytes_in(data.data))
+        still_planned(stated, recording.header)
+    except (DecodeError, OSError):
+        return None
+    # The length of an Ogg file of several streams is a guess, which DALI would allocate.
+    return None if stated.length == "estimate" else _File(recording, data, stated)
+
+
+def _finish_all(share: list[_Whole], options: DecodeOptions, stop: threading.Event) -> _Results:
+    return [result for whole in share for result in _finish_whole(whole, options, stop)]
+
+
+def _finish_whole(whole: _Whole, options: DecodeOptions, stop: threading.Event) -> _Results:
+    recording, stated, samples, sample_rate = whole
+    miscounted = len(samples) != stated.num_frames and sample_rate == stated.sample_rate
+    if miscounted or (stated.container == "flac" and maybe_damaged(samples, stated.block_frames)):
+        return _stream(recording, options, stop)
+
+    def waveform_of(utterance: Utterance) -> np.ndarray:
+        first, last = clip_segment(utterance, sample_rate, len(samples))
+        return resample(mix(samples[first:last], options.channel), sample_rate)
+
+    return [
+        (place, checked(utterance, partial(waveform_of, utterance)))
+        for place, utterance in recording.utterances
+    ]
+
+
+# --- Streams, through soundfile and PyAV --------------------------------------------------------
+
+
+def _stream(recording: _Recording, options: DecodeOptions, stop: threading.Event) -> _Results:
+    """Every utterance of a recording, by the first backend but DALI that can open it."""
+    try:
+        with open_recording(recording.path) as file:
+            return _decode_stream(file, recording, options, stop)
+    except DecodeError as error:
+        reason = str(error)
+    except FileNotFoundError:
+        reason = "no such file: it is gone since planning"
+    except OSError as error:
+        reason = unreadable(error)
+    return [(place, Failure(u.id, u.path, "decode", reason)) for place, u in recording.utterances]
+
+
+def _decode_stream(
+    file: BinaryIO, recording: _Recording, options: DecodeOptions, stop: threading.Event
+) -> _Results:
+    at, size = bytes_of(file)
+    stated = read_header(at, size)
+    still_planned(stated, recording.header)
+    names = [name for name in able(stated.container, options.backend) if name != "dali"]
+    reasons = [] if names else [f"the backend {options.backend} cannot decode it"]
+    for name in names:
+        try:
+            reader = open_reader(name, file, stated.container)
+        except Unreadable as error:
+            reasons.append(str(error))
+            continue
+        with closing(reader):
+            if stated.length == "unknown":
+                stated = reader.stated(stated.container, size)
+                still_planned(stated, recording.header)
+            return _read(reader, recording, stated, options, stop)
+    raise DecodeError(most_informative(reasons, stated.container))
+
+
+def _read(
+    reader: Reader, recording: _Recording, stated: Stated, options: DecodeOptions, stop: threading.Event
+) -> _Results:
+    cuts = []
+    results: _Results = []
+    for place, utterance in recording.utterances:
+        try:
+            cuts.append((place, Cut(utterance, reader.sample_rate, stated.num_frames)))
+        except DecodeError as error:  # a segment that runs backwards
+            results.append((place, Failure(utterance.id, utterance.path, "decode", str(error))))
+    # soundfile seeks to the very sample, so each cut is read by itself; FFmpeg does not: one pass.
+    together = [[cut] for _, cut in cuts] if isinstance(reader, SoundfileReader) else [[c for _, c in cuts]]
+    for group in together:
+        _feed(reader, group, options.channel, stop)
+    results += [
+        (place, checked(cut.utterance, partial(_finished, cut, reader, stated))) for place, cut in cuts
+    ]
+    return results
+
+
+def _feed(reader: Reader, cuts: list[Cut], channel: int | None, stop: threading.Event) -> None:
+    """One pass over the source. A cut that is complete is not touched by what comes behind it."""
+    position = 0
+    last = max((cut.stop for cut in cuts), default=0.0)
+    try:
+        for block in reader.blocks(min((cut.start for cut in cuts), default=0)):
+            if stop.is_set():
+                raise _Stopped
+            position = reader.position
+            for cut in cuts:
+                cut.add(block, position - len(block), channel)
+            if position >= last:
+                return
+    except DecodeError as error:
+        for cut in cuts:
+            cut.damage = error if cut.stop > position else None
+    for cut in cuts:
+        cut.end = reader.position if cut.stop > reader.position else None
+
+
+def _finished(cut: Cut, reader: Reader, stated: Stated) -> np.ndarray:
+    if cut.damage is not None:
+        raise cut.damage
+    if cut.end is not None:
+        complete(cut.end, reader.sample_rate, stated)
+        clip_segment(cut.utterance, reader.sample_rate, cut.end)
+    return cut.finish()
+
+
+# --- Ahead of the model -------------------------------------------------------------------------
+
+_END = None
+_POLL: Seconds = 0.1  # how soon a blocked thread sees that the other side has gone
+
+
+class DecodeAhead:
+    """Decodes batches in threads while the model works; at most ``ahead`` decoded ones wait.
+
+    >>> with DecodeAhead(batches, DecodeOptions()) as decoded:
+    ...     for results in decoded:  # in the order of `batches`
+
+    ``batches`` is iterated in another thread. What is raised there, or by a bug in decoding, is
+    raised again in the consumer. ``wait_seconds`` is the time that the consumer has waited.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[tuple[Sequence[Utterance], Sequence[Header]]],
+        options: DecodeOptions,
+        ahead: int = 2,
+    ) -> None:
+        able("wav", options.backend)  # an absent backend is refused here, not in a thread
+        self.wait_seconds: Seconds = 0.0
+        self._batches = batches
+        self._options = options
+        self._ready: queue.Queue[list[Decoded | Failure] | None] = queue.Queue(maxsize=max(1, ahead))
+        self._stop = threading.Event()
+        self._producer = ThreadPoolExecutor(1, thread_name_prefix="decode-ahead")
+        self._done: Future[None] | None = None
+
+    def __enter__(self) -> DecodeAhead:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[list[Decoded | Failure]]:
+        if self._done is not None:
+            raise RuntimeError("these batches are being decoded already")
+        self._done = self._producer.submit(self._produce)
+        try:
+            while (results := self._next()) is not _END:
+                yield results
+            if not self._stop.is_set():
+                self._done.result()  # raises what was raised in the thread
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the threads. What is being decoded is given up at its next block."""
+        self._stop.set()
+        self._producer.shutdown(cancel_futures=True)
+
+    def _next(self) -> list[Decoded | Failure] | None:
+        began = perf_counter()
+        try:
+            while not self._stop.is_set():
+                try:
+                    return self._ready.get(timeout=_POLL)
+                except queue.Empty:
+                    continue
+            return _END
+        finally:
+            self.wait_seconds += perf_counter() - began
+
+    def _produce(self) -> None:
+        pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="decode")
+        try:
+            for utterances, headers in self._batches:
+                if self._stop.is_set():
+                    return
+                self._put(decode_batch(utterances, headers, self._options, pool, self._stop))
+        except _Stopped:
+            return
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._put(_END)
+
+    def _put(self, results: list[Decoded | Failure] | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(results, timeout=_POLL)
+            except queue.Full:
+                continue
+            return

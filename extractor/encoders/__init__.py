@@ -1,0 +1,190 @@
+"""Encoders: what turns waveforms into frames, layer by layer.
+
+The table below is where a new kind is added: `wav2vec2` runs every checkpoint of the HuBERT, WavLM
+and wav2vec 2.0 family, `spectral` the log-mel and MFCC features. Both have the face of `Encoder`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from extractor.errors import SettingsError, unknown
+from extractor.types import FrameSink
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+LAYER_CONVENTION = (
+    "0 is the transformer's input after the positional convolution, k the output of its layer k; the"
+    " last is the model's last_hidden_state, with the final LayerNorm where the model has one"
+)
+_TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
+
+
+class Encoder(Protocol):
+    """Waveforms to frames. ``L = num_layers`` counts layer 0; ``D = dim``."""
+
+    num_layers: int
+    dim: int
+    min_samples: int
+    stride: int
+
+    def num_frames(self, num_samples: int) -> int: ...
+
+    def operations(self, num_samples: int) -> tuple[float, float]:
+        """Floating-point operations for one recording: useful ones, and those spent on padding."""
+        ...
+
+    def normalise(self, waveform: Tensor) -> Tensor:
+        """A whole recording, as the model wants it: float32 ``[num_samples]`` to the same."""
+        ...
+
+    def forward(self, waveforms: Sequence[Tensor], sink: FrameSink, last_layer: int | None = None) -> None:
+        """Encode normalised waveforms together; every layer goes to ``sink`` when it exists."""
+        ...
+
+
+class Model:
+    """A model that was asked for, and encoders of it: one to run, in fp32 also one to rerun with."""
+
+    def __init__(self, spec: str, dtype: str, device: torch.device) -> None:
+        """Load it. Raises ModelError, or SettingsError for a dtype it does not run in."""
+        from extractor.encoders.spectral import SPECTRAL
+
+        self.spec, self.device = spec, device
+        self.spectral = spec in SPECTRAL
+        self.dtype = resolve_dtype(dtype, device, self.spectral)
+        self.provenance: Mapping[str, str] = {}
+        self.encoder = self._build(self.dtype)
+
+    def in_fp32(self) -> Encoder:
+        """The same model in fp32, read again: it is needed too seldom to keep."""
+        return self.encoder if self.dtype == "fp32" else self._build("fp32")
+
+    def _build(self, dtype: str) -> Encoder:
+        import torch
+
+        if self.spectral:
+            import torchaudio
+
+            from extractor.encoders.spectral import SpectralEncoder
+
+            self.provenance = {
+                "model": self.spec,
+                "source": f"torchaudio {torchaudio.__version__}",
+                "revision": "none",
+                "weights": "none",
+                "normalisation": "False",
+            }
+            return SpectralEncoder(self.spec, self.device)
+        from extractor.encoders.checkpoint import load_checkpoint
+        from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
+
+        checkpoint = load_checkpoint(self.spec)
+        self.provenance = checkpoint.provenance
+        return Wav2Vec2Encoder(
+            checkpoint.tensors,
+            checkpoint.config,
+            getattr(torch, _TORCH_NAMES[dtype]),
+            self.device,
+            checkpoint.normalise,
+        )
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise SettingsError(unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]))
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"--device {name}: torch finds no CUDA device here")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError(f"--device {name}: torch finds no MPS device here")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device, spectral: bool = False) -> str:
+    """``auto`` is bf16 where the hardware computes in it, else fp32; spectral encoders run in fp32."""
+    import torch
+
+    if name not in DTYPES:
+        raise SettingsError(unknown("dtype", name, DTYPES))
+    if spectral:
+        if name not in ("auto", "fp32"):
+            raise SettingsError(f"--dtype {name}: spectral encoders run in fp32")
+        return "fp32"
+    if name != "auto":
+        return name
+    match device.type:
+        case "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        case "cpu":
+            # Elsewhere bf16 is emulated and slower than fp32.
+            capabilities = torch.cpu.get_capabilities()
+            native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        case _:
+            native = False
+    return "bf16" if native else "fp32"
+
+
+def parse_layers(spec: str | int | Sequence[int], num_layers: int | None = None) -> tuple[int, ...]:
+    """Layer numbers, ascending, from ``all``, ``last``, ``0,6,12``, ``0-24``, ``-4--1`` or numbers.
+
+    Negative numbers count from the last layer, -1. Without ``num_layers`` (the model is not known
+    yet) only the form is checked and nothing is returned.
+    """
+    if isinstance(spec, str):
+        spans = _parse_spans(spec)
+    else:
+        spans = [(n, n) for n in ([spec] if isinstance(spec, int) else spec)]
+    if num_layers is None:
+        return ()
+    layers: set[int] = set()
+    for first, last in spans:
+        ends = [n + num_layers if n < 0 else n for n in (first, last)]
+        if not 0 <= ends[0] <= ends[1] < num_layers:
+            what = str(first) if first == last else f"{first}-{last}"
+            raise SettingsError(
+                f"--layers {what}: this model has layers 0-{num_layers - 1}"
+                f" (or -{num_layers}--1 from the end)"
+            )
+        layers.update(range(ends[0], ends[1] + 1))
+    return tuple(sorted(layers))
+
+
+def _parse_spans(spec: str) -> list[tuple[int, int]]:
+    named = {"all": (0, -1), "last": (-1, -1)}
+    spans = []
+    for part in spec.replace(" ", "").split(","):
+        match = _RANGE.fullmatch(part)
+        if part in named:
+            spans.append(named[part])
+        elif match:
+            spans.append((int(match[1]), int(match[2] or match[1])))
+        else:
+            raise SettingsError(
+                f"--layers {spec!r}: {part!r} is no layer; write all, last, 0,6,12, 0-24 or -4--1"
+            )
+    return spans
+
+
+def format_layers(layers: Sequence[int]) -> str:
+    """``(0, 1, 2, 6)`` as ``0-2,6``."""
+    runs: list[list[int]] = []
+    for n in layers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,215 @@
+"""Weights and configs, through `transformers`: a hub id, a local folder, or a config alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from extractor.errors import ModelError, unknown
+from extractor.types import SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A named model: where its weights are, and its architecture for runs with random weights."""
+
+    hub_id: str
+    kind: str  # `model_type` of its config
+    architecture: Mapping[str, Any]  # what differs from that config's defaults (the base models)
+
+
+_LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "do_stable_layer_norm": True,
+    "feat_extract_norm": "layer",
+}
+_LARGE_BIAS = {**_LARGE, "conv_bias": True}
+_XLARGE = {**_LARGE_BIAS, "hidden_size": 1280, "num_hidden_layers": 48, "intermediate_size": 5120}
+
+MODELS: dict[str, HubModel] = {
+    "hubert-base": HubModel("facebook/hubert-base-ls960", "hubert", {}),
+    "hubert-large": HubModel("facebook/hubert-large-ll60k", "hubert", _LARGE_BIAS),
+    "hubert-xlarge": HubModel("facebook/hubert-xlarge-ll60k", "hubert", _XLARGE),
+    "hubert-large-er": HubModel("superb/hubert-large-superb-er", "hubert", _LARGE_BIAS),
+    "wavlm-base": HubModel("microsoft/wavlm-base", "wavlm", {}),
+    "wavlm-base-plus": HubModel("microsoft/wavlm-base-plus", "wavlm", {}),
+    "wavlm-large": HubModel("microsoft/wavlm-large", "wavlm", _LARGE),
+    "wav2vec2-base": HubModel("facebook/wav2vec2-base", "wav2vec2", {}),
+    "wav2vec2-large": HubModel("facebook/wav2vec2-large-lv60", "wav2vec2", _LARGE_BIAS),
+    "xls-r": HubModel("facebook/wav2vec2-xls-r-300m", "wav2vec2", _LARGE_BIAS),
+}
+
+# `model_type`s whose forward pass is `wav2vec2.Wav2Vec2Encoder`.
+KINDS = ("hubert", "wavlm", "wav2vec2")
+
+RANDOM = "random:"  # prefix of a model spec: the architecture with random weights
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's weights in fp32 on the CPU, and what is known of them."""
+
+    tensors: Mapping[str, Tensor]  # by the names of the `transformers` base model
+    config: Any
+    normalise: bool  # zero mean and unit variance over each utterance's own samples
+    provenance: Mapping[str, str]  # model, source, revision, weights (hash), normalisation
+
+
+def load_checkpoint(spec: str) -> Checkpoint:
+    """Read a checkpoint of the wav2vec2 family.
+
+    Args:
+        spec: a name of `MODELS`, a local folder in the hub's layout, any other hub id
+            (``org/name`` or ``org/name@revision``), or ``random:`` and a name of `MODELS` or the
+            path of a config (a folder or a JSON file), with ``@seed`` behind it if wanted.
+
+    Raises:
+        ModelError: unknown, unreadable, incomplete, of another kind, or not for 16 kHz.
+    """
+    if spec.startswith(RANDOM):
+        return _random(spec)
+    source, revision = _locate(spec)
+    config = _read_config(source, revision, spec)
+    model, info = _read_weights(source, revision, config, spec)
+    missing = sorted(k for k in info["missing_keys"] if "masked_spec_embed" not in k)
+    if missing or info["mismatched_keys"]:
+        bad = missing or sorted(str(k) for k in info["mismatched_keys"])
+        raise ModelError(
+            f"model {spec!r}: {len(bad)} weights of the config's architecture are missing from the"
+            f" checkpoint or have another shape, {bad[0]} the first; is it complete?"
+        )
+    normalise, note = _read_normalisation(source, revision, config, spec)
+    commit = getattr(config, "_commit_hash", None) or revision or "local"
+    return _checkpoint(spec, source, commit, model, config, normalise, note)
+
+
+def _checkpoint(
+    spec: str, source: str, revision: str, model: Any, config: Any, normalise: bool, note: str
+) -> Checkpoint:
+    # Masking vectors only serve pretraining, and hub copies differ in having them.
+    tensors = {k: v.float() for k, v in model.state_dict().items() if k != "masked_spec_embed"}
+    provenance = {
+        "model": spec,
+        "source": source,
+        "revision": revision,
+        "weights": weights_hash(tensors),
+        "normalisation": note,
+    }
+    return Checkpoint(tensors, config, normalise, provenance)
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and fp32 values: the same for every file format of one model."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().view(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def _locate(spec: str) -> tuple[str, str | None]:
+    """Folder or hub id, and the revision asked for."""
+    if spec in MODELS:
+        return MODELS[spec].hub_id, None
+    if Path(spec).is_dir():
+        if not (Path(spec) / "config.json").is_file():
+            raise ModelError(f"model folder {spec}: has no config.json; is it in the hub's layout?")
+        return spec, None
+    hub_id, _, revision = spec.partition("@")
+    if hub_id in MODELS:
+        return MODELS[hub_id].hub_id, revision or None
+    if hub_id.count("/") == 1 and not spec.startswith((".", "/", "~")):
+        return hub_id, revision or None
+    if "/" in spec:
+        raise ModelError(f"model folder {spec}: no such folder")
+    known = unknown("model", spec, [*MODELS, "logmel", "mfcc"])
+    raise ModelError(f"{known}; or a folder, or a hub id org/name")
+
+
+def _read_config(source: str, revision: str | None, spec: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, KeyError) as e:
+        raise ModelError(
+            f"model {spec!r}: cannot read the config of {source}: {_first_line(e)}"
+            " (without a network, name a local folder in the hub's layout)"
+        ) from e
+    if config.model_type not in KINDS:
+        raise ModelError(
+            f"model {spec!r}: is of the kind {config.model_type!r}; hser runs {', '.join(KINDS)}"
+        )
+    return config
+
+
+def _read_weights(source: str, revision: str | None, config: Any, spec: str) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_pretrained(
+            source, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        raise ModelError(f"model {spec!r}: cannot read the weights of {source}: {_first_line(e)}") from e
+
+
+def _read_normalisation(source: str, revision: str | None, config: Any, spec: str) -> tuple[bool, str]:
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        source,
+        "preprocessor_config.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        normalise = config.feat_extract_norm == "layer"
+        return normalise, f"{normalise} (no preprocessor_config.json; by feat_extract_norm)"
+    try:
+        preprocessor = json.loads(Path(found).read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ModelError(f"model {spec!r}: {found} is not JSON: {e}") from e
+    rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise ModelError(f"model {spec!r}: takes audio at {rate} Hz; hser encodes at {SAMPLE_RATE} Hz")
+    normalise = bool(preprocessor.get("do_normalize", True))  # the reference's own default
+    return normalise, f"{normalise} (preprocessor_config.json)"
+
+
+def _random(spec: str) -> Checkpoint:
+    """The architecture with random weights: for benchmarks and demonstrations, and called so."""
+    from transformers import AutoConfig, AutoModel
+
+    name, _, seed_text = spec.removeprefix(RANDOM).partition("@")
+    if seed_text and not seed_text.isdigit():
+        raise ModelError(f"model {spec!r}: the seed behind @ must be a whole number")
+    seed = int(seed_text or 0)
+    if name in MODELS:
+        config = AutoConfig.for_model(MODELS[name].kind, **MODELS[name].architecture)
+    elif Path(name).exists():
+        config = _read_config(name, None, spec)
+    else:
+        raise ModelError(unknown("architecture", name, MODELS) + "; or the path of a config")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(config, dtype=torch.float32)
+    normalise = config.feat_extract_norm == "layer"
+    note = f"{normalise} (random weights; by feat_extract_norm)"
+    return _checkpoint(spec, f"random weights, seed {seed}", "none", model, config, normalise, note)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

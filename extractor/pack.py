@@ -1,0 +1,93 @@
+"""A run as one self-contained HDF5 file, rows in manifest order; the layout is that of a part."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from extractor.errors import StoreError
+from extractor.parts import (
+    NO_POOLING,
+    STORAGE_DTYPES,
+    Contents,
+    Embeddings,
+    PartInfo,
+    column_kinds,
+    write_part,
+)
+from extractor.run_folder import failure_json
+from extractor.store import Store
+
+FRAME_BUFFER_BYTES = 1 << 30  # frame-level output of one layer can be larger than memory
+
+
+def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = False) -> PartInfo:
+    """Write the run ``run`` into the one file ``path``, one layer in memory at a time.
+
+    Raises ``StoreError`` when ``path`` exists and ``force`` is not set, ``StoreUnwritable``.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise StoreError(f"{path}: exists; name another file, or overwrite it with --force")
+    if not path.parent.is_dir():
+        raise StoreError(f"{path}: there is no folder {path.parent}; create it first")
+    store = Store(run)
+    info = store.info
+    dtype = STORAGE_DTYPES[info.storage_dtype]
+    errors = store.errors
+    shapes = store.shapes if len(store) else {}
+    pooled = {name: width for name, width in shapes.items() if name != NO_POOLING}
+    embeddings = {name: _pooled(store, name, width, dtype) for name, width in pooled.items()}
+    offsets = None
+    if NO_POOLING in shapes:
+        offsets = np.cumsum([0, *store.num_frames.tolist()], dtype="<i8")
+        embeddings[NO_POOLING] = _frames(store, offsets, shapes[NO_POOLING], dtype)
+    contents = Contents(
+        batches=store.batches,
+        layers=info.layers,
+        columns={name: store.column(name) for name in column_kinds(info.columns)},
+        embeddings=embeddings,
+        frame_offsets=offsets,
+        failures=[failure_json(failure) for failure in errors],
+        failure_batches=[0] * len(errors),  # superseded ones are gone, so their order says nothing more
+    )
+    attributes = {
+        "provenance": info.to_json(),
+        "hser": str(info.environment.get("hser", "")),
+        "layers": list(info.layers),
+        "poolings": list(shapes),
+        "row_order": "rows are in manifest order; `position` is each row's place in the manifest",
+        "num_utterances": len(store) + len(errors),
+    }
+    layer_bytes = max((len(store) * width * dtype.itemsize for width in shapes.values()), default=1)
+    return write_part(path, contents, "packed", attributes, max(layer_bytes, FRAME_BUFFER_BYTES // 4))
+
+
+def _pooled(store: Store, pooling: str, width: int, dtype: np.dtype) -> Embeddings:
+    layers = store.layers
+
+    def read(rows: slice, indices: slice) -> np.ndarray:
+        wanted = np.arange(rows.start, rows.stop)
+        # Stored halves come back from float32 as they were.
+        return store.load_rows(wanted, layers[indices], pooling).astype(dtype, copy=False)
+
+    return Embeddings((len(store), len(layers), width), dtype, read)
+
+
+def _frames(store: Store, offsets: np.ndarray, width: int, dtype: np.dtype) -> Embeddings:
+    layers = store.layers
+
+    def read(frames: slice, indices: slice) -> np.ndarray:
+        block = np.empty((frames.stop - frames.start, indices.stop - indices.start, width), dtype)
+        first = int(np.searchsorted(offsets, frames.start, side="right")) - 1
+        last = int(np.searchsorted(offsets, frames.stop, side="left"))
+        for row in range(first, last):
+            low, high = max(frames.start, int(offsets[row])), min(frames.stop, int(offsets[row + 1]))
+            for k, layer in enumerate(layers[indices]):
+                values = store.frames(row, layer)[low - int(offsets[row]) : high - int(offsets[row])]
+                block[low - frames.start : high - frames.start, k] = values
+        return block
+
+    return Embeddings((int(offsets[-1]), len(layers), width), dtype, read)

@@ -1,0 +1,200 @@
+"""Pooling over an utterance's frames, layer by layer, while the model runs.
+
+Hidden states are reduced to running statistics the moment a layer is produced and never kept. A
+recording that is encoded in windows has its statistics merged (Chan, Golub and LeVeque 1983), so
+its pooled values are those of all its frames at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extractor.errors import SettingsError, unknown
+
+Statistics = Mapping[str, Tensor]  # each [U, L, D]
+
+
+def _std(s: Statistics) -> Tensor:
+    return (s["m2"] / s["count"]).clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """One row of the table: what it needs, and how it is read off the statistics."""
+
+    needs: tuple[str, ...]
+    finish: Callable[[Statistics], Tensor] | None  # [U, L, D] or [U, L, width * D]; None: frames
+    width: int = 1  # of the result, in model widths
+
+
+# `std` is the population's (divided by n, as numpy's): one frame gives 0, not NaN.
+POOLINGS: dict[str, Pooling] = {
+    "mean": Pooling(("mean",), lambda s: s["mean"]),
+    "std": Pooling(("mean", "m2"), _std),
+    "min": Pooling(("min",), lambda s: s["min"]),
+    "max": Pooling(("max",), lambda s: s["max"]),
+    "first": Pooling(("first",), lambda s: s["first"]),
+    "last": Pooling(("last",), lambda s: s["last"]),
+    "meanstd": Pooling(("mean", "m2"), lambda s: torch.cat([s["mean"], _std(s)], dim=-1), width=2),
+    "none": Pooling((), None),
+}
+
+
+def parse_poolings(spec: str | Sequence[str]) -> tuple[str, ...]:
+    """``"mean,std"`` or ``["mean", "std"]`` to names in the order given; an unknown one raises."""
+    names = [n.strip() for n in spec.split(",")] if isinstance(spec, str) else list(spec)
+    for name in names:
+        if name not in POOLINGS:
+            raise SettingsError(unknown("pooling", name, POOLINGS))
+    if not names or len(set(names)) != len(names):
+        raise SettingsError(f"--pooling {','.join(names)!r}: name each pooling once")
+    return tuple(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of an utterance in one forward pass: all of it, or one window of a long one."""
+
+    utterance: int  # index in the batch
+    num_frames: int  # in the forward pass
+    keep: slice  # of those frames: each frame of the utterance is kept from one window only
+
+
+class Pooler:
+    """Running statistics of a batch. Call `begin` before each forward pass it is the sink of."""
+
+    def __init__(
+        self,
+        num_utterances: int,
+        layers: Sequence[int],
+        dim: int,
+        poolings: Sequence[str],
+        device: torch.device,
+        windowed: bool = False,
+    ) -> None:
+        """``windowed``: utterances come in several pieces, which are merged in float64."""
+        self.slot = {layer: i for i, layer in enumerate(layers)}
+        self.poolings = tuple(poolings)
+        self.device = device
+        dtype = torch.float64 if windowed and device.type != "mps" else torch.float32
+        # The mean is always kept: a NaN or an infinity in any frame shows in it.
+        needed = {"mean"}.union(*(POOLINGS[p].needs for p in poolings))
+        shape = (num_utterances, len(layers), dim)
+        self.state = {name: torch.empty(shape, dtype=dtype, device=device) for name in sorted(needed)}
+        self.count = np.zeros((num_utterances, len(layers)), dtype=np.int64)
+        self.frames: list[list[list[Tensor]]] = [[[] for _ in layers] for _ in range(num_utterances)]
+        self.pieces: Sequence[Piece] = ()
+
+    def begin(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = pieces
+        starts = np.cumsum([0, *(p.num_frames for p in pieces)])
+        self.lengths = [p.keep.stop - p.keep.start for p in pieces]
+        partial = any(length != p.num_frames for length, p in zip(self.lengths, pieces, strict=True))
+        kept = [
+            torch.arange(s + p.keep.start, s + p.keep.stop) for s, p in zip(starts[:-1], pieces, strict=True)
+        ]
+        self.kept = torch.cat(kept).to(self.device) if partial else None
+
+    def add(self, layer: int, hidden: Tensor) -> None:
+        """``hidden [sum of frames, D]`` of the pieces that `begin` was told of."""
+        if layer not in self.slot:
+            return
+        if self.kept is not None:
+            hidden = hidden[self.kept]
+        hidden, slot = hidden.float(), self.slot[layer]
+        values = reduce_segments(hidden, self.lengths, tuple(self.state))  # each [pieces, D]
+        for i, (piece, length) in enumerate(zip(self.pieces, self.lengths, strict=True)):
+            self._merge(piece.utterance, slot, length, {name: v[i] for name, v in values.items()})
+        if "none" in self.poolings:
+            for piece, rows in zip(self.pieces, hidden.split(self.lengths), strict=True):
+                self.frames[piece.utterance][slot].append(rows.cpu())
+
+    def _merge(self, utterance: int, slot: int, num_frames: int, values: Mapping[str, Tensor]) -> None:
+        """Join one piece's statistics, each ``[D]``, to what its utterance has so far."""
+        state = {name: s[utterance, slot] for name, s in self.state.items()}  # views
+        before = int(self.count[utterance, slot])
+        total = self.count[utterance, slot] = before + num_frames
+        if before == 0:
+            for name, s in state.items():
+                s.copy_(values[name])
+            return
+        delta = values["mean"].to(state["mean"].dtype) - state["mean"]
+        state["mean"].add_(delta, alpha=num_frames / float(total))
+        if "m2" in state:
+            state["m2"].add_(values["m2"] + delta.square() * (before * num_frames / float(total)))
+        if "min" in state:
+            torch.minimum(state["min"], values["min"].to(delta.dtype), out=state["min"])
+        if "max" in state:
+            torch.maximum(state["max"], values["max"].to(delta.dtype), out=state["max"])
+        if "last" in state:
+            state["last"].copy_(values["last"])
+
+    def finite(self) -> np.ndarray:
+        """bool ``[U]``: no frame of any wanted layer holds a NaN or an infinity."""
+        return self.state["mean"].isfinite().all(dim=(1, 2)).cpu().numpy()
+
+    def pooled(self) -> dict[str, np.ndarray]:
+        """float32 ``[U, L, width * D]`` for each pooling but ``none``."""
+        count = torch.from_numpy(self.count[:, :, None]).to(self.device, self.state["mean"].dtype)
+        statistics = {**self.state, "count": count}
+        finishers = {name: POOLINGS[name].finish for name in self.poolings}
+        return {name: f(statistics).float().cpu().numpy() for name, f in finishers.items() if f is not None}
+
+    def frame_rows(self) -> list[np.ndarray]:
+        """For the pooling ``none``: float32 ``[T, L, D]`` an utterance."""
+        if "none" not in self.poolings:
+            return []
+        return [torch.stack([torch.cat(rows) for rows in layers], dim=1).numpy() for layers in self.frames]
+
+
+def reduce_segments(x: Tensor, lengths: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
+    """Statistics of consecutive runs of rows: float32 ``[sum(lengths), D]`` to ``[S, D]`` each.
+
+    ``m2`` is the sum of squared distances from the run's own mean (two passes: no cancellation).
+    """
+    # A few large reductions are faster on a CPU, one launch for all runs on a GPU.
+    if x.device.type == "cpu":
+        return _reduce_in_turn(x, lengths, names)
+    return _reduce_at_once(x, lengths, names)
+
+
+def _reduce_in_turn(x: Tensor, lengths: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
+    out = {name: x.new_empty(len(lengths), x.shape[1]) for name in names}
+    for i, rows in enumerate(x.split(list(lengths))):
+        mean = rows.mean(dim=0)
+        for name in names:
+            match name:
+                case "mean":
+                    out[name][i] = mean
+                case "m2":
+                    out[name][i] = (rows - mean).square_().sum(dim=0)
+                case "min":
+                    out[name][i] = rows.amin(dim=0)
+                case "max":
+                    out[name][i] = rows.amax(dim=0)
+                case "first":
+                    out[name][i] = rows[0]
+                case "last":
+                    out[name][i] = rows[-1]
+    return out
+
+
+def _reduce_at_once(x: Tensor, lengths: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
+    n = torch.tensor(lengths, device=x.device)
+    ends = n.cumsum(0)
+    reduced = {"mean": torch.segment_reduce(x, "mean", lengths=n, axis=0)}
+    if "m2" in names:
+        centred = x - reduced["mean"].repeat_interleave(n, dim=0)
+        reduced["m2"] = torch.segment_reduce(centred.square_(), "sum", lengths=n, axis=0)
+    for name in {"min", "max"}.intersection(names):
+        reduced[name] = torch.segment_reduce(x, name, lengths=n, axis=0)
+    if "first" in names:
+        reduced["first"] = x[ends - n]
+    if "last" in names:
+        reduced["last"] = x[ends - 1]
+    return reduced

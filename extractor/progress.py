@@ -1,0 +1,216 @@
+"""What a person sees of a run: a live line on a terminal, plain lines in a log, a table at the end."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, TextIO
+
+from extractor.types import Failure, Seconds
+
+LOG_INTERVAL: Seconds = 30.0  # between lines where there is no terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far a run is."""
+
+    recordings: int  # done by this command, failed ones among them
+    audio: Seconds  # of audio in them
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run came to, and where its time went."""
+
+    out: str
+    model: str
+    recordings: int = 0  # in the run's manifest
+    embedded: int = 0  # by this command
+    stored: int = 0  # rows in the store, those of earlier commands included
+    failures: Sequence[Failure] = ()  # all that stand in the store's errors
+    audio: Seconds = 0.0  # embedded by this command
+    padding_share: float = 0.0  # of all arithmetic
+    rerun_in_fp32: int = 0
+    seconds: Seconds = 0.0  # encoding and all that goes with it, from the first decode on
+    setup_seconds: Seconds = 0.0  # manifest, model, headers, plan
+    decode_wait: Seconds = 0.0  # the encoder had nothing to do
+    write_seconds: Seconds = 0.0  # committing batches, meanwhile the encoder goes on
+    encode_seconds: Seconds = 0.0  # busy, averaged over the streams
+    stopped: bool = False  # by the user, before the end
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def speed(self) -> float:
+        """Audio seconds per second."""
+        return self.audio / self.seconds if self.seconds else 0.0
+
+
+class Progress(Protocol):
+    """Told of a run as it goes."""
+
+    def note(self, message: str) -> None: ...
+    def start(self, what: str, recordings: int, audio: Seconds, padding_share: float) -> None: ...
+    def update(self, counts: Counts) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """For library use: `extract` says nothing unless asked."""
+
+    def note(self, message: str) -> None: ...
+    def start(self, what: str, recordings: int, audio: Seconds, padding_share: float) -> None: ...
+    def update(self, counts: Counts) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Log:
+    """Plain lines, one every `LOG_INTERVAL`: for files, pipes and job logs."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stream, self.clock = stream, clock
+
+    def note(self, message: str) -> None:
+        print(message, file=self.stream, flush=True)
+
+    def start(self, what: str, recordings: int, audio: Seconds, padding_share: float) -> None:
+        self.what, self.recordings, self.audio = what, recordings, audio
+        self.padding_share = padding_share
+        self.began = self.printed = self.clock()
+
+    def update(self, counts: Counts) -> None:
+        now = self.clock()
+        if now - self.printed < LOG_INTERVAL and counts.recordings < self.recordings:
+            return
+        self.printed = now
+        self.note(f"{self.what}: {self.line(counts, now - self.began)}")
+
+    def line(self, counts: Counts, elapsed: Seconds) -> str:
+        text = f"{counts.recordings:,}/{self.recordings:,} recordings"
+        if not self.audio:
+            return text
+        speed = counts.audio / elapsed if elapsed else 0.0
+        left = clock_time((self.audio - counts.audio) / speed) if speed else "?"
+        return f"{text}, {speed:.1f} audio s/s, padding {self.padding_share:.1%}, {left} left"
+
+    def stop(self) -> None: ...
+
+
+class Terminal(Log):
+    """One live line on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.live: object | None = None
+
+    def note(self, message: str) -> None:
+        self.stop()
+        super().note(message)
+
+    def start(self, what: str, recordings: int, audio: Seconds, padding_share: float) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.stop()
+        super().start(what, recordings, audio, padding_share)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[line]}"),
+            console=Console(file=self.stream),
+            transient=False,
+        )
+        self.task = self.bar.add_task(what, total=audio or recordings, line="")
+        self.bar.start()
+        self.live = self.bar
+
+    def update(self, counts: Counts) -> None:
+        line = self.line(counts, self.clock() - self.began)
+        self.bar.update(self.task, completed=counts.audio if self.audio else counts.recordings, line=line)
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.bar.stop()
+            self.live = None
+
+
+class showing:  # noqa: N801 - reads as a phrase: `with showing(progress, ...)`
+    """Progress that is taken off the screen whatever happens inside."""
+
+    def __init__(
+        self, progress: Progress, what: str, recordings: int, audio: Seconds = 0.0, padding_share: float = 0.0
+    ) -> None:
+        self.progress = progress
+        progress.start(what, recordings, audio, padding_share)
+
+    def __enter__(self) -> Progress:
+        return self.progress
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+
+def progress_for(stream: TextIO, quiet: bool = False) -> Progress:
+    """The progress that fits a stream: nothing, a live line, or lines in a log."""
+    if quiet:
+        return Silent()
+    return Terminal(stream) if stream.isatty() else Log(stream)
+
+
+def clock_time(seconds: Seconds) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
+
+
+def failure_reasons(failures: Sequence[Failure]) -> list[tuple[str, int]]:
+    """Reasons with how often each occurs, most frequent first; numbers in them do not count."""
+    kinds = Counter(f"{f.stage}: {re.sub(r'[0-9][0-9.,]*', '#', f.reason)}" for f in failures)
+    return kinds.most_common()
+
+
+def summary_rows(s: Summary) -> list[tuple[str, str]]:
+    """The table at the end of a run, as pairs of text."""
+    rows = [
+        ("run", f"{s.out} ({'stopped; run the same command again to go on' if s.stopped else 'complete'})"),
+        ("model", s.model),
+        ("recordings", f"{s.recordings:,}"),
+        ("stored", f"{s.stored:,} ({s.embedded:,} by this command)"),
+        ("failed", f"{len(s.failures):,}" + (" (see errors.jsonl)" if s.failures else "")),
+    ]
+    rows += [("", f"{count:,} x {reason}") for reason, count in failure_reasons(s.failures)[:8]]
+    if not s.embedded:
+        return rows
+    rows += [
+        ("audio", f"{s.audio / 3600:.2f} h in {clock_time(s.seconds)}"),
+        ("set-up", f"{clock_time(s.setup_seconds)} for manifest, model, headers and plan"),
+        ("speed", f"{s.speed:.1f} audio seconds per second"),
+        ("padding", f"{s.padding_share:.1%} of all arithmetic"),
+        ("encoding", _share(s.encode_seconds, s.seconds)),
+        ("waiting for decode", _share(s.decode_wait, s.seconds)),
+        ("writing", _share(s.write_seconds, s.seconds)),
+    ]
+    if s.rerun_in_fp32:
+        rows.append(("rerun in fp32", f"{s.rerun_in_fp32:,} that were not finite"))
+    return rows
+
+
+def _share(part: Seconds, whole: Seconds) -> str:
+    return f"{clock_time(part)} ({part / whole:.0%} of the time)" if whole else "-"
+
+
+def print_rows(rows: Sequence[tuple[str, str]], stream: TextIO | None = None) -> None:
+    """Aligned pairs, the same on a terminal and in a log."""
+    stream = stream or sys.stdout
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}", file=stream)

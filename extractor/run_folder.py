@@ -1,0 +1,198 @@
+"""The run folder: its names, and its text files ``run.json``, ``manifest.jsonl``, ``errors.jsonl``.
+
+    run.json        what the run was asked for (compared on resume) and where it ran (not compared)
+    manifest.jsonl  one line an utterance, line k is position k
+    errors.jsonl    one line a recording that could not be embedded
+    embeddings.h5   table of contents over the parts (``contents.py``)
+    parts/          batch-N.h5: one committed batch; part-N.h5: merged, N the lowest batch inside
+
+A part is named after its lowest batch. A batch is in one part only, so names cannot collide,
+whoever writes, and the shard that owns a file can be told from its name.
+JSON is ASCII: file names that are no valid UTF-8 survive, and every reader can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from extractor.aside import TMP, aside
+from extractor.errors import StoreError
+from extractor.types import Failure, Utterance
+
+FORMAT = 1  # of the folder and of its HDF5 files
+
+RUN = "run.json"
+MANIFEST = "manifest.jsonl"
+ERRORS = "errors.jsonl"
+CONTENTS = "embeddings.h5"
+PARTS = "parts"
+LOCK = "lock"
+
+_DATA_FILE = re.compile(r"(batch|part)-(\d{8,})\.h5")
+_BYTES_A_WRITE = 1 << 20
+
+to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """``run.json``. ``dim`` is D' of each pooling; empty when the run did not say."""
+
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    columns: tuple[str, ...]
+    layers: tuple[int, ...]
+    dim: dict[str, int]
+    storage_dtype: str
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, path: Path) -> RunInfo:
+        """``path`` is named in the message when the text is not of this format."""
+        try:
+            values = json.loads(text)
+            version = values["format"]
+            if version == FORMAT:
+                values |= {"columns": tuple(values["columns"]), "layers": tuple(values["layers"])}
+                return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path}: not readable as a run's description ({error})") from error
+        raise StoreError(f"{path}: format {version}, this hser reads {FORMAT}; use the hser that wrote it")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One line of ``manifest.jsonl``.
+
+    ``batch`` is the plan's batch that holds the utterance; -1, with ``failure``, when its header
+    could not be read and it was never planned.
+    """
+
+    position: int
+    utterance: Utterance
+    num_samples: int
+    batch: int
+    failure: Failure | None = None
+
+
+def batch_path(run: Path, batch: int) -> Path:
+    return run / PARTS / f"batch-{batch:08d}.h5"
+
+
+def part_path(run: Path, lowest_batch: int) -> Path:
+    return run / PARTS / f"part-{lowest_batch:08d}.h5"
+
+
+def lowest_batch(name: str) -> int | None:
+    """The number in a data file's name (complete or ``.tmp``); None for any other file."""
+    match = _DATA_FILE.fullmatch(name.removesuffix(TMP))
+    return int(match[2]) if match else None
+
+
+def list_files(run: Path) -> tuple[list[Path], list[Path]]:
+    """Batch files and part files, each by number.
+
+    Batches are listed first: one that a merge removed in between is in a part that the second
+    listing sees. The other way round it could be missed in both.
+    """
+
+    def listed(kind: str) -> list[Path]:
+        numbers = [
+            int(match[2])
+            for entry in os.scandir(run / PARTS)
+            if (match := _DATA_FILE.fullmatch(entry.name)) and match[1] == kind
+        ]
+        return [run / PARTS / f"{kind}-{number:08d}.h5" for number in sorted(numbers)]
+
+    batches = listed("batch")
+    return batches, listed("part")
+
+
+def write_text(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file aside and rename it; ``lines`` bring their own line ends."""
+    with aside(path) as file:
+        block: list[str] = []
+        size = 0
+        for line in lines:
+            block.append(line)
+            size += len(line)
+            if size >= _BYTES_A_WRITE:
+                file.write("".join(block).encode())
+                block, size = [], 0
+        file.write("".join(block).encode())
+
+
+def read_run(run: Path) -> RunInfo:
+    path = run / RUN
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"{run}: not a run folder (no {RUN}); name the --out of a run") from error
+    return RunInfo.from_json(text, path)
+
+
+def manifest_lines(rows: Iterable[ManifestRow], columns: Sequence[str]) -> Iterator[str]:
+    for row in rows:
+        utterance = row.utterance
+        line: dict[str, Any] = {
+            "position": row.position,
+            "id": utterance.id,
+            "path": utterance.path,
+            "start": utterance.start,
+            "end": utterance.end,
+            "labels": dict(zip(columns, utterance.labels, strict=True)),
+            "num_samples": row.num_samples,
+            "batch": row.batch,
+        }
+        if (row.failure is None) == (row.batch < 0):
+            raise ValueError(f"utterance {utterance.id!r}: batch {row.batch} with failure {row.failure}")
+        if row.failure is not None:
+            line |= {"stage": row.failure.stage, "reason": row.failure.reason}
+        yield to_json(line) + "\n"
+
+
+def read_manifest(path: Path, columns: Sequence[str]) -> list[ManifestRow]:
+    with path.open(encoding="ascii") as lines:
+        return [_manifest_row(values, columns) for values in _parsed(path, lines)]
+
+
+def probe_failures(path: Path) -> list[Failure]:
+    """The manifest's failures, without parsing the lines (millions, maybe) that have none."""
+    with path.open(encoding="ascii") as lines:
+        # A quote inside a JSON string is escaped, so this text cannot be part of an id or a path.
+        failed = _parsed(path, (line for line in lines if '"batch":-1,' in line))
+        return [Failure(v["id"], v["path"], v["stage"], v["reason"]) for v in failed]
+
+
+def failure_json(failure: Failure) -> str:
+    return to_json(asdict(failure))
+
+
+def failure_from_json(text: str | bytes) -> Failure:
+    return Failure(**json.loads(text))
+
+
+def _parsed(path: Path, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    try:
+        yield from map(json.loads, lines)
+    except (ValueError, UnicodeError) as error:
+        raise StoreError(f"{path}: a line is not JSON ({error}); the file is damaged") from error
+
+
+def _manifest_row(values: Mapping[str, Any], columns: Sequence[str]) -> ManifestRow:
+    labels = values["labels"]
+    named = tuple([labels[name] for name in columns])
+    utterance = Utterance(values["id"], values["path"], values["start"], values["end"], named)
+    failure = None
+    if values["batch"] < 0:
+        failure = Failure(utterance.id, utterance.path, values["stage"], values["reason"])
+    return ManifestRow(values["position"], utterance, values["num_samples"], values["batch"], failure)

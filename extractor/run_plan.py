@@ -1,0 +1,149 @@
+"""The plan of a run: which recordings, in which batches. Made once, kept in the run folder.
+
+A run that is resumed keeps its batches, so that it gives the same bits as one that was never
+interrupted; recordings that were added to the input since are planned behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from extractor.errors import InputError
+from extractor.plan import plan_batches
+from extractor.probe import num_samples_16k, probe
+from extractor.progress import Counts, Progress, showing
+from extractor.run_folder import ManifestRow
+from extractor.store import Store
+from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance
+
+if TYPE_CHECKING:
+    from extractor.encoders import Encoder
+    from extractor.run_writer import RunWriter
+
+PROBED_AT_ONCE = 4096  # headers between two updates of the progress
+PADDING_SAMPLE = 10_000  # recordings from which the padding share is computed, evenly spaced
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """Utterances by position; batches by index, each an array of positions, longest first."""
+
+    utterances: Sequence[Utterance]
+    num_samples: np.ndarray  # int64 [N], planned; 0 where the header could not be read
+    batches: Sequence[np.ndarray]
+
+    def audio(self, batches: Sequence[int]) -> float:
+        """Seconds of audio in some of the batches."""
+        return float(sum(self.num_samples[self.batches[b]].sum() for b in batches)) / SAMPLE_RATE
+
+    def padding_share(self, encoder: Encoder) -> float:
+        """Share of all arithmetic that is spent on padding, over at most `PADDING_SAMPLE` recordings."""
+        lengths = self.num_samples[self.num_samples >= encoder.min_samples]
+        step = max(1, len(lengths) // PADDING_SAMPLE)
+        spent = [encoder.operations(int(n)) for n in lengths[::step]]
+        useful, padded = (sum(part) for part in zip(*spent, strict=True)) if spent else (0.0, 0.0)
+        return padded / (useful + padded) if useful else 0.0
+
+
+def make_plan(
+    writer: RunWriter,
+    manifest: Manifest,
+    budget_samples: int,
+    workers: int,
+    retry_failed: bool,
+    progress: Progress,
+) -> RunPlan:
+    """The run's plan, from its folder as far as it is there; what is new is probed, planned, stored."""
+    rows = writer.manifest() or []
+    known = {row.utterance.id: row for row in rows}
+    _same_recordings(known, manifest)
+    # Paths of now: the recordings may have moved since.
+    now = {u.id: u for u in manifest.utterances}
+    rows = [replace(row, utterance=now.get(row.utterance.id, row.utterance)) for row in rows]
+
+    gone = len(rows) - sum(row.utterance.id in now for row in rows)
+    if gone:
+        progress.note(f"{gone:,} recordings of this run are not in the input any more; what is stored stays")
+    new = [u for u in manifest.utterances if u.id not in known]
+    if rows and new:
+        progress.note(f"{len(new):,} recordings are new in the input and are added to the run")
+    retry = _failed(writer) & now.keys() if retry_failed and rows else set()
+    if retry:
+        progress.note(f"{len(retry):,} failed recordings are tried again")
+
+    pending = [(row.position, row.utterance) for row in rows if row.utterance.id in retry]
+    pending += [(len(rows) + i, u) for i, u in enumerate(new)]
+    if pending:
+        num_batches = 1 + max((row.batch for row in rows), default=-1)
+        made = _plan_rows(pending, budget_samples, num_batches, workers, progress)
+        (writer.append_manifest if rows else writer.write_manifest)(made)
+        by_position = {row.position: row for row in rows} | {row.position: row for row in made}
+        rows = [by_position[position] for position in range(len(by_position))]
+    return _as_plan(rows)
+
+
+def _failed(writer: RunWriter) -> set[str]:
+    """Ids of the recordings that failed so far."""
+    with Store(writer.path) as store:
+        return {failure.id for failure in store.errors}
+
+
+def _same_recordings(known: dict[str, ManifestRow], manifest: Manifest) -> None:
+    """Refuse an id that now names another recording: its row would be silently the old one's."""
+    for utterance in manifest.utterances:
+        row = known.get(utterance.id)
+        if row is None:
+            continue
+        old = row.utterance
+        same_name = PurePath(old.path).name == PurePath(utterance.path).name
+        if not same_name or (old.start, old.end) != (utterance.start, utterance.end):
+            raise InputError(
+                f"id {utterance.id!r} is {utterance.path} now and was {old.path} when this run began;"
+                " name another --out, or give the recordings ids of their own in a manifest"
+            )
+
+
+def _plan_rows(
+    pending: Sequence[tuple[int, Utterance]],
+    budget_samples: int,
+    num_batches: int,
+    workers: int,
+    progress: Progress,
+) -> list[ManifestRow]:
+    """Probe and plan utterances, given with their positions; batches count from ``num_batches``."""
+    samples = np.zeros(len(pending), dtype=np.int64)
+    failures: dict[int, Failure] = {}
+    with showing(progress, "reading headers", len(pending)):
+        for start in range(0, len(pending), PROBED_AT_ONCE):
+            utterances = [u for _, u in pending[start : start + PROBED_AT_ONCE]]
+            for i, found in enumerate(probe(utterances, workers), start):
+                if isinstance(found, Failure):
+                    failures[i] = found
+                else:
+                    samples[i] = num_samples_16k(found, pending[i][1])
+            progress.update(Counts(min(start + PROBED_AT_ONCE, len(pending)), 0.0))
+    planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
+    batch_of = np.full(len(pending), -1, dtype=np.int64)
+    for b, members in enumerate(plan_batches(samples[planned], budget_samples), num_batches):
+        batch_of[planned[members]] = b
+    return [
+        ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i))
+        for i, (position, utterance) in enumerate(pending)
+    ]
+
+
+def _as_plan(rows: Sequence[ManifestRow]) -> RunPlan:
+    """Batches from the batch index that each row carries: longest first, ties in manifest order."""
+    num_samples = np.array([row.num_samples for row in rows], dtype=np.int64)
+    batch_of = np.array([row.batch for row in rows], dtype=np.int64)
+    order = np.lexsort((np.arange(len(rows)), -num_samples, batch_of))
+    order = order[np.searchsorted(batch_of[order], 0) :]
+    num_batches = 1 + int(batch_of.max(initial=-1))
+    bounds = np.searchsorted(batch_of[order], np.arange(num_batches + 1))
+    batches = [order[bounds[b] : bounds[b + 1]] for b in range(num_batches)]
+    return RunPlan([row.utterance for row in rows], num_samples, batches)

@@ -1,0 +1,380 @@
+"""``RunWriter``: the writing side of a run folder. Open or resume, commit batches, close.
+
+    commit -> parts/batch-N.h5 -> merge of many -> parts/part-N.h5 -> embeddings.h5 over the parts
+
+Every step is one rename, so the folder is whole after each of them, whenever the process dies:
+at worst a batch in flight is lost, a ``.tmp`` is left over, or a batch is there both alone and in
+a part. Opening the run again clears that up.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from extractor.aside import TMP, sync_folder, writable
+from extractor.contents import write_contents
+from extractor.errors import StoreError, StoreUnwritable
+from extractor.fit import refuse_overflow
+from extractor.locks import FileLock, folder_lock, lock_shard, unlock_shard
+from extractor.parts import (
+    NO_POOLING,
+    BrokenPart,
+    PartInfo,
+    batch_contents,
+    merge,
+    read_info,
+    write_part,
+)
+from extractor.run_folder import (
+    CONTENTS,
+    ERRORS,
+    MANIFEST,
+    PARTS,
+    ManifestRow,
+    RunInfo,
+    batch_path,
+    failure_json,
+    list_files,
+    lowest_batch,
+    manifest_lines,
+    part_path,
+    read_manifest,
+    write_text,
+)
+from extractor.same_settings import agree
+from extractor.store import Store
+from extractor.types import BatchResult, Failure
+
+MERGE_BYTES = 128 << 20
+MERGE_BATCHES = 512
+# A reader of embeddings.h5 holds every part open, and HDF5 gives NaN, not an error, for those
+# beyond the limit of open files (256 on some systems). So the size of a part doubles with every
+# so many parts: 200 parts hold 250 GB, 300 hold 4 TB.
+PARTS_A_SIZE = 32
+FREE_MARGIN_BYTES = 16 << 20  # disk space left to others when a merge is considered
+REFRESH_SECONDS = 60.0
+REFRESH_SHARE = 0.05  # of the time that refreshing may take, when a run is so large that it is slow
+
+
+class RunWriter:
+    """The only writer of a run folder, or of its shard of it. Make one with ``open``.
+
+    ``repaired``: what opening found damaged, and removed to be computed again.
+    ``warnings``: what went less well than hoped since, for the user to read.
+    """
+
+    def __init__(self, path: Path, info: RunInfo, shard: tuple[int, int], lock: FileLock) -> None:
+        self.path = path
+        self.info = info
+        self.shard = shard
+        self.repaired: list[str] = []
+        self.warnings: list[str] = []
+        self._lock: FileLock | None = lock
+        self._known: dict[Path, PartInfo] = {}
+        self._pending: dict[int, PartInfo] = {}  # own batch files by batch: not yet in a part
+        self._committed: set[int] = set()
+        self._num_parts = 0
+        self._merge_factor = 1  # grows when a merge fails, so that it is not tried at every commit
+        self._next_refresh = time.monotonic() + REFRESH_SECONDS
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        settings: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        columns: Sequence[str],
+        layers: Sequence[int],
+        dim: Mapping[str, int] | None = None,
+        shard: tuple[int, int] = (0, 1),
+        storage_dtype: str = "fp32",
+    ) -> RunWriter:
+        """Start a run, or take up the one that is there.
+
+        ``settings`` (JSON values) are compared with the run's, ``environment`` is only stored.
+        ``dim``: D' of each pooling, with ``none`` for frame-level output; None when not known.
+        ``shard`` (i, n): this process commits the batches with ``index % n == i``.
+
+        Raises ``SettingsDiffer``, ``StoreLocked``, ``StoreUnwritable``, ``StoreError``.
+        """
+        path = Path(path)
+        asked = RunInfo(
+            settings=json.loads(json.dumps(settings)),
+            environment=json.loads(json.dumps(environment)),
+            columns=tuple(columns),
+            layers=tuple(int(layer) for layer in layers),
+            dim=dict(dim or {}),
+            storage_dtype=storage_dtype,
+        )
+        with writable(path):
+            (path / PARTS).mkdir(parents=True, exist_ok=True)
+        with folder_lock(path):
+            lock = lock_shard(path, *shard)
+            try:
+                writer = cls(path, agree(path, asked), shard, lock)
+                with writable(path):
+                    removed_part = writer._repair()
+                if not lock.supported:
+                    writer.warnings.append(
+                        f"{path}: this file system has no locks; see to it that no other process writes there"
+                    )
+                if removed_part:  # or embeddings.h5 would name a part that is gone
+                    writer._write_contents()
+            except BaseException:
+                lock.release()
+                raise
+        return writer
+
+    # Manifest
+
+    def manifest(self) -> list[ManifestRow] | None:
+        """The run's manifest; None when the run is new."""
+        path = self.path / MANIFEST
+        return read_manifest(path, self.info.columns) if path.exists() else None
+
+    def write_manifest(self, rows: Iterable[ManifestRow]) -> None:
+        """Write a new run's manifest; row k has position k.
+
+        Another shard may have written it first: then the two must agree, or ``StoreError``.
+        """
+        lines = list(manifest_lines(rows, self.info.columns))
+        path = self.path / MANIFEST
+        with folder_lock(self.path):
+            if not path.exists():
+                _check_positions(lines)
+                write_text(path, lines)
+            elif path.read_text(encoding="ascii") != "".join(lines):
+                raise StoreError(
+                    f"{path}: the run has another manifest than was planned now (another shard started on "
+                    "other recordings); start all shards on the same recordings, or name another --out"
+                )
+
+    def append_manifest(self, rows: Iterable[ManifestRow]) -> None:
+        """Let the manifest grow: new positions follow the last one.
+
+        A row whose position is there already replaces it: the same utterance, planned once more in
+        a new batch after it had failed. What another shard has appended already is left as it is.
+        """
+        path = self.path / MANIFEST
+        with folder_lock(self.path):
+            lines = path.read_text(encoding="ascii").splitlines(keepends=True)
+            before = len(lines)
+            for row, line in ((row, next(manifest_lines([row], self.info.columns))) for row in rows):
+                if row.position > len(lines):
+                    raise ValueError(f"position {row.position} after a manifest of {len(lines)} rows")
+                if row.position == len(lines):
+                    lines.append(line)
+                elif line != lines[row.position]:
+                    self._check_replaceable(json.loads(lines[row.position]), row)
+                    lines[row.position] = line
+            _check_positions(lines[before:], before)
+            write_text(path, lines)
+
+    # Batches
+
+    def done(self) -> set[int]:
+        """Batches that are committed, by any shard."""
+        done = set(self._committed)
+        for files in list_files(self.path):
+            for path in files:
+                try:
+                    done.update(self._read_info(path).batches)
+                except (BrokenPart, FileNotFoundError):
+                    continue  # another shard's: it is repairing or has just merged it
+        return done
+
+    def commit(self, result: BatchResult) -> list[Failure]:
+        """Make a batch permanent. When this returns, the batch survives a power cut.
+
+        Returns the recordings that the storage dtype cannot hold; they are stored as failures.
+        Raises ``StoreUnwritable``; then the batch is not committed and all others still are.
+        """
+        self._check(result)
+        result, refused = refuse_overflow(result, self.info.layers, self.info.storage_dtype)
+        contents = batch_contents(result, self.info.columns, self.info.layers, self.info.storage_dtype)
+        part = write_part(batch_path(self.path, result.batch), contents, kind="batch")
+        self._pending[result.batch] = part
+        self._committed.add(result.batch)
+        if self._merge_is_due():
+            self._merge()
+            self._refresh_now_and_then()
+        return refused
+
+    def close(self) -> None:
+        """Merge what is left, write ``embeddings.h5`` and ``errors.jsonl``, let go of the run.
+
+        Safe to call twice. Raises ``StoreUnwritable`` when the table cannot be written; the run
+        is let go of and reads well all the same.
+        """
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        try:
+            self._merge()
+            self.refresh()
+        finally:
+            with writable(self.path):
+                unlock_shard(self.path, lock)
+
+    def refresh(self) -> None:
+        """Rewrite ``embeddings.h5`` and ``errors.jsonl`` from what is committed."""
+        with folder_lock(self.path):
+            self._write_contents()
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except StoreError as second:
+            if error is None:
+                raise
+            error.add_note(f"and then: {second}")  # what ended the run matters more
+
+    # How it is done
+
+    def _owns(self, batch: int) -> bool:
+        index, count = self.shard
+        return batch % count == index
+
+    def _read_info(self, path: Path) -> PartInfo:
+        if path not in self._known:
+            self._known[path] = read_info(path, self.info.columns, len(self.info.layers))
+        return self._known[path]
+
+    def _repair(self) -> bool:
+        """Clear up after a writer that was killed. True when a part had to go.
+
+        Only files of this shard are touched: another's ``.tmp`` may be growing at this moment.
+        """
+        for path in [*self.path.glob(f"*{TMP}"), *(self.path / PARTS).glob(f"*{TMP}")]:
+            number = lowest_batch(path.name)
+            if path.parent == self.path or (number is not None and self._owns(number)):
+                path.unlink(missing_ok=True)
+        batches, parts = list_files(self.path)
+        whole = [info for path in parts if (info := self._checked(path))]
+        self._num_parts = len(whole)
+        self._committed = {batch for info in whole for batch in info.batches}
+        for path in batches:
+            number = lowest_batch(path.name)
+            if number is None or not self._owns(number):
+                continue
+            if number in self._committed:  # killed between writing the part and deleting its batches
+                path.unlink()
+            elif info := self._checked(path):
+                self._pending[number] = info
+        self._committed |= self._pending.keys()
+        return len(whole) < len(parts)
+
+    def _checked(self, path: Path) -> PartInfo | None:
+        number = lowest_batch(path.name)
+        try:
+            return self._read_info(path)
+        except BrokenPart as error:
+            if number is not None and self._owns(number):
+                path.unlink()
+                sync_folder(path.parent)
+                self.repaired.append(f"{error}; removed, its recordings are computed again")
+            return None
+
+    def _check(self, result: BatchResult) -> None:
+        """What is wrong here is a bug of the caller's."""
+        if self._lock is None:
+            raise ValueError("the run is closed")
+        if not self._owns(result.batch) or result.batch in self._committed:
+            raise ValueError(f"batch {result.batch} is committed, or not of shard {self.shard}")
+        num_rows, num_layers = len(result.rows), len(self.info.layers)
+        for name, values in result.pooled.items():
+            if num_rows and values.shape != (num_rows, num_layers, self.info.dim.get(name, values.shape[-1])):
+                raise ValueError(
+                    f"pooled[{name!r}] is {values.shape} for {num_rows} rows, {num_layers} layers"
+                )
+        if result.frames and [len(frames) for frames in result.frames] != [r.num_frames for r in result.rows]:
+            raise ValueError("frames do not agree with num_frames of the rows")
+        given = {*result.pooled} | ({NO_POOLING} if result.frames else set())
+        if num_rows and self.info.dim and given != {*self.info.dim}:
+            raise ValueError(f"poolings {sorted(given)}, the run has {sorted(self.info.dim)}")
+
+    def _check_replaceable(self, there: Mapping[str, Any], row: ManifestRow) -> None:
+        """Another shard may have planned the same recordings since this one read the manifest."""
+        if there["id"] != row.utterance.id:
+            raise StoreError(
+                f"{self.path}: position {row.position} is another recording than {row.utterance.id!r}; "
+                "the manifest has grown in the meantime, run the same command again"
+            )
+        planned_elsewhere = self.shard[1] > 1 and there["batch"] >= 0 and there["batch"] not in self.done()
+        if planned_elsewhere:
+            raise StoreError(
+                f"{self.path}: {row.utterance.id!r} is already planned anew, by another shard; "
+                "run again without --retry-failed"
+            )
+
+    def _merge_is_due(self) -> bool:
+        factor = self._merge_factor << (self._num_parts // PARTS_A_SIZE)
+        num_bytes = sum(part.num_bytes for part in self._pending.values())
+        return num_bytes >= MERGE_BYTES * factor or len(self._pending) >= MERGE_BATCHES * factor
+
+    def _merge(self) -> None:
+        """Make one part of the batch files. Without the space for it they stay, as good as a part."""
+        if not self._pending:
+            return
+        batches = [self._pending[number] for number in sorted(self._pending)]
+        path = part_path(self.path, batches[0].batches[0])
+        if len(batches) == 1:  # a part in all but name
+            with writable(path):
+                batches[0].path.replace(path)
+                sync_folder(path.parent)
+        else:
+            num_bytes = sum(batch.num_bytes for batch in batches)
+            try:
+                _check_space(path, num_bytes)
+                merge(path, batches, self.info.columns)
+            except StoreUnwritable as error:
+                self._merge_factor *= 2
+                self.warnings.append(
+                    f"{error} - {len(batches)} batch files were left unmerged: Store reads them, {CONTENTS} "
+                    "does not show them yet; free space and run the same command again"
+                )
+                return
+            with writable(path.parent):
+                for batch in batches:
+                    batch.path.unlink()
+                sync_folder(path.parent)
+        self._pending.clear()
+        self._num_parts += 1
+
+    def _refresh_now_and_then(self) -> None:
+        started = time.monotonic()
+        if started < self._next_refresh:
+            return
+        try:
+            self.refresh()
+        except StoreUnwritable as error:  # the batch is committed; close() will try again
+            self.warnings.append(str(error))
+        now = time.monotonic()
+        self._next_refresh = now + max(REFRESH_SECONDS, (now - started) / REFRESH_SHARE)
+
+    def _write_contents(self) -> None:
+        write_contents(self.path, self.info)
+        write_text(self.path / ERRORS, (failure_json(failure) + "\n" for failure in Store(self.path).errors))
+
+
+def _check_positions(lines: Sequence[str], first: int = 0) -> None:
+    for position, line in enumerate(lines, first):
+        if not line.startswith(f'{{"position":{position},'):
+            raise ValueError(f"manifest row {position} is out of order: {line[:40]}")
+
+
+def _check_space(path: Path, num_bytes: int) -> None:
+    if shutil.disk_usage(path.parent).free < num_bytes + FREE_MARGIN_BYTES:
+        raise StoreUnwritable(f"{path}: merging needs {num_bytes >> 20} MiB that the disk does not have")

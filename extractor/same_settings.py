@@ -1,0 +1,52 @@
+"""A run holds rows of one kind: resuming with other settings is refused, each difference by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from extractor.errors import SettingsDiffer, StoreError
+from extractor.run_folder import PARTS, RUN, RunInfo, read_run, write_text
+
+
+def agree(path: Path, asked: RunInfo) -> RunInfo:
+    """The run's description, written when there is none. Raises ``SettingsDiffer``."""
+    if not (path / RUN).exists():
+        if any((path / PARTS).iterdir()):
+            raise StoreError(f"{path}: has parts but no {RUN}; put it back, or name another --out")
+        write_text(path / RUN, [asked.to_json(), "\n"])
+        return asked
+    there = read_run(path)
+    differences = _differences(there.settings, asked.settings)
+    # Follows from the settings; asked again, so that rows of two shapes can never meet in a run.
+    for name in ("columns", "layers", "dim", "storage_dtype"):
+        old, new = getattr(there, name), getattr(asked, name)
+        if old != new and (name != "dim" or (old and new)) and name not in asked.settings:
+            differences.append(f"{name}: the run has {_shown(old)}, you asked for {_shown(new)}")
+    if differences:
+        raise SettingsDiffer(
+            f"{path}: made with other settings. " + "; ".join(differences) + ". "
+            "Name another --out, or ask for the run's own settings to resume it"
+        )
+    return there
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(was, now, f"{prefix}{key}.")
+        elif was != now or (key in old) != (key in new):
+            found.append(f"{prefix}{key}: the run has {_shown(was)}, you asked for {_shown(now)}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "nothing"
+    return value if isinstance(value, str) and value else json.dumps(value)

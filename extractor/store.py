@@ -1,0 +1,449 @@
+"""``Store``: read a run, while it is written or after.
+
+    store = Store("runs/ravdess")
+    X = store.load(layer=12)               # float32 [N, D], rows in manifest order
+    y = store.labels("emotion")
+
+A run folder is read from its finished files, batches and parts alike; ``embeddings.h5`` is not
+needed, so a run that was killed reads as well as one that ended. What is read at any time is one
+layer of one chunk of rows, beside the array that is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from extractor.errors import SettingsError, StoreError, unknown
+from extractor.parts import (
+    NO_POOLING,
+    TEXT,
+    column_kinds,
+    decode_text,
+    encode_text,
+    label_dataset,
+    open_part,
+    read_failures,
+)
+from extractor.run_folder import MANIFEST, RUN, RunInfo, list_files, probe_failures, read_run
+from extractor.types import SAMPLE_RATE, Failure
+
+_LISTINGS = 100  # of the folder, before one gives up on files that vanish
+
+# Reads local rows (indices in the file) of an open part.
+_ReadRows = Callable[[h5py.File, np.ndarray], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A finished file and the manifest positions of its rows."""
+
+    path: Path
+    positions: np.ndarray
+    batches: tuple[int, ...]
+    failures: list[tuple[int, Failure]]  # with the batch of each
+
+
+class Store:
+    """The rows of a run, in manifest order, as they were when the store was opened.
+
+    ``path`` is a run folder, the ``embeddings.h5`` in it, or a file made by ``hser-store pack``.
+    Layers are named by the model's own numbers (0 is the encoder's input); a negative one counts
+    from the end of the layers that are stored: -1 is the last of them.
+
+    Raises ``StoreError`` when it is none of these or a file of it is damaged.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self._packed = False
+        self._info = self._open()
+        self._cache: dict[str, Any] = {}
+        self._sources = self._list_sources()
+        positions = [source.positions for source in self._sources]
+        self._positions = np.sort(np.concatenate([np.zeros(0, np.int64), *positions]))
+        if (np.diff(self._positions) == 0).any():
+            raise StoreError(f"{self.path}: rows are there twice; `hser-store verify` names them")
+        self._locate()
+
+    def _open(self) -> RunInfo:
+        if self.path.is_dir():
+            return read_run(self.path)
+        if not self.path.exists():
+            raise StoreError(f"{self.path}: no such run folder or file")
+        with open_part(self.path) as h5:
+            kind, provenance = h5.attrs.get("kind"), h5.attrs.get("provenance")
+        if kind == "contents" and (self.path.parent / RUN).exists():
+            self.path = self.path.parent
+            return read_run(self.path)
+        if kind != "packed":
+            raise StoreError(f"{self.path}: not a run; name its folder, or a file made by `hser-store pack`")
+        self._packed = True
+        return RunInfo.from_json(provenance, self.path)
+
+    def _list_sources(self) -> list[_Source]:
+        if self._packed:
+            return [_read_source(self.path)]
+        if not (self.path / "parts").exists():
+            return []
+        for _ in range(_LISTINGS):
+            batches, parts = list_files(self.path)
+            try:
+                sources = [_read_source(path) for path in parts]
+                # A batch that was merged but not yet deleted is in the part as well.
+                merged = {batch for source in sources for batch in source.batches}
+                loose = [_read_source(path) for path in batches]
+                return sources + [source for source in loose if merged.isdisjoint(source.batches)]
+            except FileNotFoundError:
+                continue  # a writer merged that batch since the folder was listed
+        raise StoreError(f"{self.path}: its files vanish as they are read")
+
+    def _locate(self) -> None:
+        """Note, for each row, the file it is in and its index there."""
+        self._source_of = np.full(len(self), -1, np.int32)
+        self._local = np.zeros(len(self), np.int64)
+        for number, source in enumerate(self._sources):
+            if not len(self):
+                break
+            rows = np.minimum(np.searchsorted(self._positions, source.positions), len(self) - 1)
+            # Rows that were committed after this store was opened are not its own.
+            known = np.flatnonzero(self._positions[rows] == source.positions)
+            self._source_of[rows[known]] = number
+            self._local[rows[known]] = known
+
+    # What there is
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}: {len(self)} rows, layers {self.layers}, poolings {self.poolings})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self._info.columns
+
+    @property
+    def layers(self) -> list[int]:
+        """The model's numbers of the layers that are stored."""
+        return list(self._info.layers)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self._info.settings
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self._info.environment
+
+    @property
+    def info(self) -> RunInfo:
+        return self._info
+
+    @property
+    def shapes(self) -> dict[str, int]:
+        """D' of each pooling: as the run says, or else as its first rows have it."""
+        if self._info.dim:
+            return dict(self._info.dim)
+        if "shapes" not in self._cache and len(self):
+            shapes: dict[str, int] = {}
+
+            def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
+                shapes.update({name: data.shape[2] for name, data in h5["embeddings"].items()})
+                return local
+
+            self._read_rows(np.zeros(1, np.int64), np.empty(1, np.int64), read)
+            self._cache["shapes"] = shapes
+        return dict(self._cache.get("shapes", {}))
+
+    @property
+    def poolings(self) -> list[str]:
+        return list(self.shapes)
+
+    @property
+    def batches(self) -> list[int]:
+        """Batches of the plan that were committed when the store was opened."""
+        return sorted(batch for source in self._sources for batch in source.batches)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on the disk of what is read."""
+        files = [self.path] if self._packed else [file for file in self.path.rglob("*") if file.is_file()]
+        return sum(file.stat().st_size for file in files)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """int64 [N]: each row's place in the manifest. Ascending; failed recordings leave gaps."""
+        return self._positions
+
+    @property
+    def ids(self) -> list[str]:
+        return self._text("id")
+
+    @property
+    def paths(self) -> list[str]:
+        return self._text("path")
+
+    @property
+    def checksums(self) -> list[str]:
+        """Of the audio that gave each row (``Decoded.checksum``)."""
+        return self._text("checksum")
+
+    @property
+    def precisions(self) -> list[str]:
+        """Of the forward pass that gave each row."""
+        return self._text("precision")
+
+    @property
+    def starts(self) -> np.ndarray:
+        """float64 [N], seconds; NaN where the row is not a segment."""
+        return self._array("start")
+
+    @property
+    def ends(self) -> np.ndarray:
+        """float64 [N], seconds; NaN where the row is not a segment."""
+        return self._array("end")
+
+    @property
+    def num_samples(self) -> np.ndarray:
+        """int64 [N], at 16 kHz."""
+        return self._array("num_samples")
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """int64 [N]."""
+        return self._array("num_frames")
+
+    @property
+    def durations(self) -> np.ndarray:
+        """float64 [N], seconds."""
+        return self.num_samples / SAMPLE_RATE
+
+    def labels(self, name: str) -> list[str]:
+        """One label of every row; ``""`` where it is not known."""
+        if name not in self.columns:
+            raise SettingsError(unknown("label", name, self.columns))
+        return self._text(label_dataset(name))
+
+    @property
+    def errors(self) -> list[Failure]:
+        """Recordings without a row: first those whose header could not be read, then by batch.
+
+        One that failed in one batch and succeeded or failed again in a later one counts as the
+        later says.
+        """
+        if "errors" not in self._cache:
+            self._cache["errors"] = self._read_errors()
+        return list(self._cache["errors"])
+
+    # Embeddings
+
+    def load(self, layer: int | Sequence[int] | None = None, pooling: str | None = None) -> np.ndarray:
+        """float32 ``[N, D']`` of one layer; ``[N, layers, D']`` of several, or of all with None.
+
+        ``pooling`` may be left out where the run has one. Raises ``SettingsError`` for a layer or
+        a pooling that is not there.
+        """
+        return self.load_rows(np.arange(len(self)), layer, pooling)
+
+    def load_rows(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        layer: int | Sequence[int] | None = None,
+        pooling: str | None = None,
+    ) -> np.ndarray:
+        """``load`` for some rows, in the order given; of the file, their chunks alone are read."""
+        pooling = self._pooling(pooling)
+        indices = self._layer_indices(layer)
+        rows = self._row_indices(rows)
+        width = self.shapes[pooling]
+        out = np.empty((len(rows), len(indices), width), np.float32)
+        for k, index in enumerate(indices):
+            self._read_rows(rows, out[:, k], _chunkwise(pooling, index))
+        return out[:, 0] if isinstance(layer, int | np.integer) else out
+
+    def iter_rows(
+        self, layer: int | Sequence[int] | None = None, pooling: str | None = None, block_rows: int = 1024
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All rows in the order in which they lie on the disk, a block at a time.
+
+        Yields row indices int64 ``[n]`` and their embeddings as ``load_rows`` gives them: the way
+        through a store that does not fit in memory.
+        """
+        on_disk = np.lexsort((self._local, self._source_of))
+        for start in range(0, len(on_disk), block_rows):
+            rows = on_disk[start : start + block_rows]
+            yield rows, self.load_rows(rows, layer, pooling)
+
+    def frames(self, row: int | str, layer: int | None = None) -> np.ndarray:
+        """Frame-level output of one row (index or id): float32 ``[T, D]``, or ``[T, L, D]`` of all layers."""
+        if NO_POOLING not in self.shapes:
+            raise SettingsError(f"{self.path}: no frames are stored; extract with --pooling {NO_POOLING}")
+        if isinstance(row, str):
+            row = self._row_of(row)
+        index: int | slice = slice(None) if layer is None else self._layer_indices(layer)[0]
+        found: list[np.ndarray] = [np.zeros(0)]
+
+        def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
+            start, stop = h5["frame_offsets"][local[0] : local[0] + 2]
+            found[0] = h5["embeddings"][NO_POOLING][start:stop, index]
+            return local
+
+        self._read_rows(self._row_indices([row]), np.empty(1, np.int64), read)
+        return found[0].astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Drop what was cached. No file is held open between calls."""
+        self._cache.clear()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # How it is read
+
+    def _read_rows(self, rows: np.ndarray, out: np.ndarray, read: _ReadRows) -> None:
+        """``out[k] = `` what ``read`` gives for ``rows[k]``, one file after the other.
+
+        A batch file may be merged into a part while it is read: then the files are listed anew
+        and the rows still missing are looked up where they are now.
+        """
+        pending = np.arange(len(rows))
+        while len(pending):
+            numbers = self._source_of[rows[pending]]
+            pending = pending[np.argsort(numbers, kind="stable")]
+            starts = np.flatnonzero(np.diff(np.sort(numbers), prepend=-2))
+            for start, group in zip(starts, np.split(pending, starts[1:]), strict=True):
+                source = self._source_of[rows[group[0]]]
+                if source < 0:
+                    raise StoreError(f"{self.path}: rows that were there are gone; open the run again")
+                try:
+                    with open_part(self._sources[source].path) as h5:
+                        out[group] = read(h5, self._local[rows[group]])
+                except FileNotFoundError:
+                    if self._packed:
+                        raise
+                    self._sources = self._list_sources()
+                    self._locate()
+                    pending = pending[start:]
+                    break
+            else:
+                return
+
+    def column(self, name: str) -> np.ndarray | list[str]:
+        """A per-row dataset by its name in the file (``parts.ROW_COLUMNS``, ``labels/<column>``)."""
+        return self._text(name) if column_kinds(self.columns)[name] is TEXT else self._array(name)
+
+    def _array(self, name: str) -> np.ndarray:
+        if name not in self._cache:
+            kind = column_kinds(self.columns)[name]
+            out = np.empty(len(self), object if kind is TEXT else kind)
+
+            def read(h5: h5py.File, local: np.ndarray) -> np.ndarray | list[str]:
+                values = h5[name][:][local]
+                return decode_text(values) if kind is TEXT else values
+
+            self._read_rows(np.arange(len(self)), out, read)
+            self._cache[name] = out
+        values: np.ndarray = self._cache[name]
+        return values
+
+    def _text(self, name: str) -> list[str]:
+        return list(self._array(name))
+
+    def _row_of(self, utterance_id: str) -> int:
+        if "rows" not in self._cache:
+            self._cache["rows"] = {value: row for row, value in enumerate(self.ids)}
+        row: int | None = self._cache["rows"].get(utterance_id)
+        if row is None:
+            raise SettingsError(f"{self.path}: no row has the id {utterance_id!r}")
+        return row
+
+    def _row_indices(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        indices = np.asarray(rows, np.int64)
+        if len(indices) and (indices.min() < -len(self) or indices.max() >= len(self)):
+            raise SettingsError(f"{self.path}: row {indices.max()} asked for, there are {len(self)}")
+        return indices % len(self) if len(indices) else indices
+
+    def _pooling(self, pooling: str | None) -> str:
+        pooled = [name for name in self.shapes if name != NO_POOLING]
+        if pooling == NO_POOLING:
+            raise SettingsError("frames are of different length: read them with frames(row)")
+        if pooling is None:
+            if len(pooled) != 1:
+                raise SettingsError(f"{self.path}: name a pooling; there are: {', '.join(pooled) or 'none'}")
+            return pooled[0]
+        if pooling not in pooled:
+            raise SettingsError(f"{self.path}: {unknown('pooling', pooling, pooled)}")
+        return pooling
+
+    def _layer_indices(self, layer: int | Sequence[int] | None) -> list[int]:
+        layers = self.layers
+        if layer is None:
+            return list(range(len(layers)))
+        asked = [layer] if isinstance(layer, int | np.integer) else list(layer)
+        named = [layers[number] if -len(layers) <= number < 0 else number for number in asked]
+        for number in named:
+            if number not in layers:
+                raise SettingsError(f"{self.path}: layer {number} is not stored; there are: {layers}")
+        return [layers.index(number) for number in named]
+
+    def _read_errors(self) -> list[Failure]:
+        failures: dict[str, Failure] = {}
+        manifest = self.path / MANIFEST
+        if not self._packed and manifest.exists():
+            failures = {failure.id: failure for failure in probe_failures(manifest)}
+        in_batches = (pair for source in self._sources for pair in source.failures)
+        for _, failure in sorted(in_batches, key=lambda pair: pair[0]):
+            failures.pop(failure.id, None)
+            failures[failure.id] = failure
+        done = self._ids_among(failures) if failures else set()
+        return [failure for key, failure in failures.items() if key not in done]
+
+    def _ids_among(self, wanted: Iterable[str]) -> set[str]:
+        """Which of these ids have a row; found without making a str of every id."""
+        names = encode_text(list(wanted))
+        found: set[str] = set()
+
+        def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
+            ids = h5["id"][:]
+            found.update(decode_text(ids[np.isin(ids, names)]))
+            return local
+
+        self._read_rows(np.arange(len(self)), np.empty(len(self), np.int64), read)
+        return found
+
+
+def _read_source(path: Path) -> _Source:
+    with open_part(path) as h5:
+        batches = tuple(h5["batches"][:].tolist())
+        return _Source(path, h5["position"][:], batches, read_failures(h5))
+
+
+def _chunkwise(pooling: str, layer: int) -> _ReadRows:
+    """Reader of one layer that goes through a file a chunk at a time, in the order of the file."""
+
+    def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
+        dataset = h5["embeddings"][pooling]
+        rows_a_chunk = dataset.chunks[0]
+        order = np.argsort(local, kind="stable")
+        chunks = local[order] // rows_a_chunk
+        values = np.empty((len(local), dataset.shape[2]), np.float32)
+        for group in np.split(order, np.flatnonzero(np.diff(chunks)) + 1):
+            start = local[group[0]] // rows_a_chunk * rows_a_chunk
+            values[group] = dataset[start : start + rows_a_chunk, layer][local[group] - start]
+        return values
+
+    return read

@@ -1,0 +1,92 @@
+"""What several test files need: tiny checkpoints in the hub's layout, real recordings, tolerances."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# Relative L2 error against the reference in fp32: both sum a few thousand products in other orders.
+FP32_RELATIVE = 1e-5
+# Cosine of a bf16 row to its fp32 row: 8 bits of mantissa through two dozen layers.
+BF16_COSINE = 0.999
+
+# Small enough for milliseconds, with every part of the architecture in it.
+TINY: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "conv_dim": [32] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+
+MakeCheckpoint = Callable[..., Path]
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """||a - b|| / ||b||; NaN anywhere gives NaN, which no tolerance passes."""
+    return ((a - b).norm() / b.norm()).item()
+
+
+def shared(name: str) -> Path:
+    """A folder of real recordings; skips the test where it is not at hand."""
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"no real recordings at hand ({name})")
+    return folder
+
+
+def make_model(kind: str, **changes: Any) -> Any:
+    """A tiny `transformers` model whose every weight is random: norms and biases too."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(kind, **{**TINY, **changes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config, dtype=torch.float32).eval()
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, 1.0 if name.endswith("norm.weight") else 0.0, 0.3)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0.0, 0.3)
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0)
+    return model
+
+
+def reference_layers(model: Any, waveform: torch.Tensor) -> list[torch.Tensor]:
+    """All layers of one recording alone, unpadded: ``L`` of ``[T, D]``.
+
+    transformers 4 had the final LayerNorm in ``hidden_states[-1]``, transformers 5 has not;
+    ``last_hidden_state`` is the normed one in both.
+    """
+    with torch.no_grad():
+        out = model(waveform[None], output_hidden_states=True)
+    return [h[0] for h in (*out.hidden_states[:-1], out.last_hidden_state)]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
+    """Makes folders in the hub's layout: ``checkpoint("hubert", do_stable_layer_norm=True)``."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str = "hubert", do_normalize: bool | None = True, **changes: Any) -> Path:
+        key = json.dumps([kind, do_normalize, changes], sort_keys=True)
+        if key not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            make_model(kind, **changes).save_pretrained(folder)
+            if do_normalize is not None:
+                preprocessor = {"do_normalize": do_normalize, "sampling_rate": 16_000}
+                (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+            made[key] = folder
+        return made[key]
+
+    return make

@@ -1,0 +1,332 @@
+"""Our forward pass is the reference's, for every architecture switch, whatever it is packed with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, reference_layers, relative_error
+
+from extractor.encoders import Model, format_layers, parse_layers, resolve_device, resolve_dtype
+from extractor.encoders import wav2vec2 as family
+from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
+from extractor.encoders.spectral import SPECTRAL
+from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
+from extractor.errors import ModelError, SettingsError
+
+CPU = torch.device("cpu")
+# Around the receptive field, around the stride, one second, and odd lengths.
+LENGTHS = (400, 719, 720, 16_000, 33_333, 5_001, 401)
+
+NORMS = [
+    {"do_stable_layer_norm": stable, "feat_extract_norm": norm, "conv_bias": bias}
+    for stable, norm, bias in itertools.product((False, True), ("group", "layer"), (False, True))
+]
+SWITCHES: list[tuple[str, dict[str, Any]]] = [(kind, switches) for kind in KINDS for switches in NORMS]
+SWITCHES += [
+    ("hubert", {"feat_proj_layer_norm": False}),
+    ("hubert", {"conv_pos_batch_norm": True}),
+    ("hubert", {"conv_pos_batch_norm": True, "do_stable_layer_norm": True}),
+    ("wav2vec2", {"num_conv_pos_embeddings": 15}),  # odd kernel: no surplus output to drop
+    ("wav2vec2", {"hidden_act": "relu", "feat_extract_activation": "silu"}),
+    ("wav2vec2", {"adapter_attn_dim": 8, "do_stable_layer_norm": True}),  # MMS
+    ("wav2vec2", {"conv_kernel": [8, 3, 3], "conv_stride": [4, 2, 2], "conv_dim": [32] * 3}),
+    ("wavlm", {"num_buckets": 8, "max_bucket_distance": 20}),
+]
+
+
+class Kept:
+    """A sink that keeps every layer's frames."""
+
+    def __init__(self) -> None:
+        self.layers: list[torch.Tensor] = []
+
+    def add(self, layer: int, hidden: torch.Tensor) -> None:
+        assert layer == len(self.layers)
+        self.layers.append(hidden.clone())
+
+
+def encode(encoder: Any, waveforms: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """``[utterance][layer]`` of ``[T, D]``."""
+    sink = Kept()
+    encoder.forward(waveforms, sink)
+    split = [layer.split([encoder.num_frames(len(w)) for w in waveforms]) for layer in sink.layers]
+    return [[frames[i] for frames in split] for i in range(len(waveforms))]
+
+
+def waveforms(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(n, generator=generator) for n in lengths]
+
+
+def build(model: Any, dtype: torch.dtype = torch.float32) -> Wav2Vec2Encoder:
+    return Wav2Vec2Encoder(model.state_dict(), model.config, dtype, CPU)
+
+
+@pytest.mark.parametrize(("kind", "switches"), SWITCHES, ids=str)
+def test_every_layer_equals_the_reference_on_each_recording_alone(
+    kind: str, switches: dict[str, Any]
+) -> None:
+    model = make_model(kind, **switches)
+    encoder, audio = build(model), waveforms()
+    for ours, waveform in zip(encode(encoder, audio), audio, strict=True):
+        theirs = reference_layers(model, waveform)
+        assert len(ours) == len(theirs) == encoder.num_layers
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.shape == b.shape == (encoder.num_frames(len(waveform)), encoder.dim)
+            assert relative_error(a, b) < FP32_RELATIVE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("switches", [NORMS[0], NORMS[-1]], ids=str)
+def test_nan_in_what_lies_between_recordings_changes_nothing(
+    kind: str, switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, audio = build(make_model(kind, **switches)), waveforms()
+    clean = encode(encoder, audio)
+    monkeypatch.setattr(family, "blank", lambda n, dtype, device: torch.full((n,), torch.nan, dtype=dtype))
+    for a, b in zip(encode(encoder, audio), clean, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_in_one_recording_stays_in_it(kind: str) -> None:
+    encoder, audio = build(make_model(kind)), waveforms()
+    clean = encode(encoder, audio)
+    audio[3] = torch.full_like(audio[3], torch.nan)
+    for i, (a, b) in enumerate(zip(encode(encoder, audio), clean, strict=True)):
+        assert torch.isnan(a[-1]).all() if i == 3 else torch.equal(a[-1], b[-1])
+
+
+def test_scores_in_chunks_of_heads_and_queries_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from extractor.encoders import attention
+
+    encoder, audio = build(make_model("wavlm")), waveforms((33_333, 16_000))
+    whole = encode(encoder, audio)
+    for limit in (100_000, 1_000):  # two heads at a time; one head, a query at a time
+        monkeypatch.setattr(attention, "_SCORE_BYTES", limit)
+        for a, b in zip(encode(encoder, audio), whole, strict=True):
+            assert relative_error(a[-1], b[-1]) < FP32_RELATIVE
+
+
+def test_unpacked_products_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from extractor.encoders import linear
+
+    model, audio = make_model("hubert"), waveforms()
+    packed = encode(build(model), audio)
+    monkeypatch.setattr(linear, "_packs", lambda device, dtype: False)
+    for a, b in zip(encode(build(model), audio), packed, strict=True):
+        assert relative_error(a[-1], b[-1]) < FP32_RELATIVE
+
+
+def test_layers_behind_the_last_wanted_are_not_computed() -> None:
+    encoder, sink = build(make_model("hubert")), Kept()
+    encoder.forward(waveforms(), sink, last_layer=1)
+    assert len(sink.layers) == 2
+
+
+def test_old_weight_norm_parameters_are_read(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = checkpoint("hubert")
+    tensors = load_file(folder / "model.safetensors")
+    new = "encoder.pos_conv_embed.conv.parametrizations.weight.original"
+    for suffix, number in (("g", 0), ("v", 1)):
+        tensors[f"encoder.pos_conv_embed.conv.weight_{suffix}"] = tensors[f"{new}{number}"]
+    raw = {k: v for k, v in tensors.items() if new not in k}
+    model = make_model("hubert")
+    old = Wav2Vec2Encoder(raw, model.config, torch.float32, CPU)
+    assert relative_error(encode(old, waveforms())[3][-1], encode(build(model), waveforms())[3][-1]) == 0
+
+    # The loader of `transformers` takes the old names too.
+    raw = {k: v.clone().contiguous() for k, v in raw.items()}
+    save_file(raw, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    assert load_checkpoint(str(tmp_path)).provenance["weights"] == load_checkpoint(str(folder)).provenance["weights"]
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_normalisation_is_what_the_checkpoints_file_says(
+    do_normalize: bool, checkpoint: MakeCheckpoint
+) -> None:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    folder = checkpoint("hubert", do_normalize=do_normalize)
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    waveform = 0.1 * waveforms((16_000,))[0] + 0.05
+    theirs = torch.tensor(extractor(waveform.numpy(), sampling_rate=16_000).input_values[0])
+    ours = Model(str(folder), "fp32", CPU).encoder.normalise(waveform)
+    assert relative_error(ours, theirs) < 1e-6
+
+
+def test_normalisation_without_the_file_follows_the_norm_and_says_so(checkpoint: MakeCheckpoint) -> None:
+    for norm in ("group", "layer"):
+        found = load_checkpoint(str(checkpoint("hubert", do_normalize=None, feat_extract_norm=norm)))
+        assert found.normalise == (norm == "layer")
+        assert "no preprocessor_config.json" in found.provenance["normalisation"]
+
+
+def test_a_checkpoint_with_a_head_gives_its_encoder(tmp_path: Path) -> None:
+    from transformers import HubertForSequenceClassification
+
+    model = make_model("hubert")
+    whole = HubertForSequenceClassification(model.config)
+    whole.hubert.load_state_dict(model.state_dict())
+    whole.save_pretrained(tmp_path)
+    audio = waveforms((16_000,))
+    assert torch.equal(
+        encode(Model(str(tmp_path), "fp32", CPU).encoder, audio)[0][-1], encode(build(model), audio)[0][-1]
+    )
+
+
+def test_random_weights_depend_on_the_seed_alone_and_leave_the_generator_alone(
+    checkpoint: MakeCheckpoint,
+) -> None:
+    config = str(checkpoint("wavlm"))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    a, b, c = (load_checkpoint(f"random:{config}{s}").provenance["weights"] for s in ("", "@0", "@1"))
+    assert a == b != c
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bad_models_are_refused_by_name(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
+    with pytest.raises(ModelError, match=r"unknown model 'huber-large'; known: hubert-large"):
+        load_checkpoint("huber-large")
+    with pytest.raises(ModelError, match="no such folder"):
+        load_checkpoint("./nowhere/at-all")
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        load_checkpoint(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError, match="of the kind 'bert'; hser runs hubert"):
+        load_checkpoint(str(tmp_path))
+    (tmp_path / "config.json").write_text((checkpoint() / "config.json").read_text())
+    with pytest.raises(ModelError, match="cannot read the weights"):
+        load_checkpoint(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes((checkpoint() / "model.safetensors").read_bytes()[:9_000])
+    with pytest.raises(ModelError, match="cannot read the weights"):
+        load_checkpoint(str(tmp_path))
+    with pytest.raises(ModelError, match="seed behind @"):
+        load_checkpoint("random:hubert-base@x")
+
+
+def test_missing_weights_are_never_made_up(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(checkpoint() / "model.safetensors")
+    tensors = {k: v for k, v in tensors.items() if "layers.2" not in k}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((checkpoint() / "config.json").read_text())
+    with pytest.raises(ModelError, match=r"missing from the checkpoint.*layers\.2"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_another_sample_rate_is_refused(tmp_path: Path) -> None:
+    make_model("hubert").save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": 8_000}))
+    with pytest.raises(ModelError, match="takes audio at 8000 Hz"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_the_table_names_known_kinds() -> None:
+    assert {row.kind for row in MODELS.values()} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_spectral_frames_depend_on_their_recording_alone(name: str) -> None:
+    encoder = Model(name, "auto", CPU).encoder
+    audio = waveforms()
+    for packed, waveform in zip(encode(encoder, audio), audio, strict=True):
+        alone = encode(encoder, [waveform])[0][0]
+        assert torch.equal(packed[0], alone)
+        assert alone.shape == (encoder.num_frames(len(waveform)), encoder.dim)
+        assert alone.isfinite().all()
+
+
+def test_log_mel_of_a_tone_peaks_where_the_tone_is() -> None:
+    from torchaudio.functional import melscale_fbanks
+
+    seconds = torch.arange(16_000) / 16_000
+    encoder = Model("logmel", "fp32", CPU).encoder
+    banks = melscale_fbanks(201, 0.0, 8_000.0, 80, 16_000, norm="slaney", mel_scale="slaney")
+    for hertz in (200.0, 1_000.0, 4_000.0):
+        frames = encode(encoder, [torch.sin(2 * torch.pi * hertz * seconds)])[0][0]
+        expected = banks[round(hertz / 40)].argmax()
+        assert abs(int(frames.mean(0).argmax()) - int(expected)) <= 1
+
+
+def test_mfcc_deltas_are_the_slope() -> None:
+    # Loudness that grows evenly in dB raises the first cepstral coefficient on a straight line.
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.exp(torch.linspace(-6, 0, 32_000))
+    frames = encode(Model("mfcc", "fp32", CPU).encoder, [ramp * torch.randn(32_000, generator=generator)])[0][0]
+    static, delta = frames[:, 0], frames[:, 40]
+    slope = (static[-10:].mean() - static[:10].mean()) / (len(static) - 10)
+    assert delta[10:-10].mean() == pytest.approx(slope.item(), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("spec", "layers"),
+    [
+        ("all", range(25)),
+        ("last", [24]),
+        ("0,6,12", [0, 6, 12]),
+        ("0-24", range(25)),
+        ("-4--1", [21, 22, 23, 24]),
+        ("-1", [24]),
+        ("3,1,1-2", [1, 2, 3]),
+        ([5, -1], [5, 24]),
+        (12, [12]),
+    ],
+)
+def test_layers_are_parsed(spec: Any, layers: Any) -> None:
+    assert parse_layers(spec, 25) == tuple(layers)
+
+
+@pytest.mark.parametrize("spec", ["25", "0-25", "-26", "5-3", "-1--4"])
+def test_layers_out_of_range_are_refused_with_the_models_range(spec: str) -> None:
+    with pytest.raises(SettingsError, match="this model has layers 0-24"):
+        parse_layers(spec, 25)
+
+
+@pytest.mark.parametrize("spec", ["", "first", "1;2", "1.5", "1--"])
+def test_layers_of_no_form_are_refused_before_a_model_is_known(spec: str) -> None:
+    with pytest.raises(SettingsError, match="is no layer"):
+        parse_layers(spec)
+
+
+def test_layers_are_written_as_runs() -> None:
+    assert format_layers((0, 1, 2, 6, 8, 9)) == "0-2,6,8-9"
+
+
+def test_devices_and_dtypes_are_checked() -> None:
+    assert resolve_device("cpu") == CPU
+    with pytest.raises(SettingsError, match="unknown device 'gpu'"):
+        resolve_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(SettingsError, match="no CUDA device"):
+            resolve_device("cuda:1")
+    with pytest.raises(SettingsError, match="unknown dtype 'float32'"):
+        resolve_dtype("float32", CPU)
+    with pytest.raises(SettingsError, match="spectral encoders run in fp32"):
+        resolve_dtype("bf16", CPU, spectral=True)
+    assert resolve_dtype("auto", CPU) in ("fp32", "bf16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hubert-large", "wavlm-large", "hubert-base", "wavlm-base"])
+def test_full_size_models_equal_the_reference(name: str) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    row = MODELS[name]
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(row.kind, **row.architecture), dtype=torch.float32).eval()
+    encoder, audio = build(model), waveforms((16_000, 50_001))
+    for ours, waveform in zip(encode(encoder, audio), audio, strict=True):
+        for a, b in zip(ours, reference_layers(model, waveform), strict=True):
+            assert relative_error(a, b) < FP32_RELATIVE

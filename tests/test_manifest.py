@@ -1,0 +1,424 @@
+"""Manifest: every recording that was named appears once, and what is wrong is refused by line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extractor.errors import InputError
+from extractor.manifest import AUDIO_SUFFIXES, read_manifest
+from extractor.types import Manifest, Utterance
+
+BASE = ("emotion", "emotion_raw", "speaker")
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return root
+
+
+def table(root: Path, text: str | bytes, name: str = "m.csv") -> Path:
+    file = root / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def ids(manifest: Manifest) -> list[str]:
+    return [u.id for u in manifest.utterances]
+
+
+def rows(manifest: Manifest) -> list[dict[str, str]]:
+    return [dict(zip(manifest.columns, u.labels, strict=True)) for u in manifest.utterances]
+
+
+# --- folders, files, patterns
+
+
+def test_a_folder_in_a_fixed_order_without_hidden_files(tmp_path: Path) -> None:
+    make(tmp_path, "b/2.WAV", "b/1.flac", "a/3.mp3", "z.ogg", "notes.txt", ".trash/x.wav", "a/._3.mp3")
+    manifest = read_manifest([tmp_path])
+    assert [u.path for u in manifest.utterances] == [
+        str(tmp_path / name) for name in ("a/3.mp3", "b/1.flac", "b/2.WAV", "z.ogg")
+    ]
+    assert ids(manifest) == ["3", "1", "2", "z"]
+    assert manifest.columns == BASE
+    assert manifest.corpus == "files"
+
+
+@pytest.mark.parametrize("suffix", sorted(AUDIO_SUFFIXES))
+def test_audio_suffixes_are_found(tmp_path: Path, suffix: str) -> None:
+    assert len(read_manifest([make(tmp_path, f"a{suffix}", f"b{suffix.upper()}")])) == 2
+
+
+def test_paths_are_absolute_and_links_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "real/a.wav")
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest(["link/../link"]).utterances[0].path == str(tmp_path / "link" / "a.wav")
+    assert ids(read_manifest(["."])) == ["link/a", "real/a"]  # two names: both appear
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    make(tmp_path, "a/x.wav", "b/y.wav")
+    (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert {Path(u.path).name for u in read_manifest([tmp_path]).utterances} == {"x.wav", "y.wav"}
+
+
+def test_named_files_are_taken_whatever_their_suffix(tmp_path: Path) -> None:
+    make(tmp_path, "a.xyz", "noext", ".hidden.wav")
+    manifest = read_manifest([tmp_path / "a.xyz", tmp_path / "noext", tmp_path / ".hidden.wav"])
+    assert ids(manifest) == ["a", "noext", ".hidden"]
+    assert ids(read_manifest(str(tmp_path / "a.xyz"))) == ["a"]
+
+
+def test_each_file_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "d/a.wav", "d/b.wav")
+    monkeypatch.chdir(tmp_path)
+    for inputs in (["d", "d/a.wav"], ["d/a.wav", "d"], ["d/a.wav", "./d/a.wav", "d/*.wav"], ["d", "d", "d/"]):
+        assert ids(read_manifest(inputs)) == ["a", "b"]
+    m = table(tmp_path, "path,id,emotion\nd/b.wav,second,sad\n")
+    manifest = read_manifest(["d", m])  # the row that says more is the one that is kept
+    assert ids(manifest) == ["a", "second"]
+    assert rows(manifest)[1]["emotion"] == "sadness"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.wav", ["x"]),
+        ("**/*.wav", ["sub/x", "x"]),
+        ("**", ["sub/x", "sub/y", "x"]),
+        ("*", ["sub/x", "sub/y", "x"]),
+        ("sub/?.*", ["x", "y"]),
+        ("*.txt", ["notes"]),
+        ("[x].wav", ["x"]),
+    ],
+)
+def test_patterns_that_the_shell_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, found: list[str]
+) -> None:
+    make(tmp_path, "x.wav", "notes.txt", "sub/x.wav", "sub/y.mp3", "sub/._x.wav")
+    monkeypatch.chdir(tmp_path)
+    assert sorted(ids(read_manifest([pattern]))) == found
+
+
+def test_a_name_with_a_bracket_is_a_name(tmp_path: Path) -> None:
+    make(tmp_path, "take[1].wav")
+    assert ids(read_manifest([tmp_path / "take[1].wav"])) == ["take[1]"]
+
+
+def test_nothing_to_do_is_refused_by_name(tmp_path: Path) -> None:
+    make(tmp_path, "empty/notes.txt", "full/a.wav")
+    for inputs, message in [
+        ([], "no input was named; accepted are folders"),
+        ([tmp_path / "gone"], "gone' does not exist; accepted are folders"),
+        ([tmp_path / "gone.csv"], "does not exist"),
+        ([""], "'' does not exist"),
+        ([tmp_path / "*.wav"], "matches no recording; accepted"),
+        ([tmp_path / "full", tmp_path / "empty"], r"no audio in the folder '.*empty'.*\.wav"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read_manifest(inputs)
+
+
+def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "a.wav", "locked/b.wav")
+    (tmp_path / "locked").chmod(0)
+    try:
+        if os.access(tmp_path / "locked", os.R_OK):
+            pytest.skip("this user may read everything")
+        with pytest.raises(InputError, match="locked: cannot be read"):
+            read_manifest([tmp_path])
+    finally:
+        (tmp_path / "locked").chmod(0o700)
+
+
+# --- ids
+
+
+def test_ids_are_the_shortest_that_tell_all_apart(tmp_path: Path) -> None:
+    make(tmp_path, "one/a.wav", "one/b.wav")
+    assert ids(read_manifest([tmp_path])) == ["a", "b"]
+    make(tmp_path, "two/a.wav")
+    assert ids(read_manifest([tmp_path])) == ["one/a", "one/b", "two/a"]
+    assert ids(read_manifest([tmp_path / "one", tmp_path / "two"])) == ["one/a", "one/b", "two/a"]
+    make(tmp_path, "two/a.mp3")
+    assert ids(read_manifest([tmp_path])) == ["one/a.wav", "one/b.wav", "two/a.mp3", "two/a.wav"]
+
+
+def test_a_file_name_that_is_not_text_has_an_id_that_is(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    try:
+        (tmp_path / name).touch()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    manifest = read_manifest([tmp_path])
+    assert Path(manifest.utterances[0].path).exists()
+    manifest.utterances[0].id.encode()
+
+
+def test_given_ids_win_and_others_avoid_them(tmp_path: Path) -> None:
+    m = table(tmp_path, "path,id\nx/a.wav,b\ny/b.wav,\n")
+    assert ids(read_manifest([m])) == ["b", "y/b"]
+
+
+def test_segments(tmp_path: Path) -> None:
+    m = table(tmp_path, "path,start,end\nlong.wav,0,1.5\nlong.wav,1.5,\nlong.wav,,2\nshort.wav,,\n")
+    manifest = read_manifest([m])
+    assert ids(manifest) == ["long@0-1.5", "long@1.5-end", "long@0-2", "short"]
+    assert [(u.start, u.end) for u in manifest.utterances] == [
+        (0.0, 1.5),
+        (1.5, None),
+        (None, 2.0),
+        (None, None),
+    ]
+
+
+# --- manifest files
+
+
+def test_columns(tmp_path: Path) -> None:
+    m = table(
+        tmp_path,
+        "\ufeff,note, Path ,Speaker,Emotion,text,split,session\r\n"
+        '0, x ,../in/a.wav,S1,Joy,"one, ""two""\nthree",train,1\r\n'
+        "\r\n"
+        "1,y,/abs/b.wav,S1,,,test,2\r\n"
+        "2,,/abs//c/../c.wav,S2,Nostalgia,,test,2\r\n",
+    )
+    manifest = read_manifest([m])
+    assert manifest.columns == (*BASE, "session", "split", "text", "note")
+    assert manifest.utterances == [
+        Utterance(
+            "a",
+            str(tmp_path.parent / "in" / "a.wav"),
+            labels=("happiness", "Joy", "S1", "1", "train", 'one, "two"\nthree', "x"),
+        ),
+        Utterance("b", "/abs/b.wav", labels=("", "", "S1", "2", "test", "", "y")),
+        Utterance("c", "/abs/c.wav", labels=("other", "Nostalgia", "S2", "2", "test", "", "")),
+    ]
+    speakers = [u.labels[2] for u in manifest.utterances]
+    assert speakers[0] is speakers[1]  # a million rows hold each label once
+
+
+def test_tsv_and_jsonl(tmp_path: Path) -> None:
+    tsv = table(tmp_path, "path\temotion\tspeaker\na.wav\tangry\tA, B\n", "m.tsv")
+    jsonl = table(
+        tmp_path,
+        '{"path": "b.wav", "emotion": "sad", "speaker": 7, "start": 1, "end": 2.5, "id": "B"}\n'
+        "\n"
+        '{"path": "c.wav", "emotion": null, "take": 1.5, "good": true, "end": null}\n',
+        "m.jsonl",
+    )
+    manifest = read_manifest([tsv, jsonl])
+    assert manifest.columns == (*BASE, "take", "good")
+    assert manifest.utterances == [
+        Utterance("a", str(tmp_path / "a.wav"), labels=("anger", "angry", "A, B", "", "")),
+        Utterance("B", str(tmp_path / "b.wav"), 1.0, 2.5, ("sadness", "sad", "7", "", "")),
+        Utterance("c", str(tmp_path / "c.wav"), labels=("", "", "", "1.5", "true")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "expected"),
+    [
+        ("emotion", "Wut", ("other", "Wut")),
+        ("emotion_raw", "joy", ("happiness", "joy")),
+        ("emotion,emotion_raw", "happiness,exc", ("happiness", "exc")),
+        ("emotion_raw,emotion", "05,anger", ("anger", "05")),
+        ("emotion,emotion_raw", ",05", ("", "05")),
+        ("speaker", "S", ("", "")),
+    ],
+)
+def test_emotion_columns(tmp_path: Path, header: str, cells: str, expected: tuple[str, str]) -> None:
+    manifest = read_manifest([table(tmp_path, f"path,{header}\na.wav,{cells}\n")])
+    assert manifest.columns == BASE
+    assert manifest.utterances[0].labels[:2] == expected
+
+
+def test_a_runs_manifest_is_read_back(tmp_path: Path) -> None:
+    labels = {"emotion": "", "emotion_raw": "05", "speaker": "S", "split": "train"}
+    line = {"position": 0, "id": "a", "path": "/in/a.wav", "start": None, "end": 2.5, "labels": labels}
+    m = table(tmp_path, json.dumps(line | {"num_samples": 40000, "batch": -1, "stage": "probe"}), "m.jsonl")
+    manifest = read_manifest([m])
+    assert manifest.columns == (*BASE, "split")
+    assert manifest.utterances == [Utterance("a", "/in/a.wav", None, 2.5, ("", "05", "S", "train"))]
+
+
+def test_jsonl_labels_may_come_late_or_nested(tmp_path: Path) -> None:
+    m = table(
+        tmp_path,
+        '{"path": "a.wav", "speaker": "S"}\n'
+        '{"path": "b.wav", "labels": {"emotion": "anger", "emotion_raw": "05", "speaker": "T"}}\n',
+        "m.jsonl",
+    )
+    manifest = read_manifest([m])
+    assert manifest.columns == BASE
+    assert [u.labels for u in manifest.utterances] == [("", "", "S"), ("anger", "05", "T")]
+
+
+def test_a_manifest_without_labels_is_recognised(tmp_path: Path) -> None:
+    m = table(tmp_path, "path,split\nwav/03a01Fa.wav,train\nwav/16b10Wb.wav,test\n")
+    manifest = read_manifest([m])
+    assert manifest.corpus == "emodb"
+    assert [(r["emotion"], r["split"]) for r in rows(manifest)] == [("happiness", "train"), ("anger", "test")]
+    # side files are looked for where the manifest says the recordings are, even if they are not
+    assert read_manifest([table(tmp_path, "path\nno/such/dia0_utt0.mp4\n")]).corpus == "meld"
+
+
+def test_a_manifests_labels_win_over_a_forced_corpus(tmp_path: Path) -> None:
+    text = "path,emotion,speaker\n03a01Fa.wav,calm,\n16b10Wb.wav,,me\n"
+    assert read_manifest([table(tmp_path, text)]).corpus == "files"
+    manifest = read_manifest([table(tmp_path, text)], corpus="emodb")
+    assert [u.labels[:3] for u in manifest.utterances] == [("calm", "calm", "03"), ("anger", "W", "me")]
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("", ["line 1: no header"]),
+        ("path,emotion\n", ["line 1: no recording in it"]),
+        ("file,emotion\na.wav,sad\n", ["line 1: no column 'path' (found: file, emotion)", "rename 'file'"]),
+        ("paths,emotion\na.wav,sad\n", ["rename 'paths' to 'path'"]),
+        ("path;emotion\na.wav;sad\n", ["no column 'path' (found: path;emotion)", "parted by commas"]),
+        ("path,speaker,Speaker\na,b,c\n", ["line 1: more than one column 'speaker'"]),
+        ("path,emotion\na.wav,sad\n,sad\n  ,sad\n", ["line 3: 'path' is empty", "line 4: 'path' is empty"]),
+        ("path,emotion\na.wav\nb.wav,sad,3\n", ["line 2: 1 cells where the header has 2", "line 3: 3 cells"]),
+        (
+            "path,start,end\na,x,\na,,1e\n",
+            ["line 2: 'start' is not a number of seconds: 'x'", "line 3: 'end'"],
+        ),
+        ("path,start,end\na,-1,\na,nan,\na,,inf\n", ["line 2: 'start' must be", "line 3: ", "line 4: 'end'"]),
+        ("path,start,end\na,2,2\na,,0\n", ["line 2: 'end' (2) is not after 'start' (2)", "line 3: "]),
+        ("path,id\na,x\nb,y\n\nc,x\n", ["line 5: the id 'x' is taken by line 2"]),
+        ('path,text\na,"one\ntwo"\nb\n', ["line 4: 1 cells"]),
+        ('path,text\na,b\nb,"open\nc,d\n', ["line 3: cannot be read as a table"]),
+        ("path,text\na,b\nc\0,d\n", ["line 3: contains a NUL"]),
+        (b"path,text\na,ok\nb,\xe9\n", ["line 3: not UTF-8"]),
+        ("path\na.wav".encode("utf-16"), ["line 1: not UTF-8"]),
+    ],
+)
+def test_malformed_tables_are_refused_by_line(tmp_path: Path, text: str | bytes, messages: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read_manifest([table(tmp_path, text)])
+    assert "m.csv: not a usable manifest" in str(caught.value)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("", ["no recording"]),
+        ('{"path": "a"}\n{"path": "b"\n', ["line 2: not JSON"]),
+        ('["a.wav"]\n', ["line 1: not a JSON object"]),
+        ('{"path": "a"}\n{"file": "b"}\n', ["line 2: no 'path'", "found: file", "rename 'file'"]),
+        ('{"path": 3}\n{"path": ""}\n', ["line 1: no 'path' with a text", "line 2: 'path' is empty"]),
+        ('{"path": "a", "start": true}\n{"path": "b", "end": [1]}\n', ["line 1: 'start'", "line 2: 'end'"]),
+        ('{"path": "a", "start": NaN}\n{"path": "b", "end": 1e999}\n', ["line 1: 'start'", "line 2: 'end'"]),
+        ('{"path": "a", "x": [1]}\n', ["line 1: 'x' must be a text or a number, not a list"]),
+        ('{"path": "a", "id": "\\ud800"}\n{"path": "b", "x": "\\u0000"}\n', ["line 1: 'id'", "line 2: 'x'"]),
+        ('{"path": "a\\u0000"}\n', ["line 1: no 'path'"]),
+        ("[" * 100_000 + "\n", ["line 1: not JSON"]),
+    ],
+)
+def test_malformed_jsonl_is_refused_by_line(tmp_path: Path, text: str, messages: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read_manifest([table(tmp_path, text, "m.jsonl")])
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_problems_come_ten_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_manifest([table(tmp_path, "path,end\n" + "a,0\n" * 50)])
+    assert str(caught.value).count("line ") == 10
+    assert "there may be more" in str(caught.value)
+
+
+def test_the_same_recording_in_two_rows_needs_ids(tmp_path: Path) -> None:
+    m = table(tmp_path, "path,emotion\na.wav,sad\nb.wav,sad\na.wav,happy\n")
+    with pytest.raises(InputError, match=r"'a\.wav': .*m\.csv, line 2 and .*m\.csv, line 4"):
+        read_manifest([m])
+    assert len(read_manifest([table(tmp_path, "path,id\na.wav,1\na.wav,2\n")])) == 2
+
+
+def test_the_same_id_in_two_manifests_names_both(tmp_path: Path) -> None:
+    one = table(tmp_path, "path,id\na.wav,x\n", "one.csv")
+    two = table(tmp_path, "path,id\nb.wav,y\nc.wav,x\n", "two.csv")
+    with pytest.raises(InputError, match=r"'x': .*one\.csv, line 2 and .*two\.csv, line 3"):
+        read_manifest([one, two])
+
+
+def test_a_recording_that_is_not_there_is_no_manifest_error(tmp_path: Path) -> None:
+    assert len(read_manifest([table(tmp_path, "path\nno/such/file.wav\n")])) == 1
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+LABEL = TEXT.map(str.strip)
+SECONDS = st.floats(0, 1e6, allow_nan=False)
+ROWS = st.lists(
+    st.tuples(
+        TEXT.map(lambda name: f"/in/{name.replace('/', '_')}.wav"),
+        LABEL.filter(bool),
+        st.one_of(st.just((None, None)), st.tuples(SECONDS, SECONDS).filter(lambda x: x[0] < x[1])),
+        st.tuples(LABEL, LABEL, LABEL),
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda row: row[1],
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(ROWS, st.sampled_from(["csv", "tsv", "jsonl"]))
+def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, found: list, kind: str) -> None:
+    names = ["path", "id", "start", "end", "emotion_raw", "speaker", string.punctuation.replace('"', "")]
+    records = [[path, name, *span, *labels] for path, name, span, labels in found]
+    stream = io.StringIO(newline="")
+    if kind == "jsonl":
+        stream.writelines(json.dumps(dict(zip(names, record, strict=True))) + "\n" for record in records)
+    else:
+        csv.writer(stream, delimiter="," if kind == "csv" else "\t").writerows([names, *records])
+    file = tmp_path_factory.mktemp("rows") / f"m.{kind}"
+    file.write_bytes(stream.getvalue().encode())
+    manifest = read_manifest([file])
+    assert manifest.columns == (*BASE, names[-1])
+    assert [[u.path, u.id, u.start, u.end, *u.labels[1:]] for u in manifest.utterances] == records
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=200), st.sampled_from(["csv", "tsv", "jsonl"]))
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, kind: str
+) -> None:
+    file = tmp_path_factory.mktemp("bytes") / f"m.{kind}"
+    head = b"" if kind == "jsonl" else b"path,id\n" if kind == "csv" else b"path\tstart\n"
+    file.write_bytes(head + data)
+    try:
+        manifest = read_manifest([file])
+    except InputError as error:
+        assert "line " in str(error)
+    else:
+        assert len(set(ids(manifest))) == len(manifest) > 0
+
+
+def test_import_is_light() -> None:
+    code = "import sys, extractor.manifest; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "numpy", "pandas", "transformers", "h5py"} & set(loaded.split())
