@@ -5,8 +5,9 @@
 ``AsideFile`` is at once what plain bytes are written to and the Python file object that h5py
 writes HDF5 through. A full disk must not be met inside the HDF5 library: after a failed write
 HDF5 can neither flush nor close a file, and the process is left with a broken handle. So the
-first error is held back, what follows is dropped, HDF5 closes its file in peace, and only then
-is the error raised and the temporary file removed.
+first error is held back, what HDF5 still writes goes to memory (it reads its own writes, and
+crashes on anything else), its file is closed in peace, and only then is the error raised and the
+temporary file removed.
 """
 
 from __future__ import annotations
@@ -63,13 +64,14 @@ def writable(path: Path) -> Iterator[None]:
 class AsideFile:
     """A new file, written at a position; the file object that h5py's ``fileobj`` driver expects.
 
-    ``write`` never raises an ``OSError``: ``finish`` does (see the module's docstring).
+    ``write`` never raises an ``OSError``; ``check`` and ``finish`` do (see the module's docstring).
     """
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._position = 0
         self._held: OSError | None = None
+        self._unwritten: list[tuple[int, bytes]] = []  # offset and bytes, since the error
 
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
@@ -81,12 +83,18 @@ class AsideFile:
                 view, at = view[count:], at + count
         except OSError as error:
             self._held = error
+        if len(view):
+            self._unwritten.append((at, bytes(view)))
         return size
+
+    def check(self) -> None:
+        """Raise the error that was held back. To be called now and then, to stop writing in vain."""
+        if self._held is not None:
+            raise self._held
 
     def finish(self) -> None:
         """Bytes on the disk, or the error that was held back."""
-        if self._held is not None:
-            raise self._held
+        self.check()
         os.fsync(self._fd)
 
     def close(self) -> None:
@@ -105,14 +113,20 @@ class AsideFile:
         return self._position
 
     def read(self, size: int) -> bytes:
-        data = os.pread(self._fd, size, self._position)
-        self._position += len(data)
-        return data
+        data = bytearray(size)  # zeros where nothing was written yet, as HDF5 expects
+        start, stop = self._position, self._position + size
+        found = os.pread(self._fd, size, start)
+        data[: len(found)] = found
+        for offset, written in self._unwritten:
+            low, high = max(start, offset), min(stop, offset + len(written))
+            if low < high:
+                data[low - start : high - start] = written[low - offset : high - offset]
+        self._position = stop
+        return bytes(data)
 
     def readinto(self, buffer: memoryview) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        buffer[:] = self.read(len(buffer))
+        return len(buffer)
 
     def truncate(self, size: int) -> int:
         try:

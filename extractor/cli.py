@@ -101,11 +101,10 @@ def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **opti
 
 
 def quiet_libraries() -> None:
-    """Keep `transformers` from drawing bars and advice over ours."""
+    """Keep `transformers` from writing advice into our output."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _stop_on_signals() -> threading.Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +31,7 @@ def info(run: str) -> None:
     """
     from extractor.store import Store
 
-    _show(_facts(Store(run)))
+    _show([(key, _printable(value)) for key, value in _facts(Store(run))])
 
 
 @hser_store.command()
@@ -45,7 +45,7 @@ def verify(run: str) -> None:
 
     problems = problems_of(run)
     for problem in problems:
-        click.echo(problem)
+        click.echo(_printable(problem))
     if problems:
         sys.exit(1)
     click.echo(f"{run}: no problems")
@@ -67,42 +67,42 @@ def main() -> None:
     try:
         hser_store()
     except HserError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(_printable(f"error: {error}"), err=True)
         sys.exit(2)
 
 
-def _facts(store: Store) -> dict[str, str]:
+def _facts(store: Store) -> list[tuple[str, str]]:
     """What `info` says, in its order."""
     from collections import Counter
 
     errors = store.errors
     reasons = Counter(f"{failure.stage}: {failure.reason}" for failure in errors).most_common()
-    facts = {
-        "rows": str(len(store)),
-        "hours": f"{store.durations.sum() / 3600:.2f}",
-        "failed": str(len(errors)),
-        **{f"  {count}": reason for reason, count in reasons[:_REASONS_SHOWN]},
-    }
+    facts = [
+        ("rows", str(len(store))),
+        ("hours", f"{store.durations.sum() / 3600:.2f}"),
+        ("failed", str(len(errors))),
+        *((f"  {count} x", reason) for reason, count in reasons[:_REASONS_SHOWN]),
+    ]
     if len(reasons) > _REASONS_SHOWN:
-        facts["  ..."] = f"{len(reasons) - _REASONS_SHOWN} more reasons, see errors.jsonl"
-    facts |= {
-        "poolings": ", ".join(f"{name} ({width})" for name, width in store.shapes.items()),
-        "layers": ", ".join(map(str, store.layers)),
-        "stored as": store.info.storage_dtype,
-        "size": _size(store.num_bytes),
-    }
-    facts |= {key: _text(value) for key, value in store.settings.items() if key not in facts}
+        facts.append(("  ...", f"{len(reasons) - _REASONS_SHOWN} more reasons, see errors.jsonl"))
+    facts += [
+        ("poolings", ", ".join(f"{name} ({width})" for name, width in store.shapes.items())),
+        ("layers", ", ".join(map(str, store.layers))),
+        ("stored as", store.info.storage_dtype),
+        ("size", _size(store.num_bytes)),
+    ]
+    facts += [(key, _text(value)) for key, value in store.settings.items() if key != "layers"]
     for column in store.columns:
         counts = Counter(store.labels(column)).most_common()
         shown = ", ".join(f"{value or '(unknown)'} {count}" for value, count in counts[:_LABELS_SHOWN])
         more = f", ... ({len(counts)} values)" if len(counts) > _LABELS_SHOWN else ""
-        facts[f"label {column}"] = shown + more
+        facts.append((f"label {column}", shown + more))
     return facts
 
 
-def _show(facts: Mapping[str, str]) -> None:
+def _show(facts: Iterable[tuple[str, str]]) -> None:
     if not sys.stdout.isatty():
-        for key, value in facts.items():
+        for key, value in facts:
             click.echo(f"{key}: {value}")
         return
     from rich.console import Console
@@ -112,9 +112,14 @@ def _show(facts: Mapping[str, str]) -> None:
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column()
-    for key, value in facts.items():
+    for key, value in facts:
         table.add_row(Text(key), Text(value))
     Console().print(table)
+
+
+def _printable(text: str) -> str:
+    """File names can hold bytes that are no text and that a terminal refuses."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 from extractor.aside import aside, interrupt_later
 from extractor.parts import (
     LIBVER,
-    META_BLOCK_BYTES,
     NO_POOLING,
     STORAGE_DTYPES,
     TEXT,
@@ -38,7 +37,7 @@ def write_contents(run: Path, info: RunInfo) -> None:
     with (
         aside(run / CONTENTS) as file,
         interrupt_later(),
-        h5py.File(file, "w", libver=LIBVER, meta_block_size=META_BLOCK_BYTES) as h5,
+        h5py.File(file, "w", libver=LIBVER) as h5,
     ):
         for name, kind in column_kinds(info.columns).items():
             _write_rows(h5, name, parts, (0,), "S1" if kind is TEXT else kind)

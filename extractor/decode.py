@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from extractor.backends import (
     able,
     backends,
     decode_dali,
-    maybe_damaged,
+    flac_intact,
     most_informative,
     open_reader,
 )
@@ -43,22 +43,27 @@ from extractor.segments import clip_segment
 from extractor.types import Decoded, Failure, Header, Seconds, Utterance
 from extractor.waveform import Cut, checked, complete, mix, resample, still_planned
 
+T = TypeVar("T")
+
 __all__ = ["DecodeAhead", "DecodeOptions", "backends", "decode_batch"]
 
 DALI_MAX_SECONDS: Seconds = 60.0  # longer recordings are streamed: DALI holds them whole
 DALI_MAX_BYTES = 64 << 20  # of one recording, as a file and as float32 at the source rate
-DALI_BATCH = 32  # recordings in one call
+DALI_BATCH = 64  # recordings in one call
 DALI_BATCH_BYTES = 128 << 20  # float32 at the source rate in one call
+ARENA_BYTES = 64 << 20  # of encoded files, kept between calls
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
     """``channel``: None averages the channels, else the one to take, from 0.
-    ``backend``: "auto" by the table in `backends`, or the name of the one to use."""
+    ``backend``: "auto" by the table in `backends`, or the name of the one to use.
+    ``checksum``: False leaves it empty; it costs about as much as decoding a WAV."""
 
     channel: int | None = None
     backend: str = "auto"
     workers: int = 2
+    checksum: bool = True
 
     def __post_init__(self) -> None:
         if self.channel is not None and self.channel < 0:
@@ -147,8 +152,9 @@ def _decode_chunk(
     if stop.is_set():
         raise _Stopped
     # A share of the chunk for each thread: a task for each file would cost more than reading it.
-    shares = [chunk[k :: options.workers] for k in range(min(options.workers, len(chunk)))]
-    loaded = [item for share in pool.map(_load_all, shares) for item in share]
+    arena = _arena_of_this_thread()
+    shares = _shares(chunk, options.workers)
+    loaded = [item for share in pool.map(partial(_load_all, arena), shares) for item in share]
     files = [item for item in loaded if isinstance(item, _File)]
     samples = decode_dali([file.data for file in files], options.workers) if files else []
     whole = [_Whole(file.recording, file.stated, *s) for file, s in zip(files, samples, strict=True) if s]
@@ -162,6 +168,42 @@ def _decode_chunk(
             for k in range(options.workers)
         ),
     ]
+
+
+class _Arena:
+    """Memory for a chunk's files, used again for the next: fresh pages cost more than reading a WAV."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        if len(self._bytes) < self._used:
+            self._bytes = np.empty(min(2 * self._used, ARENA_BYTES), np.uint8)
+        self._used = 0
+
+    def take(self, num_bytes: int) -> np.ndarray:
+        with self._lock:
+            start = self._used
+            self._used += num_bytes
+        inside = start + num_bytes <= len(self._bytes)
+        return self._bytes[start : start + num_bytes] if inside else np.empty(num_bytes, np.uint8)
+
+
+_local = threading.local()
+
+
+def _arena_of_this_thread() -> _Arena:
+    # One for each thread that calls `decode_batch`: DALI has read a chunk's files when it returns.
+    if not hasattr(_local, "arena"):
+        _local.arena = _Arena()
+    _local.arena.clear()
+    return _local.arena
+
+
+def _shares(items: list[T], workers: int) -> list[list[T]]:
+    return [items[k::workers] for k in range(min(workers, len(items)))]
 
 
 class _File(NamedTuple):
@@ -181,11 +223,11 @@ class _Whole(NamedTuple):
     sample_rate: int
 
 
-def _load_all(recordings: list[_Recording]) -> list[_File | _Recording]:
-    return [_load(recording) or recording for recording in recordings]
+def _load_all(arena: _Arena, recordings: list[_Recording]) -> list[_File | _Recording]:
+    return [_load(arena, recording) or recording for recording in recordings]
 
 
-def _load(recording: _Recording) -> _File | None:
+def _load(arena: _Arena, recording: _Recording) -> _File | None:
     """None where the file is not for DALI after all, or cannot be read."""
     try:
         with open_recording(recording.path) as file:
@@ -193,7 +235,7 @@ def _load(recording: _Recording) -> _File | None:
             if size > DALI_MAX_BYTES:
                 return None
             file.seek(0)
-            data = np.empty(size, np.uint8)
+            data = arena.take(size)
             if file.readinto(data.data) != size:  # type: ignore[attr-defined]
                 return None
         stated = read_header(*bytes_in(data.data))
@@ -211,7 +253,7 @@ def _finish_all(share: list[_Whole], options: DecodeOptions, stop: threading.Eve
 def _finish_whole(whole: _Whole, options: DecodeOptions, stop: threading.Event) -> _Results:
     recording, stated, samples, sample_rate = whole
     miscounted = len(samples) != stated.num_frames and sample_rate == stated.sample_rate
-    if miscounted or (stated.container == "flac" and maybe_damaged(samples, stated.block_frames)):
+    if miscounted or (stated.container == "flac" and not flac_intact(samples, stated)):
         return _stream(recording, options, stop)
 
     def waveform_of(utterance: Utterance) -> np.ndarray:
@@ -219,7 +261,7 @@ def _finish_whole(whole: _Whole, options: DecodeOptions, stop: threading.Event) 
         return resample(mix(samples[first:last], options.channel), sample_rate)
 
     return [
-        (place, checked(utterance, partial(waveform_of, utterance)))
+        (place, checked(utterance, partial(waveform_of, utterance), options.checksum))
         for place, utterance in recording.utterances
     ]
 
@@ -278,7 +320,7 @@ def _read(
     for group in together:
         _feed(reader, group, options.channel, stop)
     results += [
-        (place, checked(cut.utterance, partial(_finished, cut, reader, stated))) for place, cut in cuts
+        (place, checked(cut.utterance, partial(_finished, cut, reader, stated), options.checksum)) for place, cut in cuts
     ]
     return results
 

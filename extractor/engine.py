@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from extractor.store import Store
     from extractor.types import Header
 
-Request = tuple[Sequence[Utterance], "Sequence[Header | Failure]"]
+Request = tuple[Sequence[Utterance], "Sequence[Header]"]
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 CPU_BATCH: Seconds = 30.0  # frames enough for full-speed products, few enough to stay in cache
-GPU_BATCH: Seconds = 240.0
+LARGE_BATCH: Seconds = 240.0  # on a GPU, and for spectral encoders: there a commit costs more than a batch
 DECODED_AHEAD = 3  # batches of audio that wait for the encoder at most
 
 
@@ -105,7 +105,7 @@ def run(
     """
     from extractor.batch import BatchEncoder
     from extractor.decode import DecodeOptions
-    from extractor.encoders import Model, parse_layers, resolve_device
+    from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
     from extractor.manifest import read_manifest
     from extractor.pooling import parse_poolings
     from extractor.run_plan import make_plan
@@ -116,15 +116,16 @@ def run(
     check(options)
     parse_layers(options.layers)  # the form only: the model is not known yet
     poolings, device = parse_poolings(options.pooling), resolve_device(options.device)
-    several = isinstance(inputs, Sequence) and not isinstance(inputs, str)
-    manifest = read_manifest(inputs if several else [inputs], options.corpus)  # type: ignore[list-item]
+    resolve_dtype(options.dtype, device)
+    manifest = read_manifest(inputs, options.corpus)
     progress.note(f"{len(manifest):,} recordings ({_corpus_note(manifest)})")
 
     model = Model(options.model, options.dtype, device)
     layers = parse_layers(options.layers, model.encoder.num_layers)
     settings = _settings(options, model, layers, poolings)
     progress.note(f"{options.model} in {model.dtype} on {device}, layers {settings['layers']}")
-    budget = options.batch_seconds or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
+    small = device.type == "cpu" and not model.spectral
+    budget = options.batch_seconds or (CPU_BATCH if small else LARGE_BATCH)
     workers = options.workers or min(8, num_cores())
     with _open_run(out, options, settings, manifest, model, layers) as writer:
         for message in writer.repaired:
@@ -175,7 +176,7 @@ def check(options: Options) -> None:
 
 def _corpus_note(manifest: Manifest) -> str:
     if manifest.corpus == "files":
-        return "no corpus recognised: labels as the manifest gives them"
+        return "no corpus recognised"
     return f"corpus {manifest.corpus}"
 
 
@@ -287,6 +288,8 @@ class _Stages:
     ) -> None:
         self.plan, self.encode, self.writer, self.decoding = plan, encode, writer, decoding
         self.streams, self.threads = streams
+        # By batch: what the header already says cannot be decoded, by index in the batch.
+        self.unreadable: dict[int, dict[int, Failure]] = {}
 
     def run(self, todo: Sequence[int], progress: Progress, summary: Summary, stop: threading.Event) -> None:
         """Do the batches of ``todo``; a failed recording is a row, anything else ends the run."""
@@ -360,9 +363,14 @@ class _Stages:
         for b in todo:
             positions = self.plan.batches[b]
             utterances = [self.plan.utterances[p] for p in positions]
-            headers = probe(utterances, self.decoding.workers)
+            found = probe(utterances, self.decoding.workers)
             planned = self.plan.num_samples[positions].tolist()
-            yield utterances, [_unchanged(*each) for each in zip(utterances, headers, planned, strict=True)]
+            headers = [_unchanged(*each) for each in zip(utterances, found, planned, strict=True)]
+            self.unreadable[b] = {i: h for i, h in enumerate(headers) if isinstance(h, Failure)}
+            readable = [
+                (u, h) for u, h in zip(utterances, headers, strict=True) if not isinstance(h, Failure)
+            ]
+            yield [u for u, _ in readable], [h for _, h in readable]
 
     def _jobs(self, todo: Sequence[int], ahead: DecodeAhead) -> Iterator[Job]:
         from extractor.batch import Job
@@ -370,4 +378,6 @@ class _Stages:
         for b, decoded in zip(todo, ahead, strict=True):
             positions = self.plan.batches[b]
             utterances = [self.plan.utterances[p] for p in positions]
-            yield Job(b, positions.tolist(), utterances, decoded)
+            failures, good = self.unreadable.pop(b), iter(decoded)
+            whole = [failures[i] if i in failures else next(good) for i in range(len(positions))]
+            yield Job(b, positions.tolist(), utterances, whole)

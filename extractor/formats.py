@@ -8,11 +8,12 @@ the libraries (`backends.describe`).
 
 from __future__ import annotations
 
+import io
+import os
 import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from extractor.errors import DecodeError
@@ -31,6 +32,9 @@ MAX_FRAMES_PER_BYTE = {"flac": 65_535 / 9, "opus": 5760, "mp3": 48}
 MAX_FRAMES_PER_BYTE_ELSE = 8192  # Vorbis' longest block in one byte
 # Data sizes that programs write to a pipe because they cannot come back and correct them.
 STREAMED_SIZES = {0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000}
+
+# Absent flags are those that a system does not need: without waiting for a pipe's other end; as bytes.
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 At: TypeAlias = Callable[[int, int], bytes]  # at(offset, count): those bytes, fewer at the end
 
@@ -51,6 +55,7 @@ class Stated:
     num_frames: int = 0
     length: str = "unknown"
     block_frames: int = 0  # FLAC: samples in all but the last block, 0 where it varies
+    pcm_md5: bytes = b""  # 16-bit FLAC: of the samples, where the encoder has written it
 
     def header(self) -> Header:
         return Header(
@@ -139,13 +144,12 @@ def _cut_short(declared: int, present: int) -> DecodeError:
 
 
 def open_recording(path: str) -> BinaryIO:
-    """Opens a regular file, unbuffered. A pipe or a device would block for ever, or never end."""
-    mode = Path(path).stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(path)
-    if not stat.S_ISREG(mode):
+    """Opens a regular file, unbuffered. Opening a pipe would block for ever, reading a device never end."""
+    file = io.FileIO(path, opener=lambda name, _flags: os.open(name, OPEN_FLAGS))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a folder is refused by FileIO
+        file.close()
         raise DecodeError("not a regular file")
-    return Path(path).open("rb", buffering=0)
+    return file  # type: ignore[return-value]  # FileIO is what open(buffering=0) gives
 
 
 def unreadable(error: OSError) -> str:
@@ -241,7 +245,8 @@ def _flac(at: At, size: int) -> Stated:
     if num_frames == 0:  # streamed: the encoder did not know; about half of PCM's size is usual
         num_frames, length_kind = max(1, 2 * size * 8 // (channels * bits)), "estimate"
     block = smallest if smallest == largest else 0
-    return Stated("flac", rate, channels, num_frames, length_kind, block)
+    md5 = info[18:34] if bits == 16 and any(info[18:34]) else b""
+    return Stated("flac", rate, channels, num_frames, length_kind, block, md5)
 
 
 # --- Ogg ----------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@
     position id path start end num_samples num_frames checksum precision labels/<column>   [N]
     layers                 int64 [L]
     batches                int64: the batches of the plan that are inside
-    failures               JSON strings: recordings of these batches that could not be embedded
+    failures               bytes, JSON lines: recordings of these batches that could not be embedded
     failure_batches        int64: the batch of each
 
 Chunks are ``(about 1 MiB of rows, 1, D')`` and are written layer after layer, so one layer of
-all recordings is one run of bytes in the file. A committed batch, a merged part and a packed run
-have this one layout. Strings are of fixed length: virtual datasets join different lengths, and
-the bytes of a row can be checked (variable ones live in HDF5's unchecked heap).
+all recordings is one run of bytes in the file (but for the chunk index, which HDF5 puts behind the
+first chunk). A committed batch, a merged part and a packed run
+have this one layout. Strings are of fixed length, which virtual datasets join whatever it is:
+variable ones live in HDF5's heap, the one structure of this format that has no checksum.
 
 Each dataset's attribute ``blake2b`` is the BLAKE2b-128 of its little-endian bytes; of
 ``embeddings/*`` layer after layer, ``[L, N, D']``; of strings their UTF-8 joined by NUL.
@@ -24,6 +25,7 @@ import bisect
 import contextlib
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +43,6 @@ CHUNK_BYTES = 1 << 20
 MERGE_BUFFER_BYTES = 32 << 20  # embeddings held in memory while parts are merged
 # HDF5 1.10 is the oldest that knows virtual datasets; newer formats would shut readers out.
 LIBVER = ("v110", "v110")
-# Object headers and indices are gathered in blocks of this size, or they would fall between chunks.
-META_BLOCK_BYTES = 1 << 16
 
 STORAGE_DTYPES: dict[str, np.dtype] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 NO_POOLING = "none"
@@ -104,8 +104,8 @@ class PartInfo:
 
 
 def label_dataset(column: str) -> str:
-    """Dataset of a label column. HDF5 gives `/` and `.` a meaning of their own."""
-    return "labels/" + column.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
+    """Dataset of a label column. HDF5 gives `/` and `.`, in virtual datasets also `%`, a meaning."""
+    return "labels/" + re.sub(r"[~/.%]", lambda found: f"~{ord(found[0]):02X}", column)
 
 
 def column_kinds(labels: Iterable[str]) -> dict[str, str]:
@@ -184,18 +184,18 @@ def write_part(
     with (
         aside(path) as file,
         interrupt_later(),
-        h5py.File(file, "w", libver=LIBVER, rdcc_nbytes=0, meta_block_size=META_BLOCK_BYTES) as h5,
+        h5py.File(file, "w", libver=LIBVER, rdcc_nbytes=0) as h5,
     ):
         for name, embeddings in contents.embeddings.items():
-            _write_embeddings(h5, f"embeddings/{name}", embeddings, buffer_bytes)
+            _write_embeddings(h5, f"embeddings/{name}", embeddings, buffer_bytes, file.check)
         for name, column in contents.columns.items():
             _write_column(h5, name, encode_text(column) if isinstance(column, list) else column)
         for name in ("layers", "batches", "failure_batches"):
             _write_column(h5, name, np.array(getattr(contents, name), dtype="<i8"))
         if contents.frame_offsets is not None:
             _write_column(h5, "frame_offsets", contents.frame_offsets)
-        failures = np.array(contents.failures, dtype=h5py.string_dtype())
-        _write_column(h5, "failures", failures)
+        failures = "".join(f"{failure}\n" for failure in contents.failures)
+        _write_column(h5, "failures", np.frombuffer(failures.encode(), np.uint8))
         num_rows = len(contents.columns["position"])
         h5.attrs.update({**(attributes or {}), "num_rows": num_rows, "kind": kind, "format": FORMAT})
         h5.attrs["complete"] = True
@@ -206,7 +206,9 @@ def _write_column(h5: h5py.File, name: str, values: np.ndarray) -> None:
     h5.create_dataset(name, data=values).attrs[CHECKSUM] = column_checksum(values)
 
 
-def _write_embeddings(h5: h5py.File, name: str, embeddings: Embeddings, buffer_bytes: int) -> None:
+def _write_embeddings(
+    h5: h5py.File, name: str, embeddings: Embeddings, buffer_bytes: int, check: Callable[[], None]
+) -> None:
     num_rows, _, width = embeddings.shape
     rows = chunk_rows(num_rows, width, embeddings.dtype.itemsize)
     filled = 0 not in embeddings.shape
@@ -224,6 +226,7 @@ def _write_embeddings(h5: h5py.File, name: str, embeddings: Embeddings, buffer_b
             values = np.ascontiguousarray(block[:, k])
             dataset[row_range, layer] = values
             digest.update(values)
+        check()
     dataset.attrs[CHECKSUM] = digest.hexdigest()
 
 
@@ -326,7 +329,7 @@ def open_part(path: Path) -> Iterator[h5py.File]:
         # Immutable, so no lock is needed; and some network file systems refuse them.
         with h5py.File(path, "r", locking=False) as h5:
             yield h5
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and (error.errno is not None or "errno =" in str(error)):
             raise
         cause = str(error).strip("'\"")
@@ -358,7 +361,8 @@ def _shape_problem(h5: h5py.File, labels: Sequence[str], num_layers: int) -> str
     for name, shape in expected.items():
         if name not in h5 or h5[name].shape != shape:
             return f"dataset {name} is missing or not of shape {list(shape)}"
-    for name, dataset in h5.get("embeddings", {}).items():
+    for name in h5.get("embeddings", ()):
+        dataset = h5["embeddings"][name]  # raises where items() would give None
         rows = int(h5["frame_offsets"][-1]) if name == NO_POOLING else num_rows
         if dataset.shape[:2] != (rows, num_layers):
             return (
@@ -374,8 +378,12 @@ def read_column(h5: h5py.File, name: str) -> Column:
 
 def read_failures(h5: h5py.File) -> list[tuple[int, Failure]]:
     """Failures with the batch of each."""
-    failures = map(failure_from_json, h5["failures"][:].tolist())
+    failures = map(failure_from_json, _failure_lines(h5))
     return list(zip(h5["failure_batches"][:].tolist(), failures, strict=True))
+
+
+def _failure_lines(h5: h5py.File) -> list[str]:
+    return h5["failures"][:].tobytes().decode("ascii").splitlines()
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,13 +400,13 @@ class _Head:
 
 def _read_head(path: Path, labels: Sequence[str]) -> _Head:
     with open_part(path) as h5:
-        arrays = h5.get("embeddings", {}).items()
+        arrays = [(name, h5["embeddings"][name]) for name in h5.get("embeddings", ())]
         return _Head(
             layers=h5["layers"][:].tolist(),
             columns={name: read_column(h5, name) for name in column_kinds(labels)},
             embeddings={name: _StoredArray(path, name, data.shape, data.dtype) for name, data in arrays},
             frame_offsets=h5["frame_offsets"][:] if "frame_offsets" in h5 else np.zeros(1, "<i8"),
-            failures=h5["failures"].asstr()[:].tolist(),
+            failures=_failure_lines(h5),
             failure_batches=h5["failure_batches"][:].tolist(),
         )
 
@@ -412,9 +420,8 @@ def _digest() -> Any:
 
 def column_checksum(values: np.ndarray) -> str:
     digest = _digest()
-    if values.dtype.kind in "SO":
-        texts = (text if isinstance(text, bytes) else text.encode() for text in values.tolist())
-        digest.update(b"\0".join(texts))
+    if values.dtype.kind == "S":
+        digest.update(b"\0".join(values.tolist()))
     else:
         digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")))
     return str(digest.hexdigest())

@@ -330,28 +330,28 @@ class RunWriter:
             return
         batches = [self._pending[number] for number in sorted(self._pending)]
         path = part_path(self.path, batches[0].batches[0])
-        if len(batches) == 1:  # a part in all but name
-            with writable(path):
-                batches[0].path.replace(path)
-                sync_folder(path.parent)
-        else:
-            num_bytes = sum(batch.num_bytes for batch in batches)
-            try:
-                _check_space(path, num_bytes)
+        alone = len(batches) == 1  # then it is a part in all but name, and needs no space
+        try:
+            if alone:
+                with writable(path):
+                    batches[0].path.replace(path)
+            else:
+                _check_space(path, sum(batch.num_bytes for batch in batches))
                 merge(path, batches, self.info.columns)
-            except StoreUnwritable as error:
-                self._merge_factor *= 2
-                self.warnings.append(
-                    f"{error} - {len(batches)} batch files were left unmerged: Store reads them, {CONTENTS} "
-                    "does not show them yet; free space and run the same command again"
-                )
-                return
-            with writable(path.parent):
-                for batch in batches:
-                    batch.path.unlink()
-                sync_folder(path.parent)
+        except StoreUnwritable as error:
+            self._merge_factor *= 2
+            self.warnings.append(
+                f"{error} - {len(batches)} batch files were left unmerged: Store reads them, {CONTENTS} "
+                "does not show them yet; free space and run the same command again"
+            )
+            return
+        # From here on the part counts. A batch file that cannot be deleted is deleted by the next open.
         self._pending.clear()
         self._num_parts += 1
+        with writable(path.parent):
+            for batch in [] if alone else batches:
+                batch.path.unlink()
+            sync_folder(path.parent)
 
     def _refresh_now_and_then(self) -> None:
         started = time.monotonic()

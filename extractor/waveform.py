@@ -121,7 +121,9 @@ def resample(mono: np.ndarray, sample_rate: int) -> np.ndarray:
     return soxr.resample(mono, sample_rate, SAMPLE_RATE, quality=RESAMPLING_QUALITY)
 
 
-def checked(utterance: Utterance, waveform_of: Callable[[], np.ndarray]) -> Decoded | Failure:
+def checked(
+    utterance: Utterance, waveform_of: Callable[[], np.ndarray], checksum: bool
+) -> Decoded | Failure:
     """What ``waveform_of`` gives, with its checksum; a Failure where it raises DecodeError."""
     try:
         waveform = waveform_of()
@@ -129,7 +131,8 @@ def checked(utterance: Utterance, waveform_of: Callable[[], np.ndarray]) -> Deco
         _finite(waveform)
     except DecodeError as error:
         return Failure(utterance.id, utterance.path, "decode", str(error))
-    return Decoded(waveform, hashlib.blake2b(waveform.data, digest_size=16).hexdigest())
+    digest = hashlib.blake2b(waveform.data, digest_size=16).hexdigest() if checksum else ""
+    return Decoded(waveform, digest)
 
 
 def _finite(waveform: np.ndarray) -> None:

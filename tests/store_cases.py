@@ -19,7 +19,17 @@ DIM = {"mean": 5, "meanstd": 10}
 SETTINGS = {"model": "tiny", "layers": "0,6,12", "pooling": "mean,meanstd", "dtype": "fp32"}
 ENVIRONMENT = {"hser": "0.1.0", "device": "test"}
 # Not ASCII, not valid UTF-8 (a file name's stray byte), quotes, what JSON and HDF5 treat specially.
-ODD_TEXTS = ("plain", "smörgås", "日本語/録音.wav", "b\udcff.wav", 'q"u\\o\'te', "tab\tnew\nline", "%2F/.", "😀", "")
+ODD_TEXTS = (
+    "plain",
+    "smörgås",
+    "日本語/録音.wav",
+    "b\udcff.wav",
+    "q\"u\\o'te",
+    "tab\tnew\nline",
+    "%2F/.",
+    "😀",
+    "",
+)
 
 Frames = dict[str, int]
 
@@ -31,7 +41,10 @@ def batches(
     rng = np.random.default_rng(seed)
     counts = [rows] * num_batches if isinstance(rows, int) else rows
     positions = iter(rng.permutation(sum(counts)).tolist())
-    return [_batch(number, [next(positions) for _ in range(n)], dim, failing, rng) for number, n in enumerate(counts)]
+    return [
+        _batch(number, [next(positions) for _ in range(n)], dim, failing, rng)
+        for number, n in enumerate(counts)
+    ]
 
 
 def _batch(

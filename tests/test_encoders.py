@@ -147,7 +147,10 @@ def test_old_weight_norm_parameters_are_read(tmp_path: Path, checkpoint: MakeChe
     raw = {k: v.clone().contiguous() for k, v in raw.items()}
     save_file(raw, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    assert load_checkpoint(str(tmp_path)).provenance["weights"] == load_checkpoint(str(folder)).provenance["weights"]
+    assert (
+        load_checkpoint(str(tmp_path)).provenance["weights"]
+        == load_checkpoint(str(folder)).provenance["weights"]
+    )
 
 
 @pytest.mark.parametrize("do_normalize", [True, False])
@@ -264,7 +267,9 @@ def test_mfcc_deltas_are_the_slope() -> None:
     # Loudness that grows evenly in dB raises the first cepstral coefficient on a straight line.
     generator = torch.Generator().manual_seed(0)
     ramp = torch.exp(torch.linspace(-6, 0, 32_000))
-    frames = encode(Model("mfcc", "fp32", CPU).encoder, [ramp * torch.randn(32_000, generator=generator)])[0][0]
+    frames = encode(Model("mfcc", "fp32", CPU).encoder, [ramp * torch.randn(32_000, generator=generator)])[0][
+        0
+    ]
     static, delta = frames[:, 0], frames[:, 40]
     slope = (static[-10:].mean() - static[:10].mean()) / (len(static) - 10)
     assert delta[10:-10].mean() == pytest.approx(slope.item(), rel=0.15)
@@ -325,7 +330,9 @@ def test_full_size_models_equal_the_reference(name: str) -> None:
 
     row = MODELS[name]
     torch.manual_seed(0)
-    model = AutoModel.from_config(AutoConfig.for_model(row.kind, **row.architecture), dtype=torch.float32).eval()
+    model = AutoModel.from_config(
+        AutoConfig.for_model(row.kind, **row.architecture), dtype=torch.float32
+    ).eval()
     encoder, audio = build(model), waveforms((16_000, 50_001))
     for ours, waveform in zip(encode(encoder, audio), audio, strict=True):
         for a, b in zip(ours, reference_layers(model, waveform), strict=True):

@@ -156,13 +156,19 @@ def _read_config(source: str, revision: str | None, spec: str) -> Any:
 def _read_weights(source: str, revision: str | None, config: Any, spec: str) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         return AutoModel.from_pretrained(
             source, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"model {spec!r}: cannot read the weights of {source}: {_first_line(e)}") from e
+    finally:
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _read_normalisation(source: str, revision: str | None, config: Any, spec: str) -> tuple[bool, str]:

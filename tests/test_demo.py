@@ -1,0 +1,199 @@
+"""``make demo`` from end to end on a small corpus, and the neighbours that it shows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from transformers import AutoConfig
+
+from extractor import Store, cli_demo
+from extractor.cli_demo import (
+    DISCLAIMER,
+    Recordings,
+    choose_queries,
+    command,
+    cosines,
+    demo,
+    share_of_same_emotion,
+)
+from extractor.synthetic import write_corpus
+
+
+def recordings(
+    vectors: list[list[float]], emotions: str | list[str] = "", speakers: str | list[str] = ""
+) -> Recordings:
+    made = np.array(vectors, np.float32)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    ids = np.array([f"r{i}" for i in range(len(made))])
+    n = len(made)
+    return Recordings(made, ids, np.array(list(emotions) or [""] * n), np.array(list(speakers) or [""] * n))
+
+
+# The whole
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The demo's folder and what it printed, the first time and the second."""
+    out = tmp_path_factory.mktemp("demo")
+    texts = []
+    for _ in range(2):
+        with redirect_stdout(StringIO()) as stdout:
+            demo(None, None, out, num_speakers=2, num_sentences=2)
+        texts.append(stdout.getvalue())
+    return out, texts[0], texts[1]
+
+
+def test_the_first_run_embeds_with_both_models(shown: tuple[Path, str, str]) -> None:
+    out, text, _ = shown
+    assert "16 clips of 2 synthetic speakers, written just now" in text
+    assert text.count("16 (16 by this command)") == 2
+    mfcc, hubert = Store(out / "runs" / "mfcc"), Store(out / "runs" / "small-hubert-random")
+    assert mfcc.load(0, "mean").shape == mfcc.load(0, "std").shape == (16, 120)
+    assert hubert.layers == list(range(7))
+    assert hubert.load(6, "mean").shape == (16, 256)
+    assert sorted(set(mfcc.labels("speaker"))) == ["spk00", "spk01"]
+    assert not mfcc.errors
+    assert not hubert.errors
+    assert np.isfinite(hubert.load(pooling="std")).all()
+
+
+def test_everything_is_called_what_it_is(shown: tuple[Path, str, str]) -> None:
+    _, text, _ = shown
+    assert "synthetic speech, not recordings of people" in text
+    assert "random weights" in text
+    assert DISCLAIMER in text
+
+
+def test_the_commands_that_it_runs_are_shown(shown: tuple[Path, str, str]) -> None:
+    out, text, _ = shown
+    assert f"$ hser-store info {out / 'runs' / 'mfcc'}" in text
+    assert text.count("$ hser-extract ") == 2
+    assert "label emotion: anger 4, happiness 4, neutral 4, sadness 4" in text  # info's own words
+
+
+def test_neighbours_are_by_the_other_speaker(shown: tuple[Path, str, str]) -> None:
+    _, text, _ = shown
+    table = text[text.index("recording  ") : text.index("\nOf 16 recordings")].splitlines()[1:]
+    assert len(table) == 4 * 4  # a query of each emotion with three neighbours
+    query_speaker = ""
+    for line in table:
+        speaker = line.split()[2]
+        if line.startswith(" "):
+            assert speaker != query_speaker
+        else:
+            query_speaker = speaker
+
+
+def test_the_second_run_does_nothing_twice(shown: tuple[Path, str, str]) -> None:
+    _, first, second = shown
+    assert second.count("nothing was done twice") == 2
+    assert second.count("16 (0 by this command)") == 2
+    assert ": there already" in second
+    sounds_alike = "Which recordings sound alike"
+    assert second[second.index(sounds_alike) :] == first[first.index(sounds_alike) :]
+
+
+def test_the_small_hubert_is_a_config_that_transformers_reads(shown: tuple[Path, str, str]) -> None:
+    out, _, _ = shown
+    folder = out / "small-hubert"
+    assert [file.name for file in folder.iterdir()] == ["config.json"]
+    config = AutoConfig.from_pretrained(folder)
+    asked = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config.model_type, config.hidden_size, config.do_stable_layer_norm) == ("hubert", 256, True)
+    assert list(config.conv_dim) == asked["conv_dim"]
+
+
+# A corpus of one's own
+
+
+def test_a_folder_without_speakers(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "clips", num_speakers=1, sentences=(0, 2))
+    (tmp_path / "clips" / "manifest.csv").unlink()
+    options = ["--corpus", str(tmp_path / "clips"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(command, options, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "Fewer than two speakers are known" in result.output
+    assert "by chance" in result.output
+    assert DISCLAIMER not in result.output
+    assert len(Store(tmp_path / "out" / "runs" / "clips-mfcc")) == 8
+
+
+def test_without_emotions_no_share_is_given(tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path / "clips", num_speakers=2, emotions=("neutral",), sentences=(0, 2))
+    rows = list(csv.DictReader(manifest.read_text(encoding="utf-8").splitlines()))
+    manifest.write_text(
+        "path,speaker\n" + "".join(f"{r['path']},{r['speaker']}\n" for r in rows), encoding="utf-8"
+    )
+    options = ["--corpus", str(manifest), "--model", "logmel", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(command, options, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "No emotions are labelled" in result.output
+    assert "by chance" not in result.output
+    assert "on mean and std of layer 0 (logmel)" in result.output
+
+
+def test_what_cannot_be_done_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "nope")
+    monkeypatch.setattr("sys.argv", ["demo", "--corpus", missing, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        cli_demo.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: '{missing}' does not exist")
+
+
+def test_options_that_make_passes_empty_are_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr(cli_demo, "demo", lambda *arguments: called.append(arguments))
+    options = ["--corpus", "", "--model", "", "--out", str(tmp_path)]
+    assert CliRunner().invoke(command, options, catch_exceptions=False).exit_code == 0
+    assert called == [(None, None, tmp_path)]
+
+
+# Neighbours
+
+
+def test_cosines_leave_out_the_recording_itself_and_its_speaker() -> None:
+    found = recordings([[1, 0], [1, 0.1], [0, 1], [-1, 0]], speakers=["a", "a", "b", ""])
+    similar = cosines(found, np.array([0, 3]))
+    assert similar[0].tolist() == pytest.approx([-np.inf, -np.inf, 0, -1])
+    assert similar[1, 3] == -np.inf
+    assert np.isfinite(similar[1, :3]).all()  # of a speaker that is not known, anyone may be another
+
+
+def test_one_known_speaker_is_not_left_out() -> None:
+    found = recordings([[1, 0], [1, 0.1], [0, 1]], speakers=["a", "a", "a"])
+    assert not found.parts_speakers
+    assert np.isfinite(cosines(found, np.array([0]))[0, 1:]).all()
+
+
+def test_the_share_and_its_chance_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # by the other speaker: r0 -> r2 (x, right), r1 -> r3 (x, wrong), r2 -> r0 (right), r3 -> r1 (wrong)
+    found = recordings([[1, 0], [0, 1], [1, 0.1], [0.1, 1]], emotions="xyxx", speakers="aabb")
+    # of two candidates each: r0 both x, r1 no y, r2 and r3 one x
+    expected = (0.5, (1 + 0 + 0.5 + 0.5) / 4)
+    assert share_of_same_emotion(found) == pytest.approx(expected)
+    monkeypatch.setattr(cli_demo, "BLOCK_ROWS", 3)  # blocks change nothing
+    assert share_of_same_emotion(found) == pytest.approx(expected)
+
+
+def test_queries_are_one_an_emotion_by_different_speakers() -> None:
+    found = recordings([[1, 0]] * 8, emotions="xxxxyyyy", speakers="aabbaabb")
+    queries = choose_queries(found)
+    assert found.emotions[queries].tolist() == ["x", "y"]
+    assert len(set(found.speakers[queries].tolist())) == 2
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 50])
+def test_queries_without_labels_are_a_few_and_different(count: int) -> None:
+    queries = choose_queries(recordings([[1, 0]] * count))
+    assert len(set(queries)) == len(queries) == min(4, count)

@@ -1,0 +1,79 @@
+"""Batches and windows: everything once, within the budget, the same every time."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extractor.plan import plan_batches
+from extractor.types import SAMPLE_RATE
+from extractor.windows import OVERLAP, split_windows
+
+lengths_and_budget = st.tuples(
+    st.lists(st.integers(1, 1_000), max_size=80), st.integers(1, 1_500), st.integers(1, 100)
+)
+
+
+@given(lengths_and_budget)
+def test_every_recording_is_planned_exactly_once_within_the_budget(
+    case: tuple[list[int], int, int],
+) -> None:
+    lengths, budget, look_ahead = np.array(case[0], dtype=np.int64), case[1], case[2]
+    batches = plan_batches(lengths, budget, look_ahead)
+    planned = np.concatenate([*batches, np.zeros(0, np.int64)])
+    assert sorted(planned) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or lengths[batch].sum() <= budget
+        assert (np.diff(lengths[batch]) <= 0).all()
+
+
+@given(lengths_and_budget)
+def test_batches_are_full(case: tuple[list[int], int, int]) -> None:
+    """The first recording of the next batch of a stretch would not have fitted."""
+    lengths, budget = np.array(case[0], dtype=np.int64), case[1]
+    batches = plan_batches(lengths, budget)
+    for batch, following in itertools.pairwise(batches):
+        assert lengths[batch].sum() + lengths[following[0]] > budget
+
+
+def test_the_largest_batch_is_the_first_of_its_stretch() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 1_000)
+    batches = plan_batches(lengths, 50, look_ahead=1_000)  # some recordings are over the budget
+    assert lengths[batches[0]].sum() == max(lengths[b].sum() for b in batches)
+
+
+def test_ties_keep_their_order() -> None:
+    assert plan_batches(np.full(6, 10), 20)[1].tolist() == [2, 3]
+
+
+@settings(deadline=None)
+@given(st.integers(400, 4_000_000), st.integers(401, 3_000), st.sampled_from([(320, 400), (160, 400)]))
+def test_every_frame_is_kept_from_exactly_one_window(
+    num_samples: int, window_steps: int, geometry: tuple[int, int]
+) -> None:
+    stride, field = geometry
+    window_samples = window_steps * 320
+    kept = []
+    for w in split_windows(num_samples, window_samples, stride, field):
+        assert w.stop - w.start <= window_samples
+        assert w.num_frames == (w.stop - w.start - field) // stride + 1
+        assert 0 <= w.keep.start < w.keep.stop <= w.num_frames
+        assert w.start % stride == 0
+        kept += [w.start // stride + k for k in range(w.keep.start, w.keep.stop)]
+    assert kept == list(range((num_samples - field) // stride + 1))
+
+
+def test_frames_at_a_cut_have_context_on_both_sides() -> None:
+    stride, margin = 320, round(OVERLAP * SAMPLE_RATE) // 2 // 320
+    windows = split_windows(100 * SAMPLE_RATE, 20 * SAMPLE_RATE, stride, 400)
+    for before, after in itertools.pairwise(windows):
+        assert before.num_frames - before.keep.stop >= margin - 1
+        assert after.keep.start >= margin - 1
+
+
+def test_a_recording_that_fits_is_not_cut() -> None:
+    (window,) = split_windows(SAMPLE_RATE, SAMPLE_RATE, 320, 400)
+    assert (window.start, window.stop, window.keep) == (0, SAMPLE_RATE, slice(0, 49))

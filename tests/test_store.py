@@ -1,0 +1,908 @@
+"""The store: what goes in comes out, in manifest order, exactly, also without hser."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store_cases import (
+    COLUMNS,
+    DIM,
+    LAYERS,
+    ODD_TEXTS,
+    SETTINGS,
+    batches,
+    content,
+    manifest_of,
+    opened,
+    utterance_at,
+    write_run,
+)
+
+from extractor import aside, cli_store, parts, run_writer
+from extractor.errors import (
+    SettingsDiffer,
+    SettingsError,
+    StoreError,
+    StoreLocked,
+    StoreUnwritable,
+)
+from extractor.pack import pack
+from extractor.run_folder import ManifestRow, read_manifest
+from extractor.store import Store
+from extractor.types import BatchResult, Failure, Row, Utterance
+from extractor.verify import verify
+
+WITH_FRAMES = DIM | {"none": 4}
+NO_FOLDER_FIXTURE_RESET = [HealthCheck.function_scoped_fixture]
+
+
+@pytest.fixture
+def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_writer, "MERGE_BATCHES", 3)
+
+
+def one_row(batch: int, position: int, value: float = 1.0) -> BatchResult:
+    row = Row(position, utterance_at(position), 720, 2, "sum", "fp32")
+    shape = (1, len(LAYERS))
+    pooled = {name: np.full((*shape, width), value, np.float32) for name, width in DIM.items()}
+    return BatchResult(batch, [row], pooled)
+
+
+def expected_values(results: list[BatchResult], pooling: str) -> np.ndarray:
+    """[N, L, D'] in manifest order, from what was committed."""
+    pairs = [
+        (row.position, values)
+        for result in results
+        for row, values in zip(result.rows, result.pooled[pooling], strict=True)
+    ]
+    return np.stack([values for _, values in sorted(pairs, key=lambda pair: pair[0])])
+
+
+# Round trip
+
+
+@pytest.mark.usefixtures("small_merges")
+def test_what_was_committed_is_read_back_exactly_in_manifest_order(tmp_path: Path) -> None:
+    results = batches(8, dim=WITH_FRAMES)
+    write_run(tmp_path / "run", results, WITH_FRAMES)
+    rows = sorted((row for result in results for row in result.rows), key=lambda row: row.position)
+    frames = {r.position: f for result in results for r, f in zip(result.rows, result.frames, strict=True)}
+
+    store = Store(tmp_path / "run")
+    assert len(store) == len(rows)
+    assert store.positions.tolist() == [row.position for row in rows]
+    assert store.ids == [row.utterance.id for row in rows]
+    assert store.paths == [row.utterance.path for row in rows]
+    assert store.checksums == [row.checksum for row in rows]
+    assert store.precisions == [row.precision for row in rows]
+    assert store.num_samples.tolist() == [row.num_samples for row in rows]
+    assert store.num_frames.tolist() == [row.num_frames for row in rows]
+    assert store.durations.tolist() == [row.num_samples / 16_000 for row in rows]
+    for name, values in (("start", store.starts), ("end", store.ends)):
+        given_values = [getattr(row.utterance, name) for row in rows]
+        assert [None if np.isnan(value) else value for value in values] == given_values
+    assert store.columns == COLUMNS
+    for k, name in enumerate(COLUMNS):
+        assert store.labels(name) == [row.utterance.labels[k] for row in rows]
+    assert store.poolings == ["mean", "meanstd", "none"]
+    assert store.layers == list(LAYERS)
+    assert store.settings == SETTINGS
+    for name in DIM:
+        np.testing.assert_array_equal(store.load(pooling=name), expected_values(results, name))
+    for k, row in enumerate(rows):
+        np.testing.assert_array_equal(store.frames(k), frames[row.position])
+        np.testing.assert_array_equal(store.frames(row.utterance.id, layer=12), frames[row.position][:, 2])
+    failures = [failure for result in results for failure in result.failures]
+    assert failures
+    assert store.errors == failures
+    lines = (tmp_path / "run" / "errors.jsonl").read_text().splitlines()
+    assert [Failure(**json.loads(line)) for line in lines] == failures
+    assert verify(tmp_path / "run") == []
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=NO_FOLDER_FIXTURE_RESET)
+@given(
+    counts=st.lists(st.integers(0, 5), min_size=1, max_size=9),
+    merge_batches=st.integers(1, 4),
+    stops=st.lists(st.integers(0, 9), max_size=3),
+    frames=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_store_does_not_depend_on_stops_and_merges(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    counts: list[int],
+    merge_batches: int,
+    stops: list[int],
+    frames: bool,
+    seed: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("runs")
+    dim = WITH_FRAMES if frames else DIM
+    results = batches(len(counts), counts, dim, seed=seed)
+    write_run(folder / "whole", results, dim)
+    monkeypatch.setattr(run_writer, "MERGE_BATCHES", merge_batches)
+    for stop in sorted(stops):
+        with opened(folder / "stopped", dim) as writer:
+            if writer.manifest() is None:
+                writer.write_manifest(manifest_of(results))
+            for result in results[:stop]:
+                if result.batch not in writer.done():
+                    writer.commit(result)
+    write_run(folder / "stopped", results, dim)
+    assert content(folder / "stopped") == content(folder / "whole")
+    assert verify(folder / "stopped") == []
+
+
+def test_layers_are_named_by_the_models_numbers(tmp_path: Path) -> None:
+    results = batches(2)
+    write_run(tmp_path / "run", results)
+    store = Store(tmp_path / "run")
+    X = expected_values(results, "mean")
+    np.testing.assert_array_equal(store.load(6, "mean"), X[:, 1])
+    np.testing.assert_array_equal(store.load(-1, "mean"), X[:, 2])
+    np.testing.assert_array_equal(store.load([12, 0], "mean"), X[:, [2, 0]])
+    assert store.load(0, "mean").dtype == np.float32
+    with pytest.raises(SettingsError, match=r"layer 1 is not stored; there are: \[0, 6, 12\]"):
+        store.load(1, "mean")
+    with pytest.raises(SettingsError, match="layer -4"):
+        store.load(-4, "mean")
+    with pytest.raises(SettingsError, match="unknown pooling 'men'; known: mean"):
+        store.load(0, "men")
+    with pytest.raises(SettingsError, match="name a pooling; there are: mean, meanstd"):
+        store.load(0)
+    with pytest.raises(SettingsError, match="unknown label 'emotions'; known: emotion"):
+        store.labels("emotions")
+    with pytest.raises(SettingsError, match="--pooling none"):
+        store.frames(0)
+
+
+def test_rows_can_be_read_at_random_and_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "CHUNK_BYTES", 64)  # three rows a chunk
+    results = batches(4, rows=9)
+    write_run(tmp_path / "run", results)
+    store = Store(tmp_path / "run")
+    X = expected_values(results, "mean")
+    rows = np.random.default_rng(0).integers(-len(X), len(X), 40)
+    np.testing.assert_array_equal(store.load_rows(rows, 6, "mean"), X[rows, 1])
+    seen = np.zeros(len(X), int)
+    for indices, values in store.iter_rows(pooling="mean", block_rows=4):
+        np.testing.assert_array_equal(values, X[indices])
+        seen[indices] += 1
+    assert (seen == 1).all()
+    with pytest.raises(SettingsError, match="row 1000 asked for"):
+        store.load_rows([1000], 6, "mean")
+    with pytest.raises(SettingsError, match="no row has the id"):
+        Store(tmp_path / "run")._row_of("nobody")
+
+
+def test_reading_one_layer_needs_no_more_memory_than_that_layer(tmp_path: Path) -> None:
+    num_rows, num_layers, width = 2000, 24, 256  # 49 MB, 2 MB a layer
+    code = f"""
+import resource, sys
+import numpy as np
+from extractor.run_writer import RunWriter
+from extractor.store import Store
+from extractor.types import BatchResult, Row, Utterance
+from extractor.run_folder import ManifestRow
+if sys.argv[1] == "write":
+    with RunWriter.open("run", {{}}, {{}}, [], range({num_layers}), None) as writer:
+        for b in range(2):
+            at = range(b * {num_rows // 2}, (b + 1) * {num_rows // 2})
+            rows = [Row(k, Utterance(str(k), "p"), 400, 1, "c", "fp32") for k in at]
+            writer.commit(BatchResult(b, rows, {{"mean": np.ones((len(rows), {num_layers}, {width}), "f4")}}))
+else:
+    store = Store("run")
+    store.load_rows([0], 0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert store.load(5).shape == ({num_rows}, {width})
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for what in ("write", "read"):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, what],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    # The layer, one chunk, and the part's share of the layer: 2 + 1 + 2 MB; all layers would be 49.
+    assert int(ran.stdout) < 10_000  # KiB
+
+
+# Without hser
+
+
+@pytest.mark.usefixtures("small_merges")
+def test_plain_h5py_reads_the_run_as_one_file_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = batches(8, dim=WITH_FRAMES)
+    write_run(tmp_path / "run", results, WITH_FRAMES)
+    assert len(list((tmp_path / "run" / "parts").iterdir())) == 3
+    moved = tmp_path / "else where"
+    (tmp_path / "run").rename(moved)
+    monkeypatch.chdir("/")
+    store = Store(moved / "embeddings.h5")
+    with h5py.File(moved / "embeddings.h5") as h5:
+        order = np.argsort(h5["position"][:])
+        np.testing.assert_array_equal(h5["embeddings/mean"][:, 1][order], store.load(6, "mean"))
+        np.testing.assert_array_equal(h5["position"][:][order], store.positions)
+        names = [value.decode("utf-8", "surrogatepass") for value in h5["id"][:]]
+        assert [names[k] for k in order] == store.ids
+        labels = h5["labels/emotion"].asstr()[:]
+        assert [labels[k] for k in order] == store.labels("emotion")
+        offsets = h5["frame_offsets"][:]
+        for row, k in enumerate(order):
+            frames = h5["embeddings/none"][offsets[k] : offsets[k + 1]]
+            np.testing.assert_array_equal(frames, store.frames(row))
+        assert h5["layers"][:].tolist() == list(LAYERS)
+        assert json.loads(h5.attrs["provenance"])["settings"] == SETTINGS
+        assert "position" in h5.attrs["row_order"]
+
+
+@pytest.mark.usefixtures("small_merges")
+def test_a_missing_part_shows_as_nan(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", batches(4, failing=0))
+    (tmp_path / "run" / "parts" / "part-00000000.h5").unlink()
+    with h5py.File(tmp_path / "run" / "embeddings.h5") as h5:
+        X = h5["embeddings/mean"][:, 0]
+        assert np.isnan(X[:9]).all()
+        assert not np.isnan(X[9:]).any()
+        assert (h5["position"][:9] == -1).all()
+
+
+def test_a_layer_of_all_recordings_is_one_run_of_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(parts, "MERGE_BUFFER_BYTES", 1000)
+    write_run(tmp_path / "run", batches(5, rows=21, dim=WITH_FRAMES), WITH_FRAMES)
+    (part,) = (tmp_path / "run" / "parts").iterdir()
+    with h5py.File(part) as h5:
+        for dataset in h5["embeddings"].values():
+            infos = [dataset.id.get_chunk_info(k) for k in range(dataset.id.get_num_chunks())]
+            infos.sort(key=lambda info: (info.chunk_offset[1], info.chunk_offset[0]))  # by layer, then row
+            assert len(infos) >= 5 * len(LAYERS)
+            ends = [info.byte_offset + info.size for info in infos]
+            # HDF5 puts its chunk index behind the first chunk, once a dataset.
+            assert [info.byte_offset for info in infos[2:]] == ends[1:-1]
+            assert 0 < infos[1].byte_offset - ends[0] < 20 * len(infos) + 100
+
+
+def test_the_number_of_parts_stays_below_the_limit_of_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_writer, "MERGE_BATCHES", 1)
+    monkeypatch.setattr(run_writer, "PARTS_A_SIZE", 4)
+    write_run(tmp_path / "run", batches(60, rows=1))
+    assert len(list((tmp_path / "run" / "parts").glob("part-*"))) <= 4 * 4  # 4 of 1, 4 of 2, 4 of 4, 4 of 8
+
+
+# Resuming, growing
+
+
+def test_every_differing_setting_is_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, batches(1))
+    other = SETTINGS | {"layers": "6,12", "dtype": "bf16", "extra": {"snr_db": 3}}
+    del other["model"]
+    with pytest.raises(SettingsDiffer) as raised:
+        opened(run, settings=other)
+    message = str(raised.value)
+    assert "layers: the run has 0,6,12, you asked for 6,12" in message
+    assert "dtype: the run has fp32, you asked for bf16" in message
+    assert "model: the run has tiny, you asked for nothing" in message
+    assert 'extra: the run has nothing, you asked for {"snr_db": 3}' in message
+    assert "pooling" not in message
+    assert "--out" in message
+    with pytest.raises(
+        SettingsDiffer, match="columns: the run has emotion,emotion_raw,speaker, you asked for emotion"
+    ):
+        opened(run, columns=("emotion",))
+    with pytest.raises(SettingsDiffer, match="storage_dtype"):
+        opened(run, storage_dtype="fp16")
+    opened(run, environment={"device": "another"}).close()
+
+
+def test_a_run_grows_and_failures_are_tried_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    failed = utterance_at(1)
+    unread = utterance_at(2)
+    rows = [
+        ManifestRow(0, utterance_at(0), 400, 0),
+        ManifestRow(1, failed, 400, 0),
+        ManifestRow(2, unread, 0, -1, Failure(unread.id, unread.path, "probe", "no such file")),
+    ]
+    with opened(run) as writer:
+        assert writer.manifest() is None
+        writer.write_manifest(rows)
+        assert writer.manifest() == rows
+        failure = Failure(failed.id, failed.path, "decode", "cut short")
+        writer.commit(replace(one_row(0, 0), failures=[failure]))
+    assert Store(run).errors == [rows[2].failure, failure]
+    assert verify(run) == []
+
+    with opened(run) as writer:
+        again = [
+            ManifestRow(1, failed, 400, 1),
+            ManifestRow(2, unread, 400, 1),
+            ManifestRow(3, utterance_at(3), 400, 1),
+        ]
+        writer.append_manifest(again)
+        assert writer.manifest() == [rows[0], *again]
+        writer.append_manifest(again)  # as another shard would
+        assert writer.manifest() == [rows[0], *again]
+        with pytest.raises(StoreError, match="position 3 is another recording"):
+            writer.append_manifest([ManifestRow(3, utterance_at(4), 400, 1)])
+        second = Failure(unread.id, unread.path, "decode", "empty")
+        writer.commit(replace(one_row(1, 1), failures=[second]))
+        assert len(verify(run)) == 2  # position 3 is missing; embeddings.h5 is of before
+        writer.commit(one_row(2, 3))
+    store = Store(run)
+    assert store.ids == [utterance_at(k).id for k in (0, 1, 3)]
+    assert store.errors == [second]
+    assert verify(run) == []
+
+
+def test_a_manifest_is_written_once_and_agreed_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rows = manifest_of(batches(3))
+    with opened(run) as writer:
+        writer.write_manifest(rows)
+        writer.write_manifest(rows)
+        with pytest.raises(StoreError, match="another manifest"):
+            writer.write_manifest(rows[:-1])
+        with pytest.raises(ValueError, match="out of order"):
+            opened(tmp_path / "other").write_manifest(rows[1:])
+
+
+def test_a_manifest_of_200_000_rows_takes_seconds(tmp_path: Path) -> None:
+    num_rows = 200_000
+    rows = [
+        ManifestRow(k, Utterance(f"id{k}", f"/a/{k}.wav", labels=("x", "y", "z")), 400, k // 50)
+        for k in range(num_rows)
+    ]
+    with opened(tmp_path / "run") as writer:
+        started = time.perf_counter()
+        writer.write_manifest(rows)
+        written = time.perf_counter()
+        assert read_manifest(tmp_path / "run" / "manifest.jsonl", COLUMNS) == rows
+        read = time.perf_counter()
+    # About 4 and 6 us a row on two cores of 2025; ten times that would still be a plan in a minute.
+    assert written - started < 40e-6 * num_rows
+    assert read - written < 60e-6 * num_rows
+
+
+def test_a_bug_of_the_caller_is_not_stored(tmp_path: Path) -> None:
+    result = batches(1, failing=0)[0]
+    with opened(tmp_path / "run") as writer:
+        with pytest.raises(ValueError, match="poolings"):
+            writer.commit(replace(result, pooled={"mean": result.pooled["mean"]}))
+        with pytest.raises(ValueError, match="rows"):
+            writer.commit(replace(result, pooled=result.pooled | {"mean": result.pooled["mean"][1:]}))
+        writer.commit(result)
+        with pytest.raises(ValueError, match="is committed"):
+            writer.commit(result)
+    with pytest.raises(ValueError, match="closed"):
+        writer.commit(replace(result, batch=1))
+    writer.close()
+
+
+# What a reader meets
+
+
+def test_a_run_without_rows_is_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    failed = batches(2, failing=1.0)
+    write_run(run, failed)
+    store = Store(run)
+    assert len(store) == 0
+    assert store.ids == []
+    assert store.load(6, "mean").shape == (0, 5)
+    assert store.load(pooling="meanstd").shape == (0, 3, 10)
+    assert len(store.errors) == 6
+    assert verify(run) == []
+    with h5py.File(run / "embeddings.h5") as h5:
+        assert h5["embeddings/mean"].shape == (0, 3, 5)
+    pack(run, tmp_path / "packed.h5")
+    assert content(tmp_path / "packed.h5") == content(run)
+
+
+def test_a_store_can_be_read_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_writer, "MERGE_BATCHES", 4)
+    run = tmp_path / "run"
+    results = batches(80, rows=2, failing=0)
+    expected = expected_values(results, "mean")
+    with opened(run) as writer:
+        writer.write_manifest(manifest_of(results))
+
+        def write() -> None:
+            for result in results:
+                writer.commit(result)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        sizes = set()
+        while thread.is_alive():
+            store = Store(run)
+            sizes.add(len(store))
+            time.sleep(0.005)  # so that batch files which the store knows are merged and vanish
+            np.testing.assert_array_equal(store.load(pooling="mean"), expected[store.positions])
+            assert store.ids == [utterance_at(k).id for k in store.positions]
+        thread.join()
+    assert len(sizes) > 2
+    np.testing.assert_array_equal(Store(run).load(pooling="mean"), expected)
+
+
+def test_an_open_store_survives_the_merge_of_its_files(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    results = batches(6, dim=WITH_FRAMES)
+    writer = opened(run, WITH_FRAMES)
+    writer.write_manifest(manifest_of(results))
+    for result in results[:5]:
+        writer.commit(result)
+    store = Store(run)
+    expected = expected_values(results[:5], "mean")
+    writer.commit(results[5])
+    writer.close()
+    assert not list((run / "parts").glob("batch-*"))
+    np.testing.assert_array_equal(store.load(pooling="mean"), expected)
+    assert len(store.ids) == len(store) == len(expected)
+    frames = [frames for result in results[:5] for frames in result.frames]
+    assert sum(len(store.frames(k)) for k in range(len(store))) == sum(map(len, frames))
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such run"):
+        Store(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"not a run folder \(no run.json\)"):
+        Store(tmp_path)
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(StoreError, match=r"text.h5: damaged"):
+        Store(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as h5:
+        h5["x"] = 1
+    with pytest.raises(StoreError, match="not a run"):
+        Store(tmp_path / "other.h5")
+    run = tmp_path / "run"
+    write_run(run, batches(1))
+    shutil.copy(run / "embeddings.h5", tmp_path / "alone.h5")
+    with pytest.raises(StoreError, match="not a run"):
+        Store(tmp_path / "alone.h5")
+    description = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(description | {"format": 2}))
+    with pytest.raises(StoreError, match="format 2, this hser reads 1"):
+        Store(run)
+    (run / "run.json").unlink()
+    with pytest.raises(StoreError, match=r"has parts but no run.json"):
+        opened(run)
+
+
+# Half precision
+
+
+def test_halves_are_stored_and_what_does_not_fit_is_a_failure(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    results = batches(2, dim=WITH_FRAMES, failing=0)
+    results[0].pooled["mean"][1, 2, 3] = -70_000.0
+    results[1].frames[0][0, 1, 2] = 1e6
+    results[1].pooled["mean"][2, 0, 0] = 65_504.0  # the largest half
+    refused = []
+    with opened(run, WITH_FRAMES, storage_dtype="fp16") as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in results:
+            refused += writer.commit(result)
+    assert [failure.stage for failure in refused] == ["store", "store"]
+    assert "pooling mean, layer 12: the value -70000 is beyond fp16 (largest 65504)" in refused[0].reason
+    assert "pooling none, layer 6: the value 1e+06" in refused[1].reason
+    assert all("--storage-dtype fp32" in failure.reason for failure in refused)
+    store = Store(run)
+    assert store.errors == refused
+    assert len(store) == 4
+    kept = expected_values(results, "mean")[store.positions]
+    np.testing.assert_array_equal(store.load(pooling="mean"), kept.astype(np.float16).astype(np.float32))
+    assert np.isfinite(store.load(pooling="mean")).all()
+    with h5py.File(run / "embeddings.h5") as h5:
+        assert h5["embeddings/mean"].dtype == np.float16
+    pack(run, tmp_path / "packed.h5")
+    assert content(tmp_path / "packed.h5") == content(run)
+    assert verify(run) == verify(tmp_path / "packed.h5") == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_never_stored(tmp_path: Path, value: float) -> None:
+    with opened(tmp_path / "run") as writer:
+        writer.write_manifest([ManifestRow(0, utterance_at(0), 400, 0)])
+        (failure,) = writer.commit(one_row(0, 0, value))
+    assert failure.reason == f"pooling mean, layer 0: a value is {value}"
+    assert len(Store(tmp_path / "run")) == 0
+
+
+# Damage
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 100, 2000, 4096, -4096, -1])
+def test_a_part_cut_short_is_found_and_its_batches_are_done_again(tmp_path: Path, length: int) -> None:
+    results = batches(6, dim=WITH_FRAMES)
+    write_run(tmp_path / "whole", results, WITH_FRAMES)
+    run = tmp_path / "run"
+    with opened(run, WITH_FRAMES) as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in results[:3]:
+            writer.commit(result)
+    with opened(run, WITH_FRAMES) as writer:
+        for result in results[3:]:
+            writer.commit(result)
+        part, batch = run / "parts" / "part-00000000.h5", run / "parts" / "batch-00000004.h5"
+        writer._pending.clear()  # as if killed before the merge
+    for path in (part, batch):
+        os.truncate(path, length if length >= 0 else path.stat().st_size + length)
+    with pytest.raises(StoreError, match=r"damaged.*run the same command again"):
+        Store(run)
+    assert sum("damaged" in problem for problem in verify(run)) == 2
+    with opened(run, WITH_FRAMES) as writer:
+        assert writer.done() == {3, 5}
+        assert len(writer.repaired) == 2
+        assert "part-00000000.h5" in writer.repaired[0]
+        with h5py.File(run / "embeddings.h5") as h5:  # no longer names the part that is gone
+            assert len(h5["position"]) == 0
+    write_run(run, results, WITH_FRAMES)
+    assert content(run) == content(tmp_path / "whole")
+    assert verify(run) == []
+
+
+def test_a_part_that_cannot_be_opened_for_another_reason_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    write_run(run, batches(2))
+
+    def too_many(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.h5py, "File", too_many)
+        with pytest.raises(OSError, match="Too many open files"):
+            opened(run)
+    assert len(list((run / "parts").iterdir())) == 1
+    write_run(run, batches(2))
+    assert verify(run) == []
+
+
+def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, batches(3, dim=WITH_FRAMES), WITH_FRAMES)
+    (part,) = (run / "parts").iterdir()
+    whole = part.read_bytes()
+    with h5py.File(part) as h5:
+        places = {name: h5[f"embeddings/{name}"].id.get_chunk_info(0).byte_offset for name in WITH_FRAMES}
+        names = ("position", "id", "path", "num_samples", "checksum", "frame_offsets", "labels/emotion_raw")
+        columns = {name: h5[name].id.get_offset() for name in names}
+    for name, offset in {f"embeddings/{name}": at for name, at in places.items()}.items() | columns.items():
+        flipped = bytearray(whole)
+        flipped[offset + 2] ^= 0x10
+        part.write_bytes(flipped)
+        problems = verify(run)
+        assert any(name in problem for problem in problems), (name, problems)
+        if name == "embeddings/mean":
+            with pytest.raises(StoreError, match="damaged"):
+                Store(run).load(0, "mean")
+    part.write_bytes(whole)
+    assert verify(run) == []
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=NO_FOLDER_FIXTURE_RESET)
+@given(data=st.data())
+def test_no_flipped_byte_of_a_part_goes_unseen_and_comes_out_as_data(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Bytes between the datasets carry no data; any other flip is named by verify or refused."""
+    run = tmp_path_factory.mktemp("flip") / "run"
+    write_run(run, batches(2))
+    before = content(run)
+    (part,) = (run / "parts").iterdir()
+    broken = bytearray(part.read_bytes())
+    broken[data.draw(st.integers(0, len(broken) - 1))] ^= data.draw(st.integers(1, 255))
+    part.write_bytes(broken)
+    assert verify(run) or content(run) == before
+
+
+# Full, read-only, locked
+
+
+def fails_with(number: int) -> Callable[..., None]:
+    """An os function that fails with this errno."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "ftruncate"])
+def test_a_full_disk_ends_the_run_with_a_remedy_and_a_store_that_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    run = tmp_path / "run"
+    results = batches(5)
+    write_run(tmp_path / "whole", results)
+    with pytest.raises(StoreUnwritable) as raised, opened(run) as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in results[:3]:
+            writer.commit(result)
+        monkeypatch.setattr(os, call, fails_with(number))
+        writer.commit(results[3])
+    assert "batch-00000003.h5: no space left" in str(raised.value)
+    assert "free space and run the same command again: what is committed is kept" in str(raised.value)
+    assert not list(run.rglob("*.tmp"))
+    monkeypatch.undo()
+    store = Store(run)
+    assert len(store) == sum(len(result.rows) for result in results[:3])
+    np.testing.assert_array_equal(store.load(pooling="mean"), expected_values(results[:3], "mean"))
+    write_run(run, results)
+    assert content(run) == content(tmp_path / "whole")
+    assert verify(run) == []
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
+def test_a_merge_without_space_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    run = tmp_path / "run"
+    results = batches(6)
+    with opened(run) as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in results:
+            writer.commit(result)
+        real = getattr(os, call)
+        path_of: dict[int, str] = {}
+
+        def fail_for_parts(first: Any, *rest: Any, **options: Any) -> Any:
+            if isinstance(first, int) and first not in path_of:
+                path_of[first] = str(Path(f"/proc/self/fd/{first}").readlink())
+            if "part-" in (path_of.pop(first) if isinstance(first, int) else os.fspath(first)):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(first, *rest, **options)
+
+        monkeypatch.setattr(os, call, fail_for_parts)
+        writer.close()
+        monkeypatch.undo()
+        (warning,) = writer.warnings
+        assert "6 batch files were left unmerged" in warning
+    assert not list(run.rglob("*.tmp"))
+    np.testing.assert_array_equal(Store(run).load(pooling="mean"), expected_values(results, "mean"))
+    assert "embeddings.h5: shows 0 rows" in verify(run)[0]
+    write_run(run, results)
+    assert verify(run) == []
+    assert len(list((run / "parts").iterdir())) == 1
+
+
+def test_a_merge_is_not_begun_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_writer, "FREE_MARGIN_BYTES", 1 << 62)
+    results = batches(3)
+    with opened(tmp_path / "run") as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in results:
+            writer.commit(result)
+        writer.close()
+    assert "merging needs" in writer.warnings[0]
+    assert len(list((tmp_path / "run" / "parts").glob("batch-*"))) == 3
+    assert len(Store(tmp_path / "run")) == sum(len(result.rows) for result in results)
+
+
+LIMITED = """
+import resource, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from extractor.errors import StoreUnwritable
+from store_cases import batches, manifest_of, opened
+results = batches(4, rows=[3, 3, 3, 60])
+try:
+    with opened(Path(sys.argv[1])) as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in results:
+            limit = 90_000 if result.batch < 3 else 8_000
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            writer.commit(result)
+except StoreUnwritable as error:
+    print(error, *getattr(error, "__notes__", ()))
+"""
+
+
+def test_a_limit_on_file_size_is_met_inside_hdf5_without_harm(tmp_path: Path) -> None:
+    """The real thing: the kernel refuses in the midst of HDF5's own writes, then as it closes."""
+    here = Path(__file__).parent
+    run = tmp_path / "run"
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LIMITED, run, str(here), str(here.parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "batch-00000003.h5: no space left (File too large)" in ran.stdout
+    assert not list(run.rglob("*.tmp"))
+    results = batches(4, rows=[3, 3, 3, 60])
+    assert len(Store(run)) == sum(len(result.rows) for result in results[:3])
+    write_run(run, results)
+    write_run(tmp_path / "whole", results)
+    assert content(run) == content(tmp_path / "whole")
+    assert verify(run) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_read_only_run_says_so_and_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    run = tmp_path / "run"
+    write_run(run, batches(2))
+    real = os.open
+
+    def read_only(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(StoreUnwritable, match=f"cannot be written.*{os.strerror(number)}.*--out"):
+        opened(run)
+    assert len(Store(run))
+    assert verify(run) == []
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(StoreUnwritable, match="a file is where a folder should be"):
+            opened(path)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match="the model") as raised, opened(tmp_path / "run"):
+        monkeypatch.setattr(os, "fsync", fails_with(errno.ENOSPC))
+        raise RuntimeError("the model")
+    assert "no space left" in raised.value.__notes__[0]
+    monkeypatch.undo()
+    opened(tmp_path / "run").close()  # the lock was let go of
+
+
+def test_only_one_process_writes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]; from store_cases import opened; from pathlib import Path\n"
+    )
+    code += "w = opened(Path(sys.argv[1])); print('open', flush=True); input()"
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", code, str(run), str(here), str(here.parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(StoreLocked, match=f"process {other.pid} is writing to it"):
+            opened(run)
+        with pytest.raises(StoreLocked, match=f"process {other.pid}"):
+            opened(run, shard=(0, 2))
+        other.kill()
+    with opened(run, shard=(0, 2)), opened(run, shard=(1, 2)):
+        with pytest.raises(StoreLocked, match="shard 1 of 2"):
+            opened(run, shard=(1, 2))
+        with pytest.raises(StoreLocked):
+            opened(run)
+    opened(run).close()
+    assert sorted(path.name for path in run.glob("lock*")) == ["lock"]
+
+
+# The commands
+
+
+def test_pack_is_one_file_with_the_same_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "CHUNK_BYTES", 64)
+    run, packed = tmp_path / "run", tmp_path / "packed.h5"
+    write_run(run, batches(4, dim=WITH_FRAMES), WITH_FRAMES)
+    pack(run, packed)
+    assert content(packed) == content(run)
+    assert verify(packed) == []
+    assert Store(packed).settings == SETTINGS
+    with h5py.File(packed) as h5:
+        np.testing.assert_array_equal(h5["embeddings/mean"][:, 1], Store(run).load(6, "mean"))
+        assert (np.diff(h5["position"][:]) > 0).all()
+    with pytest.raises(StoreError, match="--force"):
+        pack(run, packed)
+    pack(run, packed, force=True)
+    pack(packed, tmp_path / "again.h5")
+    assert content(tmp_path / "again.h5") == content(run)
+    with pytest.raises(StoreError, match="there is no folder"):
+        pack(run, tmp_path / "none" / "packed.h5")
+
+
+def test_the_commands_say_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = str(tmp_path / "run")
+    write_run(tmp_path / "run", batches(3))
+    invoke = CliRunner().invoke
+    said = invoke(cli_store.hser_store, ["info", run])
+    assert said.exit_code == 0
+    for text in (
+        "rows: 7",
+        "failed: 2",
+        "1 x: decode: cut short",
+        "poolings: mean (5), meanstd (10)",
+        "model: tiny",
+    ):
+        assert text in said.output
+    assert "label emotion: emotion" in said.output
+    assert invoke(cli_store.hser_store, ["verify", run]).output == f"{run}: no problems\n"
+    packed = str(tmp_path / "packed.h5")
+    assert "7 rows" in invoke(cli_store.hser_store, ["pack", run, packed]).output
+    assert "rows: 7" in invoke(cli_store.hser_store, ["info", packed]).output
+    (tmp_path / "run" / "parts" / "part-00000000.h5").write_bytes(b"")
+    broken = invoke(cli_store.hser_store, ["verify", run])
+    assert broken.exit_code == 1
+    assert "part-00000000.h5: damaged" in broken.output
+    monkeypatch.setattr(sys, "argv", ["hser-store", "info", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as ended:
+        cli_store.main()
+    assert ended.value.code == 2
+
+
+def test_info_has_a_table_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run", batches(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: True)
+        cli_store.hser_store(["info", str(tmp_path / "run")], standalone_mode=False)
+    assert "poolings" in capsys.readouterr().out
+
+
+def test_help_answers_at_once() -> None:
+    code = "import sys, extractor.cli_store; print({'h5py', 'numpy', 'rich', 'torch'} & {*sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_every_text_survives(text: str) -> None:
+    assert parts.decode_text(parts.encode_text([text, "x", text + "é"])) == [text, "x", text + "é"]
+
+
+def test_a_label_may_be_called_anything(tmp_path: Path) -> None:
+    columns = ("a/b", "..", "%2F", "naïve~")
+    utterance = Utterance("id", "path", labels=("1", "2", "3", "4"))
+    row = Row(0, utterance, 400, 1, "c", "fp32")
+    with opened(tmp_path / "run", {"mean": 2}, columns=columns) as writer:
+        writer.write_manifest([ManifestRow(0, utterance, 400, 0)])
+        writer.commit(BatchResult(0, [row], {"mean": np.ones((1, 3, 2), np.float32)}))
+    store = Store(tmp_path / "run")
+    assert [store.labels(name) for name in columns] == [["1"], ["2"], ["3"], ["4"]]
+    assert verify(tmp_path / "run") == []
+
+
+def test_unwritable_errnos_have_a_message_each() -> None:
+    for number in aside.UNWRITABLE:
+        with pytest.raises(StoreUnwritable, match="target"), aside.writable(Path("target")):
+            raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match="Input/output"), aside.writable(Path("target")):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -1,0 +1,278 @@
+"""Killed at any moment and resumed equals uninterrupted.
+
+The writer runs in a forked process that dies (``os._exit``, as by SIGKILL: nothing is cleaned up),
+or whose file system fails, at its k-th file operation; for every k until it gets through.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from store_cases import DIM, batches, content, manifest_of, opened, write_run
+
+from extractor import run_writer
+from extractor.errors import StoreError, StoreUnwritable
+from extractor.run_folder import RUN
+from extractor.store import Store
+from extractor.types import BatchResult
+from extractor.verify import verify
+
+FRAMES = {"mean": 5, "none": 4}
+OPERATIONS = ("open", "pwrite", "ftruncate", "fsync", "replace", "unlink", "mkdir")
+# HDF5 writes a file in some fifty pieces, none of which has the file's name yet: some are tried.
+EVERY_PWRITE = 41
+THROUGH, BROKEN, FAILED, SURVIVED, KILLED = 0, 1, 3, 4, 9
+
+
+@pytest.fixture(autouse=True)
+def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_writer, "MERGE_BATCHES", 3)
+    # What a process wrote survives its death without a sync; thousands of them would take a minute.
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Process id of a fork that does ``work`` and exits with what it returns (None is THROUGH)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside idle threads of libraries
+        pid = os.fork()
+    if pid:
+        return pid
+    code = BROKEN
+    try:
+        code = work() or THROUGH
+    except StoreUnwritable:
+        code = FAILED
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def interrupt_at(k: int, how: str) -> list[str]:
+    """Make the k-th file operation of this process its last one, or one that fails.
+
+    Returns a list that is empty until then.
+    """
+    count, pwrites = itertools.count(), itertools.count()
+    interrupted: list[str] = []
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if name == "pwrite" and next(pwrites) % EVERY_PWRITE:
+                return real(*arguments, **options)
+            changes_nothing = name == "fsync" or (name == "open" and not arguments[1] & os.O_CREAT)
+            if how == "kill" and changes_nothing:  # dying here is dying before the next one
+                return real(*arguments, **options)
+            if next(count) == k:
+                interrupted.append(name)
+                if name == "pwrite":  # half of it gets through
+                    real(arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
+                if how == "kill":
+                    os._exit(KILLED)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **options)
+
+        return call
+
+    for name in OPERATIONS:
+        setattr(os, name, wrap(name, getattr(os, name)))
+    return interrupted
+
+
+def interrupted_runs(
+    folder: Path, results: list[BatchResult], dim: dict[str, int], how: str
+) -> Iterator[Path]:
+    """One run folder for each k, left as the interruption left it."""
+    for k in itertools.count():
+        run = folder / f"{how}-{k}"
+
+        def work(run: Path = run, k: int = k) -> int:
+            interrupted = interrupt_at(k, how)
+            write_run(run, results, dim)
+            return SURVIVED if interrupted else THROUGH
+
+        code = exit_code(in_child(work))
+        assert code in (THROUGH, FAILED, SURVIVED, KILLED), f"operation {k}: exit code {code}"
+        yield run
+        if code == THROUGH:
+            return
+
+
+def check_readable(run: Path, whole: Store) -> None:
+    """Whatever happened, what is there is right and complete rows."""
+    if not (run / RUN).exists():
+        return
+    store = Store(run)
+    known = np.searchsorted(whole.positions, store.positions)
+    np.testing.assert_array_equal(store.load(pooling="mean"), whole.load_rows(known, pooling="mean"))
+    assert store.ids == [whole.ids[k] for k in known]
+
+
+@pytest.mark.parametrize("how", ["kill", "fail"])
+def test_interrupted_at_any_file_operation_and_resumed_equals_uninterrupted(tmp_path: Path, how: str) -> None:
+    results = batches(4, rows=2, dim=FRAMES)
+    write_run(tmp_path / "whole", results, FRAMES)
+    expected, whole = content(tmp_path / "whole"), Store(tmp_path / "whole")
+    num_runs = 0
+    for run in interrupted_runs(tmp_path, results, FRAMES, how):
+        check_readable(run, whole)
+        write_run(run, results, FRAMES)
+        assert content(run) == expected, run
+        assert verify(run) == [], run
+        assert not list(run.rglob("*.tmp"))
+        num_runs += 1
+    assert num_runs > 40
+
+
+def test_interrupted_while_it_resumes(tmp_path: Path) -> None:
+    """A run that is left with batch files, leftovers and a half-deleted merge, killed again and again."""
+    results = batches(9, rows=2)
+    write_run(tmp_path / "whole", results)
+    expected = content(tmp_path / "whole")
+    randomly = random.Random(0)
+    for number in range(4):
+        run = tmp_path / f"run{number}"
+        for _ in range(12):
+            k = randomly.randrange(5, 60)
+
+            def work(run: Path = run, k: int = k) -> None:
+                interrupt_at(k, "kill")
+                write_run(run, results)
+
+            assert exit_code(in_child(work)) in (THROUGH, KILLED)
+        write_run(run, results)
+        assert content(run) == expected
+        assert verify(run) == []
+
+
+def test_killed_at_twenty_random_moments_equals_uninterrupted(tmp_path: Path) -> None:
+    results = batches(60, rows=5, dim=FRAMES)
+    write_run(tmp_path / "whole", results, FRAMES)
+    run = tmp_path / "run"
+    randomly = random.Random(1)
+    sizes = []
+    for _ in range(20):
+        pid = in_child(lambda: write_run(run, results, FRAMES))
+        time.sleep(randomly.uniform(0.005, 0.12))
+        os.kill(pid, signal.SIGKILL)
+        exit_code(pid)
+        if (run / RUN).exists():
+            check_readable(run, Store(tmp_path / "whole"))
+            sizes.append(len(Store(run)))
+    assert sizes == sorted(sizes)  # nothing that was committed is ever lost
+    write_run(run, results, FRAMES)
+    assert content(run) == content(tmp_path / "whole")
+    assert verify(run) == []
+
+
+def test_shards_write_at_once(tmp_path: Path) -> None:
+    results = batches(40, rows=3)
+    write_run(tmp_path / "whole", results)
+    run = tmp_path / "run"
+    shards = [in_child(partial(write_run, run, results, shard=(i, 3))) for i in range(3)]
+    assert [exit_code(pid) for pid in shards] == [THROUGH] * 3
+    assert content(run) == content(tmp_path / "whole")
+    assert verify(run) == []
+
+
+def test_shards_killed_and_resumed_otherwise_divided(tmp_path: Path) -> None:
+    results = batches(40, rows=3)
+    write_run(tmp_path / "whole", results)
+    run = tmp_path / "run"
+    randomly = random.Random(2)
+    for count in (2, 3, 2, 4):
+        shards = [in_child(partial(write_run, run, results, shard=(i, count))) for i in range(count)]
+        time.sleep(randomly.uniform(0.02, 0.1))
+        for pid in shards:
+            os.kill(pid, signal.SIGKILL)
+            assert exit_code(pid) in (-signal.SIGKILL, THROUGH)
+        if (run / RUN).exists():
+            check_readable(run, Store(tmp_path / "whole"))
+    write_run(run, results)
+    assert content(run) == content(tmp_path / "whole")
+    assert verify(run) == []
+
+
+def test_ctrl_c_inside_hdf5_leaves_the_batch_out_and_the_process_well(tmp_path: Path) -> None:
+    results = batches(3, rows=2)
+    real = os.pwrite
+
+    def interrupting(*arguments: Any) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    def work() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with opened(tmp_path / "run") as writer:
+            writer.write_manifest(manifest_of(results))
+            writer.commit(results[0])
+            os.pwrite = interrupting
+            try:
+                writer.commit(results[1])
+            except KeyboardInterrupt:
+                os.pwrite = real
+                writer.commit(results[2])
+            else:
+                raise AssertionError("Ctrl-C was lost")
+
+    assert exit_code(in_child(work)) == THROUGH
+    with opened(tmp_path / "run") as writer:
+        assert writer.done() == {0, 2}
+    write_run(tmp_path / "run", results)
+    assert verify(tmp_path / "run") == []
+
+
+def test_a_batch_that_is_also_in_a_part_counts_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    results = batches(2, dim=DIM)
+    with opened(run) as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in results:
+            writer.commit(result)
+        saved = {path: path.read_bytes() for path in (run / "parts").iterdir()}
+    for path, data in saved.items():
+        path.write_bytes(data)
+    (run / "parts" / "batch-00000001.h5.tmp").write_bytes(b"")
+    expected = sum(len(result.rows) for result in results)
+    assert len(Store(run)) == expected
+    with opened(run) as writer:
+        assert writer.done() == {0, 1}
+        assert writer.repaired == []
+        assert [path.name for path in (run / "parts").iterdir()] == ["part-00000000.h5"]
+    assert len(Store(run)) == expected
+    assert verify(run) == []
+
+
+def test_rows_that_are_there_twice_are_refused_and_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    results = batches(3)
+    with opened(run) as writer:
+        writer.write_manifest(manifest_of(results))
+        for result in [*results, replace(results[0], batch=7)]:
+            writer.commit(result)
+        with pytest.raises(StoreError, match="rows are there twice"):
+            Store(run)
+        assert any("more than one row" in problem for problem in verify(run))
+        (run / "parts" / "batch-00000007.h5").unlink()
+        writer._pending.clear()
+    assert verify(run) == []
