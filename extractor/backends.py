@@ -44,7 +44,10 @@ class Backend:
 
 
 LIBSNDFILE = ("wav", "flac", "ogg", "aiff", "au", "caf", "w64", "sphere", "wav-coded", "ogg-other", "unknown")
-FFMPEG = ("opus", "mp3", "wav-mp3", "aac", "mp4", "matroska", "avi", "asf", "flv", "amr", "wavpack")
+FFMPEG = (
+    *("opus", "mp3", "wav-mp3", "wav-unfinished"),
+    *("aac", "mp4", "matroska", "avi", "asf", "flv", "amr", "wavpack"),
+)
 
 # In order of preference.
 BACKENDS: tuple[Backend, ...] = (
@@ -205,7 +208,9 @@ class SoundfileReader:
             if start != self.position:
                 self._sound.seek(start)
                 self.position = start
-            while len(block := self._sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+            # soundfile seeks after each block, which loses what MP3 carries over from frame to frame.
+            num_frames = -1 if self._sound.format == "MP3" else BLOCK_FRAMES
+            while len(block := self._sound.read(num_frames, dtype="float32", always_2d=True)):
                 self.position += len(block)
                 yield block
         except self._damaged as error:
@@ -316,6 +321,8 @@ def _float32(frame: Any, channels: int) -> np.ndarray:
     kind = frame.format.packed.name
     if kind in PYAV_FLOAT:
         return samples.astype(np.float32, copy=False)
+    if kind not in PYAV_SCALE:
+        raise DecodeError(f"its samples are in a form that cannot be read ({kind})")
     offset, scale = PYAV_SCALE[kind]
     return (samples.astype(np.float32) - np.float32(offset)) / np.float32(scale)
 

@@ -163,10 +163,7 @@ def _decode_chunk(
     left += [file.recording for file, s in zip(files, samples, strict=True) if s is None]
     return [
         *(pool.submit(_stream, recording, options, stop) for recording in left),
-        *(
-            pool.submit(_finish_all, whole[k :: options.workers], options, stop)
-            for k in range(options.workers)
-        ),
+        *(pool.submit(_finish_all, share, options, stop) for share in _shares(whole, options.workers)),
     ]
 
 
@@ -320,7 +317,8 @@ def _read(
     for group in together:
         _feed(reader, group, options.channel, stop)
     results += [
-        (place, checked(cut.utterance, partial(_finished, cut, reader, stated), options.checksum)) for place, cut in cuts
+        (place, checked(cut.utterance, partial(_finished, cut, reader, stated), options.checksum))
+        for place, cut in cuts
     ]
     return results
 

@@ -149,7 +149,7 @@ def open_recording(path: str) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a folder is refused by FileIO
         file.close()
         raise DecodeError("not a regular file")
-    return file  # type: ignore[return-value]  # FileIO is what open(buffering=0) gives
+    return file  # what open(buffering=0) gives
 
 
 def unreadable(error: OSError) -> str:
@@ -192,7 +192,10 @@ def _wav(at: At, size: int) -> Stated:
             if num_bytes == 0xFFFFFFFF and ds64_bytes:
                 num_bytes = ds64_bytes
             data_bytes = _data_bytes(at, body, num_bytes, size)
-            return _wav_stated(codec, channels, rate, block_bytes, bits, fact, data_bytes)
+            stated = _wav_stated(codec, channels, rate, block_bytes, bits, fact, data_bytes)
+            # Only FFmpeg reads on where the header says that there is nothing.
+            unfinished = stated.container == "wav" and data_bytes and not num_bytes
+            return replace(stated, container="wav-unfinished") if unfinished else stated
         offset = body + num_bytes + num_bytes % 2
     raise DecodeError("cut short: the WAV header is there, the audio data is not")
 
@@ -232,8 +235,8 @@ def _wav_stated(
 
 def _flac(at: At, size: int) -> Stated:
     offset = _id3_end(at)
-    kind, *length = at(offset + 4, 4)
-    if kind & 0x7F or int.from_bytes(bytes(length)) < 34:
+    block = at(offset + 4, 4)
+    if block[0] & 0x7F or int.from_bytes(block[1:]) < 34:
         raise DecodeError("damaged: the FLAC header (STREAMINFO) is malformed")
     info = at(offset + 8, 34)
     if len(info) < 34:
@@ -244,9 +247,9 @@ def _flac(at: At, size: int) -> Stated:
     num_frames, length_kind = packed & (1 << 36) - 1, "exact"
     if num_frames == 0:  # streamed: the encoder did not know; about half of PCM's size is usual
         num_frames, length_kind = max(1, 2 * size * 8 // (channels * bits)), "estimate"
-    block = smallest if smallest == largest else 0
+    block_frames = smallest if smallest == largest else 0
     md5 = info[18:34] if bits == 16 and any(info[18:34]) else b""
-    return Stated("flac", rate, channels, num_frames, length_kind, block, md5)
+    return Stated("flac", rate, channels, num_frames, length_kind, block_frames, md5)
 
 
 # --- Ogg ----------------------------------------------------------------------------------------
@@ -257,6 +260,8 @@ OGG_CODECS = ((b"\x01vorbis", "ogg"), (b"OpusHead", "opus"))  # others (FLAC, Sp
 def _ogg_codec(at: At) -> str:
     segments = at(26, 1)
     packet = at(27 + segments[0], 8) if segments else b""
+    if len(packet) < 8:
+        return "ogg"  # whose parser finds that it is cut short
     return next((name for magic, name in OGG_CODECS if packet.startswith(magic)), "ogg-other")
 
 

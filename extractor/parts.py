@@ -10,12 +10,12 @@
     failure_batches        int64: the batch of each
 
 Chunks are ``(about 1 MiB of rows, 1, D')`` and are written layer after layer, so one layer of
-all recordings is one run of bytes in the file (but for the chunk index, which HDF5 puts behind the
-first chunk). A committed batch, a merged part and a packed run
-have this one layout. Strings are of fixed length, which virtual datasets join whatever it is:
-variable ones live in HDF5's heap, the one structure of this format that has no checksum.
+all recordings is one run of bytes in the file (but for the chunk index, which HDF5 puts behind
+the first chunk). A committed batch, a merged part and a packed run have this one layout. Strings
+are of fixed length, which virtual datasets join whatever it is: variable ones live in HDF5's
+heap, the one structure of this format that has no checksum.
 
-Each dataset's attribute ``blake2b`` is the BLAKE2b-128 of its little-endian bytes; of
+Each dataset's attribute ``sha256`` is the SHA-256 of its little-endian bytes; of
 ``embeddings/*`` layer after layer, ``[L, N, D']``; of strings their UTF-8 joined by NUL.
 """
 
@@ -46,7 +46,7 @@ LIBVER = ("v110", "v110")
 
 STORAGE_DTYPES: dict[str, np.dtype] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 NO_POOLING = "none"
-CHECKSUM = "blake2b"
+CHECKSUM = "sha256"  # twice as fast as BLAKE2b where the CPU has instructions for it
 
 TEXT = "text"
 # What is kept of a row, and as what. `Row` and `Utterance` have attributes of these names.
@@ -415,7 +415,7 @@ def _read_head(path: Path, labels: Sequence[str]) -> _Head:
 
 
 def _digest() -> Any:
-    return hashlib.blake2b(digest_size=16)
+    return hashlib.sha256()
 
 
 def column_checksum(values: np.ndarray) -> str:

@@ -121,9 +121,7 @@ def resample(mono: np.ndarray, sample_rate: int) -> np.ndarray:
     return soxr.resample(mono, sample_rate, SAMPLE_RATE, quality=RESAMPLING_QUALITY)
 
 
-def checked(
-    utterance: Utterance, waveform_of: Callable[[], np.ndarray], checksum: bool
-) -> Decoded | Failure:
+def checked(utterance: Utterance, waveform_of: Callable[[], np.ndarray], checksum: bool) -> Decoded | Failure:
     """What ``waveform_of`` gives, with its checksum; a Failure where it raises DecodeError."""
     try:
         waveform = waveform_of()

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -37,12 +38,14 @@ FORMATS = {  # name -> format, subtype and rate for soundfile
     "opus": ("OGG", "OPUS", 48_000),
     "mp3": ("MP3", "MPEG_LAYER_III", 16_000),
     "aiff": ("AIFF", "PCM_16", 22_050),
+    "m4a": ("mp4", "aac", 16_000),
+    "webm": ("webm", "libopus", 48_000),
 }
 DALI = {"wav", "flac", "ogg"}
 INTACT_OR_REFUSED = {"flac", "flac24"}  # checksums inside: damage of the audio never goes unseen
 
 
-@pytest.mark.parametrize("names", ["wav wav48", "flac flac24", "ogg opus", "mp3 aiff"])
+@pytest.mark.parametrize("names", ["wav wav48", "flac flac24", "ogg opus", "mp3 aiff", "m4a webm"])
 def test_damaged_bytes_never_kill_or_hang(names: str, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-W", "error", __file__, str(tmp_path), *names.split()],
@@ -63,8 +66,20 @@ def synthetic(path: Path, name: str) -> bytes:
     speechlike = 0.4 * np.sin(2 * np.pi * 180 * t) * (1 + np.sin(2 * np.pi * 3 * t)) / 2
     speechlike += 0.01 * rng.standard_normal(len(t))
     speechlike[len(t) // 3 : len(t) // 2] = 0  # digital silence, as recordings have it
-    soundfile.write(path, speechlike, sample_rate, format=kind, subtype=subtype)
+    if kind in ("mp4", "webm"):
+        write_with_ffmpeg(path, speechlike, kind, subtype, sample_rate)
+    else:
+        soundfile.write(path, speechlike, sample_rate, format=kind, subtype=subtype)
     return path.read_bytes()
+
+
+def write_with_ffmpeg(path: Path, samples: np.ndarray, kind: str, codec: str, sample_rate: int) -> None:
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=sample_rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="flt", layout="mono")
+        frame.sample_rate = sample_rate
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
 
 
 def damages(size: int) -> st.SearchStrategy[list[tuple[str, int, int]]]:
