@@ -25,8 +25,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from extractor.run_folder import ManifestRow
-from extractor.run_writer import RunWriter
+from extractor.store.run_folder import ManifestRow
+from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Row, Utterance
 
 NUM_LAYERS, WIDTH = 25, 1024

@@ -41,7 +41,7 @@ def verify(run: str) -> None:
 
     Exit code 1, and the list of problems, when anything is not as it should be.
     """
-    from extractor.verify import verify as problems_of
+    from extractor.store.verify import verify as problems_of
 
     problems = problems_of(run)
     for problem in problems:
@@ -57,7 +57,7 @@ def verify(run: str) -> None:
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def pack(run: str, file: str, force: bool) -> None:
     """Write RUN into the one self-contained HDF5 file FILE, rows in manifest order."""
-    from extractor.pack import pack as write_packed
+    from extractor.store.pack import pack as write_packed
 
     packed = write_packed(run, file, force=force)
     click.echo(f"{file}: {packed.num_rows} rows, {_size(packed.num_bytes)}")

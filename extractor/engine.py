@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from extractor.decode import DecodeAhead, DecodeOptions
     from extractor.encoders import Model
     from extractor.run_plan import RunPlan
-    from extractor.run_writer import RunWriter
     from extractor.store import Store
+    from extractor.store.writer import RunWriter
     from extractor.types import Header
 
 Request = tuple[Sequence[Utterance], "Sequence[Header]"]
@@ -230,7 +230,7 @@ def _open_run(
     model: Model,
     layers: Sequence[int],
 ) -> RunWriter:
-    from extractor.run_writer import RunWriter
+    from extractor.store.writer import RunWriter
 
     return RunWriter.open(
         Path(out),

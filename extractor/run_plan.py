@@ -17,13 +17,13 @@ from extractor.errors import InputError
 from extractor.plan import plan_batches
 from extractor.probe import num_samples_16k, probe
 from extractor.progress import Counts, Progress, showing
-from extractor.run_folder import ManifestRow
 from extractor.store import Store
+from extractor.store.run_folder import ManifestRow
 from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance
 
 if TYPE_CHECKING:
     from extractor.encoders import Encoder
-    from extractor.run_writer import RunWriter
+    from extractor.store.writer import RunWriter
 
 PROBED_AT_ONCE = 4096  # headers between two updates of the progress
 PADDING_SAMPLE = 10_000  # recordings from which the padding share is computed, evenly spaced

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from extractor.run_folder import ManifestRow
-from extractor.run_writer import RunWriter
 from extractor.store import Store
+from extractor.store.run_folder import ManifestRow
+from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Failure, Row, Utterance
 
 COLUMNS = ("emotion", "emotion_raw", "speaker")

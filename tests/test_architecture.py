@@ -30,7 +30,7 @@ STAGES = {
     "decode": {"backends", "decode"},
     "encode": {"encoders"},
     "pool": {"pooling"},
-    "store": {"aside", "contents", "locks", "parts", "run_folder", "run_writer", "store", "verify"},
+    "store": {"store"},
     "progress": {"progress"},
 }
 ENGINE = {"batch", "run_plan", "engine"}

@@ -24,7 +24,7 @@ from conftest import (
 
 from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract
 from extractor.engine import Options, num_streams, run
-from extractor.run_writer import RunWriter
+from extractor.store.writer import RunWriter
 
 NORMS = {"group": {"feat_extract_norm": "group"}, "layer": {"feat_extract_norm": "layer"}}
 LAYER_NORM = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}

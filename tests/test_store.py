@@ -35,7 +35,7 @@ from store_cases import (
     write_run,
 )
 
-from extractor import aside, cli_store, parts, run_writer
+from extractor import cli_store
 from extractor.errors import (
     SettingsDiffer,
     SettingsError,
@@ -43,11 +43,12 @@ from extractor.errors import (
     StoreLocked,
     StoreUnwritable,
 )
-from extractor.pack import pack
-from extractor.run_folder import ManifestRow, read_manifest
-from extractor.store import Store
+from extractor.store import Store, aside, parts
+from extractor.store import writer as run_writer
+from extractor.store.pack import pack
+from extractor.store.run_folder import ManifestRow, read_manifest
+from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure, Row, Utterance
-from extractor.verify import verify
 
 WITH_FRAMES = DIM | {"none": 4}
 NO_FOLDER_FIXTURE_RESET = [HealthCheck.function_scoped_fixture]
@@ -198,10 +199,10 @@ def test_reading_one_layer_needs_no_more_memory_than_that_layer(tmp_path: Path) 
     code = f"""
 import resource, sys
 import numpy as np
-from extractor.run_writer import RunWriter
+from extractor.store.writer import RunWriter
 from extractor.store import Store
 from extractor.types import BatchResult, Row, Utterance
-from extractor.run_folder import ManifestRow
+from extractor.store.run_folder import ManifestRow
 if sys.argv[1] == "write":
     with RunWriter.open("run", {{}}, {{}}, [], range({num_layers}), None) as writer:
         for b in range(2):

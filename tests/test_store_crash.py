@@ -24,12 +24,12 @@ import numpy as np
 import pytest
 from store_cases import DIM, batches, content, manifest_of, opened, write_run
 
-from extractor import run_writer
 from extractor.errors import StoreError, StoreUnwritable
-from extractor.run_folder import RUN
 from extractor.store import Store
+from extractor.store import writer as run_writer
+from extractor.store.run_folder import RUN
+from extractor.store.verify import verify
 from extractor.types import BatchResult
-from extractor.verify import verify
 
 FRAMES = {"mean": 5, "none": 4}
 OPERATIONS = ("open", "pwrite", "ftruncate", "fsync", "replace", "unlink", "mkdir")

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from extractor.errors import SettingsError, StoreError, unknown
-from extractor.parts import (
+from extractor.store.parts import (
     NO_POOLING,
     TEXT,
     column_kinds,
@@ -32,7 +32,7 @@ from extractor.parts import (
     open_part,
     read_failures,
 )
-from extractor.run_folder import MANIFEST, RUN, RunInfo, list_files, probe_failures, read_run
+from extractor.store.run_folder import MANIFEST, RUN, RunInfo, list_files, probe_failures, read_run
 from extractor.types import SAMPLE_RATE, Failure
 
 _LISTINGS = 100  # of the folder, before one gives up on files that vanish

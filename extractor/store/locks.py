@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from extractor.aside import writable
 from extractor.errors import StoreLocked
-from extractor.run_folder import LOCK
+from extractor.store.aside import writable
+from extractor.store.run_folder import LOCK
 
 _SHARD_LOCK = re.compile(r"lock-(\d+)-of-(\d+)")
 # Some cluster file systems are mounted without locks (Lustre needs the option `flock`).

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from extractor.errors import StoreError
-from extractor.parts import (
+from extractor.store.parts import (
     NO_POOLING,
     STORAGE_DTYPES,
     Contents,
@@ -17,8 +17,8 @@ from extractor.parts import (
     column_kinds,
     write_part,
 )
-from extractor.run_folder import failure_json
-from extractor.store import Store
+from extractor.store.reader import Store
+from extractor.store.run_folder import failure_json
 
 FRAME_BUFFER_BYTES = 1 << 30  # frame-level output of one layer can be larger than memory
 

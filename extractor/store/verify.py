@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
-from extractor.parts import BrokenPart, checksum_problems, decode_text, open_part, read_info
-from extractor.run_folder import CONTENTS, MANIFEST, RunInfo, list_files, read_manifest, read_run
-from extractor.store import Store
+from extractor.store.parts import BrokenPart, checksum_problems, decode_text, open_part, read_info
+from extractor.store.reader import Store
+from extractor.store.run_folder import CONTENTS, MANIFEST, RunInfo, list_files, read_manifest, read_run
 
 _SHOWN = 5  # ids named in one message
 _AGAIN = "run the same command again"

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from extractor.aside import TMP, aside
 from extractor.errors import StoreError
+from extractor.store.aside import TMP, aside
 from extractor.types import Failure, Utterance
 
 FORMAT = 1  # of the folder and of its HDF5 files

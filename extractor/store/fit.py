@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from extractor.parts import NO_POOLING, STORAGE_DTYPES
+from extractor.store.parts import NO_POOLING, STORAGE_DTYPES
 from extractor.types import BatchResult, Failure
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from extractor.errors import SettingsDiffer, StoreError
-from extractor.run_folder import PARTS, RUN, RunInfo, read_run, write_text
+from extractor.store.run_folder import PARTS, RUN, RunInfo, read_run, write_text
 
 
 def agree(path: Path, asked: RunInfo) -> RunInfo:

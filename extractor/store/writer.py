@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from extractor.aside import TMP, sync_folder, writable
-from extractor.contents import write_contents
 from extractor.errors import StoreError, StoreUnwritable
-from extractor.fit import refuse_overflow
-from extractor.locks import FileLock, folder_lock, lock_shard, unlock_shard
-from extractor.parts import (
+from extractor.store.aside import TMP, sync_folder, writable
+from extractor.store.contents import write_contents
+from extractor.store.fit import refuse_overflow
+from extractor.store.locks import FileLock, folder_lock, lock_shard, unlock_shard
+from extractor.store.parts import (
     NO_POOLING,
     BrokenPart,
     PartInfo,
@@ -32,7 +32,8 @@ from extractor.parts import (
     read_info,
     write_part,
 )
-from extractor.run_folder import (
+from extractor.store.reader import Store
+from extractor.store.run_folder import (
     CONTENTS,
     ERRORS,
     MANIFEST,
@@ -48,8 +49,7 @@ from extractor.run_folder import (
     read_manifest,
     write_text,
 )
-from extractor.same_settings import agree
-from extractor.store import Store
+from extractor.store.same_settings import agree
 from extractor.types import BatchResult, Failure
 
 MERGE_BYTES = 128 << 20

@@ -34,9 +34,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extractor.aside import aside, interrupt_later
 from extractor.errors import StoreError
-from extractor.run_folder import FORMAT, failure_from_json, failure_json
+from extractor.store.aside import aside, interrupt_later
+from extractor.store.run_folder import FORMAT, failure_from_json, failure_json
 from extractor.types import BatchResult, Failure, Row
 
 CHUNK_BYTES = 1 << 20

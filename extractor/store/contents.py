@@ -14,8 +14,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from extractor.aside import aside, interrupt_later
-from extractor.parts import (
+from extractor.store.aside import aside, interrupt_later
+from extractor.store.parts import (
     LIBVER,
     NO_POOLING,
     STORAGE_DTYPES,
@@ -24,7 +24,7 @@ from extractor.parts import (
     join_offsets,
     open_part,
 )
-from extractor.run_folder import CONTENTS, FORMAT, PARTS, RunInfo, list_files
+from extractor.store.run_folder import CONTENTS, FORMAT, PARTS, RunInfo, list_files
 
 ROW_ORDER = "rows are in the order in which they were written; `position` is each row's place in the manifest"
 

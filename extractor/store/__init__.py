@@ -1,0 +1,19 @@
+"""The store: a folder of immutable HDF5 parts that a kill at any moment cannot break.
+
+In dependency order:
+
+    aside           write a file aside, sync it, rename it
+    run_folder      names and text files of a run folder
+    locks           one writer a shard
+    parts           one HDF5 part: its format, written and read
+    contents        embeddings.h5: virtual datasets over the parts
+    reader          `Store`
+    fit             what the storage dtype cannot hold
+    same_settings   is it the run that was asked for?
+    writer          `RunWriter`: open or resume, commit, merge, close
+    verify, pack    behind `hser-store`
+"""
+
+from extractor.store.reader import Store
+
+__all__ = ["Store"]
