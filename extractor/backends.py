@@ -16,9 +16,8 @@ Conventions that differ between the libraries, and what is chosen here:
 
 from __future__ import annotations
 
-import hashlib
 import os
-import threading
+import queue
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -111,65 +110,50 @@ def _dali() -> ModuleType | None:
     return ndd
 
 
-_dali_lock = threading.Lock()  # one context, entered by one thread at a time; it is parallel inside
+_idle_contexts: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()  # one to a thread at a time
 
 
-@cache
-def _dali_context(num_threads: int) -> tuple[Any, Any]:
-    # The CPU by name: by default DALI takes a GPU where there is one, and memory on it.
+def _new_dali_context() -> tuple[Any, Any]:
+    # The CPU by name: by default DALI takes a GPU where there is one, and memory on it. One thread:
+    # the threads that call decode in parallel, and none waits for the slowest of a batch.
     ndd = _dali()
     assert ndd is not None
     device = ndd.Device("cpu")
     with device:
-        return device, ndd.EvalContext(thread_pool=ndd.ThreadPool(num_threads))
+        return device, ndd.EvalContext(thread_pool=ndd.ThreadPool(1))
 
 
-def decode_dali(files: list[np.ndarray], num_threads: int) -> list[tuple[np.ndarray, int] | None]:
+def decode_dali(files: list[np.ndarray]) -> list[tuple[np.ndarray, int] | None]:
     """Whole files in memory (uint8) -> samples and rate of each; ``None`` where DALI cannot.
 
     One bad file fails DALI's whole batch, so then each is tried alone. DALI does not look at
     libsndfile's error flag: what it gives for a damaged file is only to be trusted together with
-    the count of samples and, for FLAC, `flac_intact`.
+    the count of samples and, for FLAC, `flac.intact`.
     """
     try:
-        return list(_dali_batch(files, num_threads))
+        return list(_dali_batch(files))
     except RuntimeError:
         pass
     if len(files) == 1:
         return [None]
-    return [decode_dali([file], num_threads)[0] for file in files]
+    return [decode_dali([file])[0] for file in files]
 
 
-def _dali_batch(files: list[np.ndarray], num_threads: int) -> list[tuple[np.ndarray, int]]:
+def _dali_batch(files: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
     ndd = _dali()
     assert ndd is not None
-    with _dali_lock:
-        device, context = _dali_context(num_threads)
+    try:
+        device, context = _idle_contexts.get_nowait()
+    except queue.Empty:
+        device, context = _new_dali_context()
+    try:
         # Synchronous: errors are raised here, with their message, and no thread is left behind.
         with device, context, ndd.EvalMode.sync_cpu:
             samples, rates = ndd.decoders.audio(ndd.as_batch(files), dtype=ndd.float32)
             rates = [int(rate) for rate in np.asarray(ndd.as_tensor(rates)).ravel()]
             return list(zip([np.asarray(tensor) for tensor in samples.tensors], rates, strict=True))
-
-
-def flac_intact(samples: np.ndarray, stated: Stated) -> bool:
-    """Whether a FLAC decoded by DALI is sure to be whole, float32 ``[num_frames, num_channels]``.
-
-    libFLAC puts silence in place of a block whose checksum is wrong, and raises a flag that DALI does
-    not read. So where a whole block is exact silence, as in a third of RAVDESS, the samples are held
-    against the MD5 in the header. Not sure: soundfile is to decide.
-    """
-    block = stated.block_frames
-    if block:
-        num_whole = len(samples) // block * block
-        blocks = samples[:num_whole].reshape(-1, block * samples.shape[1])
-        # Few samples tell that a block is not silent; only the others are looked through.
-        doubtful = blocks[~blocks[:, :: max(1, block // 16)].any(axis=1)]
-        tail = samples[num_whole:]
-        if doubtful.any(axis=1).all() and (tail.any() or not len(tail)):
-            return True
-    pcm = np.multiply(samples, 2.0**15, dtype=np.float32).astype("<i2")
-    return hashlib.md5(pcm.data, usedforsecurity=False).digest() == stated.pcm_md5
+    finally:
+        _idle_contexts.put((device, context))
 
 
 # --- soundfile (libsndfile) ---------------------------------------------------------------------

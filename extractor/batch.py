@@ -62,7 +62,7 @@ class BatchEncoder:
 
         embedding = self._embed(self.model.encoder, [d.waveform for _, _, d in good])
         precision = [self.model.dtype] * len(good)
-        for i in np.flatnonzero(~embedding.finite):
+        for i in np.flatnonzero(~embedding.finite).tolist():
             if self._rerun(embedding, i, good[i][2]):
                 precision[i] = "fp32"
         rows = [

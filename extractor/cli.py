@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
@@ -90,7 +91,7 @@ def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **opti
 
     quiet_libraries()
     progress = progress_for(sys.stderr, quiet)
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     summary = run(inputs, Options(**options), out, progress, stop)
     if not quiet:
         print_rows(summary_rows(summary))
@@ -107,7 +108,7 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
 
 
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
     """Ctrl-C, and the signal of job schedulers: end after the batches in flight. Again: at once."""
     stop = threading.Event()
 
@@ -127,7 +128,16 @@ def _stop_on_signals() -> threading.Event:
 
 
 def main() -> None:
-    """Entry point: an error that a user can act on is a line, not a traceback."""
+    """Entry point."""
+    run_command(command)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command: an error that a user can act on is a line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files that are not valid UTF-8 must not end a run when they are printed.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         command(standalone_mode=True)
     except HserError as e:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.cli import EXIT_ERROR, quiet_libraries
-from extractor.errors import HserError
+from extractor.cli import EXIT_INTERRUPTED, quiet_libraries, run_command, stop_on_signals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,11 +114,7 @@ def demo(
 
 
 def main() -> None:
-    try:
-        command(standalone_mode=True)
-    except HserError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_ERROR)
+    run_command(command)
 
 
 def heading(text: str) -> None:
@@ -162,8 +157,10 @@ def embed(corpus: str, model: str, out: Path) -> None:
     heading(f"Embeddings: {model}{note}")
     click.echo(f"$ hser-extract {corpus} --model {model} --layers all --pooling {POOLING} --out {out}")
     options = Options(model=model, layers="all", pooling=POOLING)
-    summary = run(corpus, options, out, progress_for(sys.stderr))
+    summary = run(corpus, options, out, progress_for(sys.stderr), stop_on_signals())
     print_rows(summary_rows(summary))
+    if summary.stopped:
+        sys.exit(EXIT_INTERRUPTED)
     if summary.stored and not summary.embedded:
         click.echo("All of it was stored by an earlier run: nothing was done twice.")
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.errors import HserError
+from extractor.cli import run_command
 
 if TYPE_CHECKING:
     from extractor.store import Store
 
 _LABELS_SHOWN = 12  # values of one label; speakers can be thousands
+_LABEL_LENGTH = 24  # characters of a value
 _REASONS_SHOWN = 10
 
 
@@ -64,19 +65,18 @@ def pack(run: str, file: str, force: bool) -> None:
 
 
 def main() -> None:
-    try:
-        hser_store()
-    except HserError as error:
-        click.echo(_printable(f"error: {error}"), err=True)
-        sys.exit(2)
+    """Entry point."""
+    run_command(hser_store)
 
 
 def _facts(store: Store) -> list[tuple[str, str]]:
     """What `info` says, in its order."""
     from collections import Counter
 
+    from extractor.progress import failure_reasons
+
     errors = store.errors
-    reasons = Counter(f"{failure.stage}: {failure.reason}" for failure in errors).most_common()
+    reasons = failure_reasons(errors)
     facts = [
         ("rows", str(len(store))),
         ("hours", f"{store.durations.sum() / 3600:.2f}"),
@@ -94,7 +94,7 @@ def _facts(store: Store) -> list[tuple[str, str]]:
     facts += [(key, _text(value)) for key, value in store.settings.items() if key != "layers"]
     for column in store.columns:
         counts = Counter(store.labels(column)).most_common()
-        shown = ", ".join(f"{value or '(unknown)'} {count}" for value, count in counts[:_LABELS_SHOWN])
+        shown = ", ".join(f"{_short(value)} {count}" for value, count in counts[:_LABELS_SHOWN])
         more = f", ... ({len(counts)} values)" if len(counts) > _LABELS_SHOWN else ""
         facts.append((f"label {column}", shown + more))
     return facts
@@ -115,6 +115,11 @@ def _show(facts: Iterable[tuple[str, str]]) -> None:
     for key, value in facts:
         table.add_row(Text(key), Text(value))
     Console().print(table)
+
+
+def _short(value: str) -> str:
+    """A label's value; texts are cut."""
+    return f"{value[:_LABEL_LENGTH]}..." if len(value) > _LABEL_LENGTH else value or "(unknown)"
 
 
 def _printable(text: str) -> str:

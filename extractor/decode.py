@@ -15,10 +15,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from extractor import flac
 from extractor.backends import (
     Reader,
     SoundfileReader,
@@ -26,7 +27,6 @@ from extractor.backends import (
     able,
     backends,
     decode_dali,
-    flac_intact,
     most_informative,
     open_reader,
 )
@@ -43,15 +43,13 @@ from extractor.segments import clip_segment
 from extractor.types import Decoded, Failure, Header, Seconds, Utterance
 from extractor.waveform import Cut, checked, complete, mix, resample, still_planned
 
-T = TypeVar("T")
-
 __all__ = ["DecodeAhead", "DecodeOptions", "backends", "decode_batch"]
 
 DALI_MAX_SECONDS: Seconds = 60.0  # longer recordings are streamed: DALI holds them whole
 DALI_MAX_BYTES = 64 << 20  # of one recording, as a file and as float32 at the source rate
 DALI_BATCH = 64  # recordings in one call
-DALI_BATCH_BYTES = 128 << 20  # float32 at the source rate in one call
-ARENA_BYTES = 64 << 20  # of encoded files, kept between calls
+DALI_BATCH_BYTES = 64 << 20  # float32 at the source rate in one call
+ARENA_BYTES = 32 << 20  # of encoded files, kept by each thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +111,8 @@ def decode_batch(
     dali_keys = {(r.path, r.header) for r in for_dali}
     streamed = [r for key, r in recordings.items() if key not in dali_keys]
     futures = [pool.submit(_stream, r, options, stop) for r in streamed]
-    for chunk in _dali_chunks(for_dali):
-        futures += _decode_chunk(chunk, options, pool, stop)
+    chunks = _dali_chunks(for_dali, options.workers)
+    futures += [pool.submit(_decode_chunk, chunk, options, stop) for chunk in chunks]
     decoded: dict[int, Decoded | Failure] = {}
     for future in futures:
         decoded.update(future.result())
@@ -132,12 +130,14 @@ def _fits_dali(header: Header, options: DecodeOptions) -> bool:
     return short or options.backend == "dali"
 
 
-def _dali_chunks(recordings: list[_Recording]) -> Iterator[list[_Recording]]:
+def _dali_chunks(recordings: list[_Recording], workers: int) -> Iterator[list[_Recording]]:
+    """Equal shares for the threads, as few as the limits allow: a call costs as much as many a WAV."""
+    most = min(DALI_BATCH, -(-len(recordings) // workers))
     chunk: list[_Recording] = []
     chunk_bytes = 0
     for recording in recordings:
         num_bytes = 4 * recording.header.num_frames * recording.header.num_channels
-        if chunk and (len(chunk) == DALI_BATCH or chunk_bytes + num_bytes > DALI_BATCH_BYTES):
+        if chunk and (len(chunk) == most or chunk_bytes + num_bytes > DALI_BATCH_BYTES):
             yield chunk
             chunk, chunk_bytes = [], 0
         chunk.append(recording)
@@ -146,25 +146,20 @@ def _dali_chunks(recordings: list[_Recording]) -> Iterator[list[_Recording]]:
         yield chunk
 
 
-def _decode_chunk(
-    chunk: list[_Recording], options: DecodeOptions, pool: ThreadPoolExecutor, stop: threading.Event
-) -> list[Future[_Results]]:
+def _decode_chunk(chunk: list[_Recording], options: DecodeOptions, stop: threading.Event) -> _Results:
     if stop.is_set():
         raise _Stopped
-    # A share of the chunk for each thread: a task for each file would cost more than reading it.
     arena = _arena_of_this_thread()
-    shares = _shares(chunk, options.workers)
-    loaded = [item for share in pool.map(partial(_load_all, arena), shares) for item in share]
-    files = [item for item in loaded if isinstance(item, _File)]
-    samples = decode_dali([file.data for file in files], options.workers) if files else []
-    whole = [_Whole(file.recording, file.stated, *s) for file, s in zip(files, samples, strict=True) if s]
-    # What DALI cannot do, and what cannot be read: the stream path decodes it, or finds the reason.
-    left = [item for item in loaded if isinstance(item, _Recording)]
-    left += [file.recording for file, s in zip(files, samples, strict=True) if s is None]
-    return [
-        *(pool.submit(_stream, recording, options, stop) for recording in left),
-        *(pool.submit(_finish_all, share, options, stop) for share in _shares(whole, options.workers)),
-    ]
+    files = [_load(arena, recording) for recording in chunk]
+    samples = iter(decode_dali([file.data for file in files if file]) if any(files) else [])
+    results: _Results = []
+    for recording, file in zip(chunk, files, strict=True):
+        decoded = next(samples) if file else None
+        if file and decoded:
+            results += _finish_whole(recording, file, *decoded, options, stop)
+        else:  # what DALI cannot do is streamed; for what cannot be read, that path finds the reason
+            results += _stream(recording, options, stop)
+    return results
 
 
 class _Arena:
@@ -173,7 +168,6 @@ class _Arena:
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
         self._used = 0
-        self._lock = threading.Lock()
 
     def clear(self) -> None:
         if len(self._bytes) < self._used:
@@ -181,47 +175,26 @@ class _Arena:
         self._used = 0
 
     def take(self, num_bytes: int) -> np.ndarray:
-        with self._lock:
-            start = self._used
-            self._used += num_bytes
-        inside = start + num_bytes <= len(self._bytes)
-        return self._bytes[start : start + num_bytes] if inside else np.empty(num_bytes, np.uint8)
+        start = self._used
+        self._used += num_bytes
+        fits = self._used <= len(self._bytes)
+        return self._bytes[start : self._used] if fits else np.empty(num_bytes, np.uint8)
 
 
 _local = threading.local()
 
 
 def _arena_of_this_thread() -> _Arena:
-    # One for each thread that calls `decode_batch`: DALI has read a chunk's files when it returns.
+    # DALI has read a chunk's files when it returns, so the thread's next chunk may overwrite them.
     if not hasattr(_local, "arena"):
         _local.arena = _Arena()
     _local.arena.clear()
     return _local.arena
 
 
-def _shares(items: list[T], workers: int) -> list[list[T]]:
-    return [items[k::workers] for k in range(min(workers, len(items)))]
-
-
 class _File(NamedTuple):
-    """A recording's bytes (uint8), and its header read again."""
-
-    recording: _Recording
-    data: np.ndarray
-    stated: Stated
-
-
-class _Whole(NamedTuple):
-    """A recording that DALI decoded, float32 ``[num_frames, num_channels]``."""
-
-    recording: _Recording
-    stated: Stated
-    samples: np.ndarray
-    sample_rate: int
-
-
-def _load_all(arena: _Arena, recordings: list[_Recording]) -> list[_File | _Recording]:
-    return [_load(arena, recording) or recording for recording in recordings]
+    data: np.ndarray  # its bytes, uint8
+    stated: Stated  # its header, read again
 
 
 def _load(arena: _Arena, recording: _Recording) -> _File | None:
@@ -240,17 +213,21 @@ def _load(arena: _Arena, recording: _Recording) -> _File | None:
     except (DecodeError, OSError):
         return None
     # The length of an Ogg file of several streams is a guess, which DALI would allocate.
-    return None if stated.length == "estimate" else _File(recording, data, stated)
+    return None if stated.length == "estimate" else _File(data, stated)
 
 
-def _finish_all(share: list[_Whole], options: DecodeOptions, stop: threading.Event) -> _Results:
-    return [result for whole in share for result in _finish_whole(whole, options, stop)]
-
-
-def _finish_whole(whole: _Whole, options: DecodeOptions, stop: threading.Event) -> _Results:
-    recording, stated, samples, sample_rate = whole
+def _finish_whole(
+    recording: _Recording,
+    file: _File,
+    samples: np.ndarray,
+    sample_rate: int,
+    options: DecodeOptions,
+    stop: threading.Event,
+) -> _Results:
+    """Cuts, mixes, resamples and checks what DALI decoded, float32 ``[num_frames, num_channels]``."""
+    stated = file.stated
     miscounted = len(samples) != stated.num_frames and sample_rate == stated.sample_rate
-    if miscounted or (stated.container == "flac" and not flac_intact(samples, stated)):
+    if miscounted or (stated.container == "flac" and not flac.intact(samples, stated, file.data)):
         return _stream(recording, options, stop)
 
     def waveform_of(utterance: Utterance) -> np.ndarray:

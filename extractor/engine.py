@@ -119,6 +119,8 @@ def run(
     resolve_dtype(options.dtype, device)
     manifest = read_manifest(inputs, options.corpus)
     progress.note(f"{len(manifest):,} recordings ({_corpus_note(manifest)})")
+    for note in manifest.notes:
+        progress.note(note)
 
     model = Model(options.model, options.dtype, device)
     layers = parse_layers(options.layers, model.encoder.num_layers)
@@ -127,7 +129,7 @@ def run(
     small = device.type == "cpu" and not model.spectral
     budget = options.batch_seconds or (CPU_BATCH if small else LARGE_BATCH)
     workers = options.workers or min(8, num_cores())
-    with _open_run(out, options, settings, manifest, model, layers) as writer:
+    with _open_run(out, options, settings, manifest, model, layers, poolings) as writer:
         for message in writer.repaired:
             progress.note(message)
         budget_samples = round(budget * SAMPLE_RATE)
@@ -229,7 +231,9 @@ def _open_run(
     manifest: Manifest,
     model: Model,
     layers: Sequence[int],
+    poolings: Sequence[str],
 ) -> RunWriter:
+    from extractor.pooling import POOLINGS
     from extractor.store.writer import RunWriter
 
     return RunWriter.open(
@@ -238,6 +242,7 @@ def _open_run(
         environment=_environment(model.device.type),
         columns=manifest.columns,
         layers=layers,
+        dim={name: POOLINGS[name].width * model.encoder.dim for name in poolings},
         shard=options.shard,
         storage_dtype=options.storage_dtype,
     )
@@ -301,7 +306,7 @@ class _Stages:
         recordings = sum(len(self.plan.batches[b]) for b in todo)
         progress.note(
             f"{len(self.plan.utterances):,} recordings planned; to do: {recordings:,} of them,"
-            f" {audio / 3600:.2f} h, in {len(todo):,} batches, padding {summary.padding_share:.1%}"
+            f" {audio / 3600:.2f} h, in batches: {len(todo):,}, padding {summary.padding_share:.1%}"
         )
         began = time.perf_counter()
         threads_before = torch.get_num_threads()

@@ -61,15 +61,16 @@ def make_plan(
     """The run's plan, from its folder as far as it is there; what is new is probed, planned, stored."""
     rows = writer.manifest() or []
     known = {row.utterance.id: row for row in rows}
-    _same_recordings(known, manifest)
+    utterances = _with_known_ids(rows, manifest.utterances)
+    _same_recordings(known, utterances)
     # Paths of now: the recordings may have moved since.
-    now = {u.id: u for u in manifest.utterances}
+    now = {u.id: u for u in utterances}
     rows = [replace(row, utterance=now.get(row.utterance.id, row.utterance)) for row in rows]
 
     gone = len(rows) - sum(row.utterance.id in now for row in rows)
     if gone:
         progress.note(f"{gone:,} recordings of this run are not in the input any more; what is stored stays")
-    new = [u for u in manifest.utterances if u.id not in known]
+    new = [u for u in utterances if u.id not in known]
     if rows and new:
         progress.note(f"{len(new):,} recordings are new in the input and are added to the run")
     retry = _failed(writer) & now.keys() if retry_failed and rows else set()
@@ -93,9 +94,20 @@ def _failed(writer: RunWriter) -> set[str]:
         return {failure.id for failure in store.errors}
 
 
-def _same_recordings(known: dict[str, ManifestRow], manifest: Manifest) -> None:
+def _with_known_ids(rows: Sequence[ManifestRow], utterances: Sequence[Utterance]) -> Sequence[Utterance]:
+    """Recordings keep the ids that the run gave them.
+
+    Ids that are made from file names become longer when a new file has the name of an old one.
+    """
+    if not rows:
+        return utterances
+    known = {(r.utterance.path, r.utterance.start, r.utterance.end): r.utterance.id for r in rows}
+    return [replace(u, id=known.get((u.path, u.start, u.end), u.id)) for u in utterances]
+
+
+def _same_recordings(known: dict[str, ManifestRow], utterances: Sequence[Utterance]) -> None:
     """Refuse an id that now names another recording: its row would be silently the old one's."""
-    for utterance in manifest.utterances:
+    for utterance in utterances:
         row = known.get(utterance.id)
         if row is None:
             continue

@@ -1,7 +1,7 @@
 """The values that flow through the engine. Bottom of the package: imports nothing of ours.
 
-    Utterance -> Header -> Decoded -> BatchResult
-                        \\-> Failure (a row of errors.jsonl) at any stage
+Utterance -> Header -> Decoded -> BatchResult
+                    \\-> Failure (a row of errors.jsonl) at any stage
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Manifest:
     utterances: Sequence[Utterance]
     columns: tuple[str, ...] = ("emotion", "emotion_raw", "speaker")
     corpus: str = "files"
+    notes: tuple[str, ...] = ()  # what a person should know of how it was read
 
     def __len__(self) -> int:
         return len(self.utterances)

@@ -117,7 +117,6 @@ NAMES: dict[str, dict[str, dict[str, str]]] = {
             "gender": "female",
             "dialogue": "Ses05M_script01_1b",
         },
-        "Session1/dialog/wav/Ses01F_impro01.wav": {"speaker": "", "session": "Ses01", "emotion": ""},
     },
     "meld": {
         "train_splits/dia0_utt0.mp4": {"split": "train", "emotion": "", "dialogue": "0"},
@@ -303,8 +302,8 @@ def test_iemocap_labels(tmp_path: Path, given: str, corpus: str | None) -> None:
     assert (excited["speaker"], excited["text"]) == ("Ses01M", "Do you have your forms?")
     assert rows["Ses01F_impro01_F000"]["emotion"] == "neutral"
     assert rows["Ses01F_impro01_M002"]["emotion"] == ""
-    # whole dialogues are recordings too; their two files do not change the turns' ids
-    assert len(rows) == (3 if "wav" in given else 5)
+    assert len(rows) == 3  # the two recordings of the whole dialogue are left out
+    assert len(manifest.notes) == (0 if "wav" in given else 1)
 
 
 def meld(root: Path) -> Path:

@@ -434,7 +434,7 @@ def test_unknown_settings_are_refused() -> None:
 @pytest.mark.skipif("dali" not in backends(), reason="DALI is not installed")
 def test_one_bad_file_does_not_cost_dali_the_batch(tmp_path: Path) -> None:
     good = np.fromfile(sine(tmp_path / "a.wav", SAMPLE_RATE), np.uint8)
-    results = decode_dali([good, np.zeros(100, np.uint8), good], 2)
+    results = decode_dali([good, np.zeros(100, np.uint8), good])
     assert [result is not None for result in results] == [True, False, True]
 
 

@@ -427,3 +427,18 @@ def test_streams_fill_the_cores() -> None:
     streams, threads = num_streams("cpu", 1)
     assert streams == 1
     assert threads >= 1
+
+
+def test_ids_stay_when_a_new_file_has_the_name_of_an_old_one(
+    noises: Path, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    options = Options(model=str(checkpoint()), dtype="fp32")
+    for name, source in (("data/one/a.wav", "n01.wav"), ("data/one/b.wav", "n02.wav")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((noises / source).read_bytes())
+    run(tmp_path / "data", options, tmp_path / "run")
+    (tmp_path / "data" / "two").mkdir()
+    (tmp_path / "data" / "two" / "a.wav").write_bytes((noises / "n04.wav").read_bytes())
+    summary = run(tmp_path / "data", options, tmp_path / "run")
+    assert (summary.embedded, summary.stored) == (1, 3)
+    assert Store(tmp_path / "run").ids == ["a", "b", "two/a"]

@@ -422,3 +422,19 @@ def test_import_is_light() -> None:
     code = "import sys, extractor.manifest; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "numpy", "pandas", "transformers", "h5py"} & set(loaded.split())
+
+
+def test_the_same_speech_once_more_is_left_out_of_a_search_and_said(tmp_path: Path) -> None:
+    turns = tmp_path / "Session1" / "sentences" / "wav" / "Ses01F_impro01"
+    dialogues = tmp_path / "Session1" / "dialog" / "wav"
+    for folder, name in ((turns, "Ses01F_impro01_F000.wav"), (dialogues, "Ses01F_impro01.wav")):
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+    found = read_manifest(tmp_path)
+    assert [u.id for u in found.utterances] == ["Ses01F_impro01_F000"]
+    (note,) = found.notes
+    assert "1 files left out: recordings of whole dialogues" in note
+    assert str(dialogues) in note
+    # Named, they are taken.
+    assert len(read_manifest([turns, dialogues], "iemocap")) == 2
+    assert len(read_manifest(dialogues, "iemocap")) == 1

@@ -12,7 +12,7 @@ from extractor.corpora.cremad import CREMAD
 from extractor.corpora.emodb import EMODB
 from extractor.corpora.folders import FOLDERS
 from extractor.corpora.iemocap import IEMOCAP
-from extractor.corpora.labels import SYNONYMS, Corpus, Labels, common_emotion
+from extractor.corpora.labels import SYNONYMS, Corpus, Labels, Spare, common_emotion
 from extractor.corpora.meld import MELD
 from extractor.corpora.nemo import NEMO
 from extractor.corpora.ravdess import RAVDESS
@@ -20,7 +20,7 @@ from extractor.corpora.savee import SAVEE
 from extractor.corpora.tess import TESS
 from extractor.corpora.urdu import URDU
 
-__all__ = ["CORPORA", "SYNONYMS", "Corpus", "Labels", "common_emotion", "recognise"]
+__all__ = ["CORPORA", "SYNONYMS", "Corpus", "Labels", "Spare", "common_emotion", "recognise"]
 
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from extractor.corpora.labels import GENDER, Corpus, Labels, beside, by_folder, read_table, stem
+from extractor.corpora.labels import GENDER, Corpus, Labels, Spare, beside, by_folder, read_table, stem
 
 EMOTIONS = {
     "ANG": "anger",
@@ -72,4 +72,5 @@ CREMAD = Corpus(
     columns=("gender", "age", "text", "sentence", "intensity"),
     parse=parse,
     annotate=annotate,
+    spare=Spare(re.compile(r"/(AudioMP3|VideoFlash)/"), "copies of AudioWAV in other formats"),
 )

@@ -7,8 +7,8 @@ Labels are in ``Session1/dialog/EmoEvaluation/{dialogue}.txt``, one line a turn,
 ``[start - end]  turn  emotion  [v, a, d]``; texts in ``dialog/transcriptions/{dialogue}.txt``. The
 dialogue is the turn without its last five characters. Without those files only names are read.
 
-Recordings of whole dialogues (``dialog/wav``, ``dialog/avi``) are of the corpus too, and have no label
-of their own.
+Recordings of whole dialogues (``dialog/wav``, ``dialog/avi``) are the same speech once more, without
+labels of their own: a search of the corpus leaves them out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from extractor.corpora.labels import GENDER, Corpus, Labels, beside, by_folder, read_text, stem
+from extractor.corpora.labels import GENDER, Corpus, Labels, Spare, beside, by_folder, read_text, stem
 
 EMOTIONS = {
     "neu": "neutral",
@@ -94,4 +94,5 @@ IEMOCAP = Corpus(
     columns=("session", "gender", "text", "valence", "arousal", "dominance", "dialogue"),
     parse=parse,
     annotate=annotate,
+    spare=Spare(re.compile(r"/dialog/(wav|avi)/"), "recordings of whole dialogues, whose turns are taken"),
 )

@@ -49,6 +49,17 @@ SYNONYMS = {word: emotion for emotion, words in _WORDS.items() for word in words
 
 
 @dataclass(frozen=True)
+class Spare:
+    """Recordings of a corpus that a search of its folder leaves out, and says so.
+
+    They are left out only where others are there: naming their own folder takes them.
+    """
+
+    pattern: re.Pattern[str]  # searched for in the absolute path, with slashes
+    reason: str
+
+
+@dataclass(frozen=True)
 class Corpus:
     """One row of the table of corpora.
 
@@ -63,6 +74,7 @@ class Corpus:
     columns: tuple[str, ...]  # labels beside emotion, emotion_raw, speaker
     parse: Callable[[str, str], Labels | None]
     annotate: Callable[[Sequence[str], Sequence[Labels | None], str], None] | None = None
+    spare: Spare | None = None
     share: float = 0.9  # of the files must fit for the corpus to be recognised: strays are common
 
     def label(self, paths: Sequence[str], root: str) -> list[Labels | None]:

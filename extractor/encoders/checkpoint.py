@@ -199,10 +199,12 @@ def _random(spec: str) -> Checkpoint:
     """The architecture with random weights: for benchmarks and demonstrations, and called so."""
     from transformers import AutoConfig, AutoModel
 
-    name, _, seed_text = spec.removeprefix(RANDOM).partition("@")
-    if seed_text and not seed_text.isdigit():
-        raise ModelError(f"model {spec!r}: the seed behind @ must be a whole number")
-    seed = int(seed_text or 0)
+    name, seed = spec.removeprefix(RANDOM), 0
+    if "@" in name and not Path(name).exists():
+        name, _, seed_text = name.rpartition("@")
+        if not seed_text.isdigit():
+            raise ModelError(f"model {spec!r}: the seed behind @ must be a whole number")
+        seed = int(seed_text)
     if name in MODELS:
         config = AutoConfig.for_model(MODELS[name].kind, **MODELS[name].architecture)
     elif Path(name).exists():
