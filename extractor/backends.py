@@ -1,7 +1,7 @@
 """The libraries that decode, and which takes what. Used by `probe` (headers) and `decode` (audio).
 
 Every reader gives float32 ``[num_frames, num_channels]`` at the source rate and nothing else: mixing,
-resampling and checking are the same for all, in `decode`. 16-bit audio comes out as ``int16 / 32768``
+resampling and checking are the same for all, in `waveform`. 16-bit audio comes out as ``int16 / 32768``
 from each of them, bit for bit.
 
 Conventions that differ between the libraries, and what is chosen here:

@@ -2,7 +2,7 @@
 
 Short WAV, FLAC and Ogg go through DALI in batches, everything else is streamed block by block, so
 that a two-hour recording costs little more memory than its waveform. Whichever backend decodes
-(`backends.BACKENDS`), mixing, resampling (soxr) and checking are done here, in one way for all.
+(`backends.BACKENDS`), mixing, resampling (soxr) and checking are the same (`waveform`).
 """
 
 from __future__ import annotations

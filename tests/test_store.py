@@ -848,7 +848,7 @@ def test_the_commands_say_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
     for text in (
         "rows: 7",
         "failed: 2",
-        "1 x: decode: cut short",
+        "2 x: decode: cut short (#)",
         "poolings: mean (5), meanstd (10)",
         "model: tiny",
     ):
