@@ -97,7 +97,7 @@ class Decoded:
     """A recording's audio as the encoders take it."""
 
     waveform: np.ndarray  # float32 [num_samples], mono, SAMPLE_RATE
-    checksum: str  # blake2b-128 of the waveform's bytes: what audio gave this embedding
+    checksum: str  # SHA-256 of the waveform's bytes: what audio gave this embedding
 
 
 @dataclass(frozen=True, slots=True)

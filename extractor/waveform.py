@@ -129,7 +129,7 @@ def checked(utterance: Utterance, waveform_of: Callable[[], np.ndarray], checksu
         _finite(waveform)
     except DecodeError as error:
         return Failure(utterance.id, utterance.path, "decode", str(error))
-    digest = hashlib.blake2b(waveform.data, digest_size=16).hexdigest() if checksum else ""
+    digest = hashlib.sha256(waveform.data).hexdigest() if checksum else ""
     return Decoded(waveform, digest)
 
 

@@ -22,12 +22,12 @@ MAY_IMPORT = {
 
 # Inside `extractor`, bottom to top. A stage is a set of files that belong together; stages do not
 # import each other.
-BOTTOM = {"types", "errors", "formats", "windows"}
+BOTTOM = {"types", "errors", "formats", "segments", "windows", "backends"}
 STAGES = {
-    "manifest": {"corpora", "manifest"},
+    "manifest": {"corpora", "manifest_file", "manifest"},
     "probe": {"probe"},
     "plan": {"plan"},
-    "decode": {"backends", "decode"},
+    "decode": {"flac", "waveform", "decode"},
     "encode": {"encoders"},
     "pool": {"pooling"},
     "store": {"store"},

@@ -1,0 +1,1 @@
+"""What is learned from embeddings: classifiers, evaluation, lookup. Empty so far."""
