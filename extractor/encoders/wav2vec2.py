@@ -31,8 +31,11 @@ from extractor.types import FrameSink
 
 Activation = Callable[[Tensor], Tensor]
 
-# Frames of CNN output made at a time: the widest layer's rows then stay in a core's cache.
-_CONV_BLOCK_FRAMES = 64
+# Frames of CNN output made at a time: on a CPU so many that the widest layer's rows stay in a core's
+# cache, elsewhere so many that they fill the device and still take no more than 0.3 GB.
+_CONV_BLOCK_FRAMES = {"cpu": 64}
+_CONV_BLOCK_FRAMES_ELSEWHERE = 4096
+_NORMALISED_AT_ONCE = 1 << 20  # samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +139,10 @@ class FeatureEncoder:
         stride = math.prod(layer.stride for layer in layers)
         field = receptive_field(layers)
         num_frames = (x.shape[0] - field) // stride + 1
+        size = _CONV_BLOCK_FRAMES.get(x.device.type, _CONV_BLOCK_FRAMES_ELSEWHERE)
         blocks = []
-        for start in range(0, num_frames, _CONV_BLOCK_FRAMES):
-            stop = min(start + _CONV_BLOCK_FRAMES, num_frames)
+        for start in range(0, num_frames, size):
+            stop = min(start + size, num_frames)
             y = x[start * stride : (stop - 1) * stride + field]
             for layer in layers:
                 y = layer(y)
@@ -292,8 +296,11 @@ class Wav2Vec2Encoder:
         """Zero mean and unit variance over all of its samples, where the checkpoint asks for it."""
         if not self.do_normalise:
             return waveform
-        var, mean = torch.var_mean(waveform.double(), correction=0)
-        return ((waveform - mean) * torch.rsqrt(var + 1e-7)).float()  # eps: the reference's own
+        # In float64, but never with a float64 copy: a recording may be hours long.
+        centred = waveform - waveform.mean(dtype=torch.float64)
+        squares = [part.double().square().sum() for part in centred.split(_NORMALISED_AT_ONCE)]
+        variance = torch.stack(squares).sum() / len(centred)
+        return centred.mul_(torch.rsqrt(variance + 1e-7))  # eps: the reference's own
 
     def operations(self, num_samples: int) -> tuple[float, float]:
         """Floating-point operations for one utterance: useful ones, and those spent on padding."""
