@@ -13,6 +13,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"  # real recordings, where they are at hand
+CANNOT_RUN = 77  # exit code of a benchmark that lacks something here: automake's for a skipped test
 
 
 def cpu_model() -> str:

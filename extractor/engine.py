@@ -224,6 +224,11 @@ def _environment(device: str) -> dict[str, object]:
     }
 
 
+def _reachable(model: str) -> str:
+    """The model as it can be named from anywhere on this machine, to encode queries with it later."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
 def _open_run(
     out: str | os.PathLike[str],
     options: Options,
@@ -239,7 +244,7 @@ def _open_run(
     return RunWriter.open(
         Path(out),
         settings=settings,
-        environment=_environment(model.device.type),
+        environment={"model_spec": _reachable(options.model), **_environment(model.device.type)},
         columns=manifest.columns,
         layers=layers,
         dim={name: POOLINGS[name].width * model.encoder.dim for name in poolings},

@@ -193,6 +193,19 @@ def test_other_settings_are_refused_each_by_name(
     assert len(Store(tmp_path / "run")) == 24
 
 
+def test_a_model_is_the_same_wherever_its_folder_is(
+    noises: Path, checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint()
+    run(noises, Options(model=str(folder), dtype="fp32"), tmp_path / "run")
+    monkeypatch.chdir(folder.parent)
+    summary = run(noises, Options(model=f"./{folder.name}", dtype="fp32"), tmp_path / "run")
+    assert (summary.embedded, summary.stored) == (0, 24)
+    store = Store(tmp_path / "run")
+    assert (store.settings["model"], store.settings["source"]) == (folder.name, "local folder")
+    assert store.environment["model_spec"] == str(folder)
+
+
 def test_recordings_that_are_new_are_added(noises: Path, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     files = sorted(str(p) for p in noises.iterdir())
     options = Options(model=str(checkpoint()), dtype="fp32")

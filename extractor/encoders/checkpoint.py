@@ -89,17 +89,21 @@ def load_checkpoint(spec: str) -> Checkpoint:
             f" checkpoint or have another shape, {bad[0]} the first; is it complete?"
         )
     normalise, note = _read_normalisation(source, revision, config, spec)
-    commit = getattr(config, "_commit_hash", None) or revision or "local"
-    return _checkpoint(spec, source, commit, model, config, normalise, note)
+    local = Path(source).is_dir()
+    # Names that stay the same when a folder moves or a hub model is named by its alias: they are
+    # compared when a run is resumed.
+    name, where = (Path(source).resolve().name, "local folder") if local else (source, "hub")
+    commit = getattr(config, "_commit_hash", None) or revision or "none"
+    return _checkpoint(name, where, commit, model, config, normalise, note)
 
 
 def _checkpoint(
-    spec: str, source: str, revision: str, model: Any, config: Any, normalise: bool, note: str
+    name: str, source: str, revision: str, model: Any, config: Any, normalise: bool, note: str
 ) -> Checkpoint:
     # Masking vectors only serve pretraining, and hub copies differ in having them.
     tensors = {k: v.float() for k, v in model.state_dict().items() if k != "masked_spec_embed"}
     provenance = {
-        "model": spec,
+        "model": name,
         "source": source,
         "revision": revision,
         "weights": weights_hash(tensors),
@@ -216,7 +220,9 @@ def _random(spec: str) -> Checkpoint:
         model = AutoModel.from_config(config, dtype=torch.float32)
     normalise = config.feat_extract_norm == "layer"
     note = f"{normalise} (random weights; by feat_extract_norm)"
-    return _checkpoint(spec, f"random weights, seed {seed}", "none", model, config, normalise, note)
+    called = name if name in MODELS else Path(name).resolve().name
+    source = f"random weights, seed {seed}"
+    return _checkpoint(f"{RANDOM}{called}", source, "none", model, config, normalise, note)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,347 @@
+"""What only a machine with a GPU can tell: hser on CUDA against hser on the CPU, and its speed.
+
+    python -m benchmarks.gpu_check [--quick]
+
+    layers   small random models of every kind, every layer, CUDA against the CPU, fp32 without TF32
+    bf16     full-size random models on CUDA, bf16 against fp32, every layer mean-pooled
+    pooling  every pooling of the same frames, CUDA against the CPU
+    engine   the whole command on generated recordings, CUDA against the CPU in fp32
+    speed    the encoder benchmark's contenders on generated recordings
+
+About eight minutes. Needs torch, transformers, numpy, h5py, soundfile, soxr, click and rich; a check
+whose packages are missing is skipped and says so. Exits 1 when a check fails, 2 without CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import median, print_table, spread, take_turns, write_result
+from benchmarks.stand_ins import NORMS, small_encoders, write_clips, write_config
+from extractor.types import SAMPLE_RATE, Decoded, FrameSink, Seconds, Utterance
+
+# Relative L2 error between devices in fp32: both sum thousands of products, in other orders.
+FP32_RELATIVE = 1e-4
+# Statistics of the same frames: one sum over at most a thousand values.
+POOLING_RELATIVE = 1e-5
+# Cosine of a bf16 row to its fp32 row: 8 bits of mantissa through two dozen layers.
+BF16_COSINE = 0.999
+
+KINDS = ("hubert", "wavlm", "wav2vec2")
+FULL_SIZE = ("hubert-base", "hubert-large", "wavlm-large")
+SPEED_MODELS = ("hubert-large", "wavlm-large")
+POOLINGS = ("mean", "std", "min", "max", "first", "last", "meanstd")
+PARITY_LENGTHS = (400, 719, 16_000, 31_999, 67_123)  # samples: one frame, two, odd ones
+BF16_CLIPS: Sequence[Seconds] = (1.3, 2.9, 4.0, 7.7)
+ENGINE_CLIPS: Sequence[Seconds] = (0.3, 1.0, 1.7, 2.2, 3.1, 4.4, 5.8, 7.9, 61.0)  # the last in two windows
+SPEED_SECONDS, LOOP_SECONDS = 1200.0, 60.0
+CLIP_SECONDS = (1.0, 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One figure against its limit. An error may not exceed it, a cosine may not fall below it."""
+
+    check: str
+    what: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """NaN passes nothing."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+class KeptLayers(FrameSink):
+    """A sink that keeps all layers, on the CPU in fp32."""
+
+    def __init__(self) -> None:
+        self.layers: list[Tensor] = []
+
+    def add(self, layer: int, hidden: Tensor) -> None:
+        self.layers.append(hidden.float().cpu())
+
+
+def relative_error(a: Tensor, b: Tensor) -> float:
+    """||a - b|| / ||b||."""
+    return ((a - b).norm() / b.norm()).item()
+
+
+def largest(errors: Iterable[float]) -> float:
+    """NaN if any is NaN, which Python's `max` may pass over."""
+    return float(np.max(list(errors)))
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """fp32 products with all their bits: cuDNN's convolutions use TF32 unless told not to."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def noise(lengths: Sequence[int]) -> list[Tensor]:
+    """Waveforms of unit variance."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, generator=generator) for n in lengths]
+
+
+def check_layers(device: str) -> Iterator[Finding]:
+    """Worst layer of each small model on ``device`` against the CPU."""
+    waveforms = noise(PARITY_LENGTHS)
+    for kind in KINDS:
+        for norm in NORMS:
+            kept = []
+            for encoder in small_encoders(kind, norm, ["cpu", device]):
+                sink = KeptLayers()
+                with without_tf32():
+                    encoder.forward([encoder.normalise(w.to(encoder.device)) for w in waveforms], sink)
+                kept.append(sink.layers)
+            reference, layers = kept
+            worst = largest(relative_error(a, b) for a, b in zip(layers, reference, strict=True))
+            yield Finding("layers", f"{kind}, {norm} norm, fp32: worst relative error", worst, FP32_RELATIVE)
+
+
+def mean_pooled(spec: str, dtype: str, device: str, waveforms: Sequence[np.ndarray]) -> Tensor:
+    """float32 ``[U, L, D]``, all layers."""
+    from extractor.batch import BatchEncoder, Job
+    from extractor.encoders import Model
+
+    model = Model(spec, dtype, torch.device(device))
+    encode = BatchEncoder(
+        model, tuple(range(model.encoder.num_layers)), ("mean",), 60 * SAMPLE_RATE, 240 * SAMPLE_RATE
+    )
+    utterances = [Utterance(str(i), "") for i in range(len(waveforms))]
+    job = Job(0, range(len(waveforms)), utterances, [Decoded(w, "") for w in waveforms])
+    with without_tf32():
+        return torch.from_numpy(encode(job).pooled["mean"])
+
+
+def check_bf16(device: str, specs: Sequence[str]) -> Iterator[Finding]:
+    """Lowest cosine, over recordings and layers, of bf16 rows to fp32 rows."""
+    waveforms = [w.numpy() * 0.05 for w in noise([round(s * SAMPLE_RATE) for s in BF16_CLIPS])]
+    for spec in specs:
+        half, reference = (mean_pooled(spec, dtype, device, waveforms) for dtype in ("bf16", "fp32"))
+        cosines = torch.cosine_similarity(half.double(), reference.double(), dim=2).amin(dim=0)  # [L]
+        worst = int(cosines.argmin())
+        what = f"{spec.removeprefix('random:')}, bf16: lowest cosine of a row, in layer {worst}"
+        yield Finding("bf16", what, cosines[worst].item(), BF16_COSINE, at_least=True)
+
+
+def check_pooling(device: str) -> Iterator[Finding]:
+    """Every pooling; recordings whole, and one in two pieces that are merged."""
+    from extractor.pooling import Piece, Pooler
+
+    lengths, dim = (1, 63, 500, 1000), 96
+    hidden = torch.randn(sum(lengths), dim, generator=torch.Generator().manual_seed(0)) * 3 + 1
+
+    def pooled(on: str, windowed: bool) -> dict[str, np.ndarray]:
+        num_utterances = len(lengths) - windowed
+        pooler = Pooler(num_utterances, [0], dim, POOLINGS, torch.device(on), windowed)
+        pooler.begin(
+            [Piece(min(u, num_utterances - 1), n, slice(n // 10, n)) for u, n in enumerate(lengths)]
+            if windowed
+            else [Piece(u, n, slice(0, n)) for u, n in enumerate(lengths)]
+        )
+        pooler.add(0, hidden.to(on))
+        return pooler.pooled()
+
+    for windowed in (False, True):
+        reference, values = pooled("cpu", windowed), pooled(device, windowed)
+        errors = [
+            relative_error(torch.from_numpy(values[name]), torch.from_numpy(reference[name]))
+            for name in POOLINGS
+        ]
+        what = f"{'in pieces' if windowed else 'whole'}: worst relative error of {', '.join(POOLINGS)}"
+        yield Finding("pooling", what, largest(errors), POOLING_RELATIVE)
+
+
+def check_engine(device: str, scratch: Path) -> Iterator[Finding]:
+    """Files to store, all layers; as users run it, so with the precision that fp32 means to hser."""
+    from extractor.engine import Options, run
+    from extractor.store import Store
+
+    clips = write_clips(scratch / "engine", ENGINE_CLIPS)
+    for kind in KINDS:
+        spec = write_config(scratch / kind, kind)
+        rows = []
+        for on in ("cpu", device):
+            # Two folders, also where a test has the CPU for both.
+            out = scratch / f"{kind}-run-{len(rows)}"
+            run(clips, Options(model=spec, device=on, dtype="fp32"), out)
+            with Store(out) as store:
+                rows.append([torch.from_numpy(store.load(layer=k)) for k in store.layers])
+        reference, layers = rows
+        worst = largest(
+            relative_error(a, b)
+            for ours, theirs in zip(layers, reference, strict=True)
+            for a, b in zip(ours, theirs, strict=True)
+        )
+        yield Finding("engine", f"{kind}: worst relative error of a row", worst, FP32_RELATIVE)
+
+
+def measure_speed(
+    name: str,
+    device: str,
+    scratch: Path,
+    seconds: Seconds = SPEED_SECONDS,
+    loop_seconds: Seconds = LOOP_SECONDS,
+    rounds: int = 3,
+    batch_sizes: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The contenders of `benchmarks.encoder` on clips of noise; audio seconds per second."""
+    from benchmarks import encoder
+    from extractor.batch import BatchEncoder
+    from extractor.encoders import Model
+    from extractor.engine import LARGE_BATCH
+
+    low, high = CLIP_SECONDS
+    count = round(seconds / ((low + high) / 2))
+    clips = write_clips(scratch / "speed", np.random.default_rng(0).uniform(low, high, count).tolist())
+    waveforms = encoder.read(clips)
+    audio_seconds = encoder.audio_seconds(waveforms)
+    few = clips[: max(1, round(count * loop_seconds / seconds))]
+
+    model = Model(f"random:{name}", "auto", torch.device(device))
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[model.dtype]
+    layers = tuple(range(model.encoder.num_layers))
+    encode = BatchEncoder(model, layers, ("mean",), 60 * SAMPLE_RATE, round(LARGE_BATCH * SAMPLE_RATE))
+    planned = encoder.jobs(waveforms, LARGE_BATCH)
+    fp32, half = (encoder.transformers_model(name, d, model.device) for d in (torch.float32, dtype))
+    sizes = batch_sizes or encoder.GPU_BATCH_SIZES
+    tried = {size: max(encoder.best(half, waveforms, size) for _ in range(2)) for size in sizes}
+    batch_size = max(tried, key=lambda size: tried[size])
+    contenders: dict[str, Callable[[], float]] = {
+        "loop": lambda: encoder.loop(fp32, few),
+        "best": lambda: encoder.best(half, waveforms, batch_size),
+        "hser": lambda: encoder.bare(encode, planned, audio_seconds),
+        "command": lambda: encoder.command(clips, name, model.dtype),
+    }
+    speeds = take_turns(contenders, rounds)
+    operations = sum(sum(model.encoder.operations(len(w))) for w in waveforms) / audio_seconds
+    roof = encoder.matrix_roof(dtype, model.device)
+    return {
+        "model": name,
+        "dtype": model.dtype,
+        "recordings": len(clips),
+        "audio_seconds": audio_seconds,
+        "best_batch_size": batch_size,
+        "best_tried": tried,
+        "flop_per_audio_second": operations,
+        "roof_flops": roof,
+        "mfu": median(speeds["hser"]) * operations / roof,
+        "speeds": speeds,
+        "ratios": {
+            f"{a}/{b}": median(speeds[a]) / median(speeds[b])
+            for a, b in (("hser", "loop"), ("hser", "best"), ("command", "hser"))
+        },
+    }
+
+
+def collect(name: str, check: Callable[[], Iterator[Finding]], skipped: dict[str, str]) -> list[Finding]:
+    """A check's findings, printed as they come; none, with the reason kept, where a package is missing."""
+    findings, began = [], time.perf_counter()
+    try:
+        for finding in check():
+            print_finding(finding)
+            findings.append(finding)
+    except ImportError as error:  # importlib.metadata's PackageNotFoundError is one
+        skipped[name] = str(error)
+        print(f"skipped {name}: {error}")
+    print(f"        {name} took {time.perf_counter() - began:.0f} s", flush=True)
+    return findings
+
+
+def print_finding(finding: Finding) -> None:
+    sign = ">=" if finding.at_least else "<="
+    figure = f"{finding.value:.6f}" if finding.at_least else f"{finding.value:.1e}"
+    word = "ok    " if finding.passed else "FAILED"
+    print(f"{word}  {finding.check}: {finding.what}: {figure} ({sign} {finding.limit:g})", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="leave the speed out")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("gpu-check: torch finds no CUDA device here; nothing was checked")
+        return 2
+    device = "cuda"
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
+    skipped: dict[str, str] = {}
+    speeds: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="hser-gpu-") as folder:
+        scratch = Path(folder)
+        checks: dict[str, Callable[[], Iterator[Finding]]] = {
+            "layers": lambda: check_layers(device),
+            "bf16": lambda: check_bf16(device, [f"random:{name}" for name in FULL_SIZE]),
+            "pooling": lambda: check_pooling(device),
+            "engine": lambda: check_engine(device, scratch),
+        }
+        findings = [f for name, check in checks.items() for f in collect(name, check, skipped)]
+
+        def speed() -> Iterator[Finding]:
+            for name in SPEED_MODELS:
+                speeds.append(measure_speed(name, device, scratch / name, rounds=args.rounds))
+                torch.cuda.empty_cache()
+            yield from ()
+
+        if not args.quick:
+            collect("speed", speed, skipped)
+    result = {
+        "what": "hser on CUDA against the CPU; speed in audio seconds per second",
+        "gpu": torch.cuda.get_device_name(),
+        "findings": [{**asdict(f), "passed": f.passed} for f in findings],
+        "skipped": skipped,
+        "rows": speeds,
+    }
+    write_result("gpu-check", result, args.out)
+    summary(findings, skipped, speeds)
+    return 0 if all(f.passed for f in findings) else 1
+
+
+def summary(findings: Sequence[Finding], skipped: dict[str, str], speeds: Sequence[dict[str, Any]]) -> None:
+    failed = [f for f in findings if not f.passed]
+    print(f"\n{len(findings) - len(failed)} of {len(findings)} checks passed", end="")
+    print(f"; skipped: {', '.join(skipped)}" if skipped else "")
+    for finding in failed:
+        print_finding(finding)
+    if not speeds:
+        return
+    names = ("loop", "best", "hser", "command")
+    print_table(
+        ["audio s/s", *names, "/loop", "/best", "MFU"],
+        [
+            [
+                f"{row['model']} {row['dtype']}",
+                *(spread(row["speeds"][name]) for name in names),
+                f"{row['ratios']['hser/loop']:.1f}x",
+                f"{row['ratios']['hser/best']:.2f}x",
+                f"{row['mfu']:.0%}",
+            ]
+            for row in speeds
+        ],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
