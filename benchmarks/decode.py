@@ -55,7 +55,7 @@ def measure(paths: Sequence[str], rounds: int) -> dict[str, list[float]]:
         raise SystemExit(f"{len(paths) - len(headers)} recordings cannot be read")
     audio_seconds = sum(header.duration for header in headers)
 
-    def speed(decode: Callable[[slice], None]) -> Callable[[], float]:
+    def speed(decode: Callable[[slice], object]) -> Callable[[], float]:
         def contender() -> float:
             began = perf_counter()
             for start in range(0, len(paths), BATCH):
@@ -73,14 +73,10 @@ def measure(paths: Sequence[str], rounds: int) -> dict[str, list[float]]:
 
             return decode
 
-        contenders = {"soundfile": speed(lambda part: void(soundfile_batch(paths[part], pool)))}
+        contenders = {"soundfile": speed(lambda part: soundfile_batch(paths[part], pool))}
         for name, checksum in HSER.items():
             contenders[name] = speed(with_hser(DecodeOptions(workers=THREADS, checksum=checksum)))
         return take_turns(contenders, rounds)
-
-
-def void(_: object) -> None:
-    """For a call whose result is of no interest."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

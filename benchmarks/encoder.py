@@ -33,7 +33,7 @@ from benchmarks.common import SHARED_DATA, median, print_table, spread, take_tur
 from extractor.batch import BatchEncoder, Job
 from extractor.encoders import Model, resolve_device
 from extractor.encoders.checkpoint import MODELS
-from extractor.encoders.linear import Linear
+from extractor.encoders.products import Linear
 from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, num_cores, num_streams, run
 from extractor.plan import plan_batches
 from extractor.types import SAMPLE_RATE, Decoded, Utterance

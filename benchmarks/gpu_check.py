@@ -181,7 +181,7 @@ def check_engine(device: str, scratch: Path) -> Iterator[Finding]:
     clips = write_clips(scratch / "engine", ENGINE_CLIPS)
     for kind in KINDS:
         spec = write_config(scratch / kind, kind)
-        rows = []
+        rows: list[list[Tensor]] = []
         for on in ("cpu", device):
             # Two folders, also where a test has the CPU for both.
             out = scratch / f"{kind}-run-{len(rows)}"

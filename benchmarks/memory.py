@@ -30,7 +30,8 @@ from benchmarks.common import print_table, write_result
 from benchmarks.stand_ins import write_clips, write_config, write_noise
 from extractor.types import SAMPLE_RATE, Manifest, Seconds, Utterance
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MIB = 1 << 20
 FEW, MANY = 500, 5_000  # short recordings
@@ -39,11 +40,11 @@ SHORT: Seconds = 10.0
 LONG: Seconds = 7200.0
 # Bound for a long recording: so many times its waveform at 16 kHz in float32, and what one window
 # takes while it is encoded.
-WAVEFORMS = 2.5
-WINDOW_MIB = {"mfcc": 256, "small": 256, "hubert-base": 2560}
+WAVEFORMS = 2.0
+WINDOW_MIB = {"mfcc": 256, "small HuBERT": 256, "hubert-base": 1536}
 FORMATS = {"16 kHz mono WAV": (".wav", 16_000, 1), "48 kHz stereo FLAC": (".flac", 48_000, 2)}
 MILLION = 1_000_000
-LONGEST_CLIP: Seconds = 20.0  # of the million
+CLIP_SAMPLES = (SAMPLE_RATE // 2, 20 * SAMPLE_RATE)  # shortest and longest of the million
 BATCH: Seconds = 30.0
 
 
@@ -124,7 +125,7 @@ def measure_long(
     scratch: Path, models: Sequence[str], duration: Seconds = LONG, formats: Sequence[str] = tuple(FORMATS)
 ) -> list[LongMemory]:
     """``models``: of `WINDOW_MIB`. Each recording is removed before the next is written."""
-    specs = {"mfcc": "mfcc", "small": write_config(scratch / "small")}
+    specs = {"mfcc": "mfcc", "small HuBERT": write_config(scratch / "small")}
     waveform_mib = 4 * duration * SAMPLE_RATE / MIB
     rows = []
     for name in formats:
@@ -134,7 +135,7 @@ def measure_long(
             write_noise(path, length, sample_rate, num_channels)
         for model in models:
             spec = specs.get(model, f"random:{model}")
-            out = scratch / f"{model}-{suffix.lstrip('.')}"
+            out = scratch / f"{model} {suffix}"
             before, after = in_child(peaks_of_runs, [str(short), str(long)], spec, str(out))
             bound = WAVEFORMS * waveform_mib + WINDOW_MIB[model]
             rows.append(
@@ -171,7 +172,7 @@ def measure_plan(recordings: int, out: str) -> PlanMemory:
     ]
     manifest = Manifest(utterances, columns=())
     list_seconds, utterances_mib = clock.lap(), peak_bytes() / MIB
-    num_samples = np.random.default_rng(0).integers(SAMPLE_RATE // 2, LONGEST_CLIP * SAMPLE_RATE, recordings)
+    num_samples = np.random.default_rng(0).integers(*CLIP_SAMPLES, recordings)
     batches = plan_batches(num_samples, round(BATCH * SAMPLE_RATE))
     batch_of = np.empty(recordings, dtype=np.int64)
     for b, members in enumerate(batches):

@@ -11,8 +11,7 @@ import pytest
 import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, reference_layers, relative_error
 
-from extractor.encoders import Model, format_layers, parse_layers, resolve_device, resolve_dtype
-from extractor.encoders import wav2vec2 as family
+from extractor.encoders import Model, cnn, format_layers, parse_layers, resolve_device, resolve_dtype
 from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
 from extractor.encoders.spectral import SPECTRAL
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
@@ -88,7 +87,7 @@ def test_nan_in_what_lies_between_recordings_changes_nothing(
 ) -> None:
     encoder, audio = build(make_model(kind, **switches)), waveforms()
     clean = encode(encoder, audio)
-    monkeypatch.setattr(family, "blank", lambda n, dtype, device: torch.full((n,), torch.nan, dtype=dtype))
+    monkeypatch.setattr(cnn, "blank", lambda n, dtype, device: torch.full((n,), torch.nan, dtype=dtype))
     for a, b in zip(encode(encoder, audio), clean, strict=True):
         for x, y in zip(a, b, strict=True):
             assert torch.equal(x, y)
@@ -115,11 +114,11 @@ def test_scores_in_chunks_of_heads_and_queries_give_the_same(monkeypatch: pytest
 
 
 def test_unpacked_products_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from extractor.encoders import linear
+    from extractor.encoders import products
 
     model, audio = make_model("hubert"), waveforms()
     packed = encode(build(model), audio)
-    monkeypatch.setattr(linear, "_packs", lambda device, dtype: False)
+    monkeypatch.setattr(products, "_packs", lambda device, dtype: False)
     for a, b in zip(encode(build(model), audio), packed, strict=True):
         assert relative_error(a[-1], b[-1]) < FP32_RELATIVE
 

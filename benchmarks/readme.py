@@ -1,0 +1,216 @@
+"""The README's figures, from the result files: tables between markers, and a chart.
+
+    python -m benchmarks.readme README.md [--check]
+
+Between ``<!-- speed -->`` and ``<!-- /speed -->`` (also decode, write, memory) stands what the newest
+result of each machine gives; ``docs/speed.svg`` beside the README shows the speeds as bars. With
+``--check`` nothing is written, and the exit code is 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, median
+
+CHART = Path("docs/speed.svg")
+Result = Mapping[str, Any]  # one result file
+BARS = ("loop", "best", "hser")
+
+
+def read_results(folder: Path, *names: str) -> list[Result]:
+    """Result files of some benchmarks, in their order, by machine. A new run replaces a machine's old one."""
+    paths = [path for name in names for path in sorted(folder.glob(f"{name}-*.json"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def with_range(values: Sequence[float]) -> str:
+    """``15.1 (14.8-15.3)``."""
+    return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; all columns but the first are figures."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def speed_rows(result: Result) -> Iterator[list[str]]:
+    for row in result["rows"]:
+        speeds, ratios = row["speeds"], row["ratios"]
+        share = f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-"
+        yield [
+            f"{row['model']}, {row['dtype']}",
+            *(with_range(speeds[name]) if name in speeds else "-" for name in (*BARS, "command")),
+            f"**{ratios['hser/loop']:.1f}x**",
+            f"**{ratios['hser/best']:.2f}x**",
+            share,
+            f"{row['mfu']:.0%}",
+        ]
+
+
+def speed_table(result: Result) -> str:
+    header = ["audio s/s", "`loop`", "`best`", "hser", "`command`", "hser / `loop`", "hser / `best`"]
+    return table([*header, "`command` / hser", "of the roof"], list(speed_rows(result)))
+
+
+def decode_table(result: Result) -> str:
+    rows = [
+        [
+            f"{row['files']}, {row['recordings']:,} files",
+            *(with_range(row["speeds"][name]) for name in ("soundfile", "hser", "hser + checksum")),
+            f"**{row['ratios']['hser/soundfile']:.2f}x**",
+        ]
+        for row in result["rows"]
+    ]
+    return table(["audio s/s", "soundfile", "hser", "hser + checksum", "hser / soundfile"], rows)
+
+
+def write_table(result: Result) -> str:
+    rows = [
+        [name, with_range(speeds), number(median(speeds) * result["row_bytes"] / 1e6)]
+        for name, speeds in result["speeds"].items()
+    ]
+    return table([f"{result['row_bytes'] / 1e3:.0f} kB a row", "rows/s", "MB/s"], rows)
+
+
+def memory_table(result: Result) -> str:
+    corpus, plan = result["corpus"], result["plan"]
+    few, many = corpus["recordings"]
+    peaks = [f"{mib:,.0f} MiB" for mib in corpus["peak_mib"]]
+    rows = [
+        [
+            f"{many:,} short recordings, against {few:,} ({corpus['model']})",
+            f"{peaks[1]} against {peaks[0]}: {corpus['growth']:.2f}x",
+            f"{corpus['aim']:.2f}x",
+        ]
+    ]
+    rows += [
+        [
+            f"{row['hours']:g} h, {row['recording']}, {row['model']}, above one of 10 s",
+            f"{row['above_mib']:,.0f} MiB ({row['waveforms']:.1f} waveforms)",
+            f"{row['bound_mib']:,.0f} MiB",
+        ]
+        for row in result["long"]
+    ]
+    seconds = plan["plan_seconds"] + plan["write_seconds"]
+    rows.append(
+        [
+            f"planning {plan['recordings']:,} recordings whose headers are read",
+            f"{seconds:.1f} s, {plan['read_seconds']:.1f} s on resume, peak {plan['peak_mib']:,.0f} MiB",
+            "-",
+        ]
+    )
+    return table(["peak resident memory of the process", "measured", "at most"], rows)
+
+
+# Marker -> the result files it shows, and how.
+SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
+    "speed": (("encoder", "gpu-check"), speed_table),
+    "decode": (("decode",), decode_table),
+    "write": (("write",), write_table),
+    "memory": (("memory",), memory_table),
+}
+
+
+def section(name: str, folder: Path) -> str:
+    """What belongs between a marker's two ends."""
+    sources, make = SECTIONS[name]
+    results = [r for r in read_results(folder, *sources) if r.get("rows", True)]
+    if not results:
+        return "Not measured yet: `make bench` writes the result files.\n"
+    blocks = [f"Machine: `{result['machine']}`\n\n{make(result)}\n" for result in results]
+    chart = f"![Audio seconds per second]({CHART.as_posix()})\n\n" if name == "speed" else ""
+    return chart + "\n".join(blocks)
+
+
+def fill(text: str, folder: Path) -> str:
+    """The README with its sections made anew. Raises ValueError for a marker without its end."""
+    for name in SECTIONS:
+        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(opening) != text.count(closing) or text.count(opening) > 1:
+            raise ValueError(f"{opening} and {closing} must both stand there once, or not at all")
+        between = f"{opening}\n{section(name, folder)}{closing}"
+        pattern = f"{re.escape(opening)}.*?{re.escape(closing)}"
+        text = re.sub(pattern, lambda _, new=between: new, text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
+
+
+# --- The chart ----------------------------------------------------------------------------------
+
+WIDTH, LABELS, FIGURES = 720, 190, 90  # px: all of it, what the names take, what the figures take
+BAR, GAP, TITLE = 16, 4, 30  # px
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #1f2328 }
+.title { font-weight: 600 } .loop { fill: #9aa4af } .best { fill: #6b8fb3 } .hser { fill: #d9622b }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .loop { fill: #6e7681 } }
+"""
+
+
+def chart(results: Sequence[Result]) -> str:
+    """SVG: a panel a machine, with a scale of its own; three bars a model. No background: fits any page."""
+    parts: list[str] = []
+    y = 0
+    for result in results:
+        y += TITLE
+        title = f"Audio seconds per second, {result['machine']}"
+        parts.append(f'<text class="title" x="0" y="{y - 10}">{escape(title)}</text>')
+        scale = (WIDTH - LABELS - FIGURES) / max(median(row["speeds"]["hser"]) for row in result["rows"])
+        for row in result["rows"]:
+            for name in BARS:
+                parts += _bar(f"{row['model']}: {name}", name, median(row["speeds"][name]), scale, y)
+                y += BAR + GAP
+            y += 2 * GAP
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}">'
+    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
+
+
+def _bar(label: str, name: str, speed: float, scale: float, y: int) -> list[str]:
+    width, baseline = max(1.0, speed * scale), y + BAR - 4
+    return [
+        f'<text x="0" y="{baseline}">{escape(label)}</text>',
+        f'<rect class="{name}" x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>',
+        f'<text x="{LABELS + width + 6:.1f}" y="{baseline}">{number(speed)}</text>',
+    ]
+
+
+def wanted_files(readme: Path, folder: Path) -> dict[Path, str]:
+    """What the README, and the chart if there are speeds, should hold."""
+    files = {readme: fill(readme.read_text(encoding="utf-8"), folder)}
+    measured = [r for r in read_results(folder, *SECTIONS["speed"][0]) if r["rows"]]
+    if measured:
+        files[readme.parent / CHART] = chart(measured)
+    return files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("readme", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file differs")
+    args = parser.parse_args(argv)
+    files = wanted_files(args.readme, args.results)
+    stale = [
+        path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        print(f"{path}: {'is not what the result files give' if args.check else 'written'}")
+        if not args.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(files[path], encoding="utf-8")
+    return 1 if args.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

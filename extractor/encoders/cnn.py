@@ -1,0 +1,154 @@
+"""The CNN of the wav2vec 2.0 family: waveforms to frames, without padding.
+
+Two kinds. With a LayerNorm a frame, waveforms are laid end to end and convolved as one row; frames
+that straddle two of them are dropped. With a GroupNorm behind the first layer (each channel over the
+time of the whole utterance), utterances go one by one, and the norm costs next to nothing: the first
+layer is linear in windows of ten samples, so the mean and variance of its 512 channels follow from
+the mean and the 10 x 10 covariance of those windows, and fold into its weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from extractor.encoders.products import Conv
+from extractor.encoders.weights import Weights
+
+Activation = Callable[[Tensor], Tensor]
+
+# Frames of CNN output made at a time: on a CPU so many that the widest layer's rows stay in a core's
+# cache, elsewhere so many that they fill the device and still take no more than 0.3 GB.
+_BLOCK_FRAMES = {"cpu": 64}
+_BLOCK_FRAMES_ELSEWHERE = 4096
+
+
+class ConvLayer:
+    """One layer on rows: ``[T, C_in] -> [T', C_out]``."""
+
+    def __init__(
+        self, weights: Weights, index: int, stride: int, norm: str, activation: Activation, rows: int
+    ) -> None:
+        name = f"feature_extractor.conv_layers.{index}"
+        bias = weights.raw(f"{name}.conv.bias") if f"{name}.conv.bias" in weights else None
+        weight = weights.raw(f"{name}.conv.weight")
+        self.conv = Conv(weight, bias, weights.dtype, weights.device, stride, typical_rows=rows)
+        self.norm = weights.norm(f"{name}.layer_norm") if norm == "layer" else None
+        self.activation = activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.norm is not None:
+            return self.activation(self.norm(self.conv(x)))
+        return self.conv.gelu(x) if self.activation is F.gelu else self.activation(self.conv(x))
+
+
+class NormedFirstLayer:
+    """The first layer with its GroupNorm, folded into weights of its own for each utterance."""
+
+    def __init__(self, weights: Weights, layer: ConvLayer, eps: float) -> None:
+        name = "feature_extractor.conv_layers.0"
+        self.layer, self.eps = layer, eps
+        self.dtype, self.device = weights.dtype, weights.device
+        # In float64 where there is one: the fold must not show in fp32.
+        self.exact = torch.float32 if weights.device.type == "mps" else torch.float64
+        weight = weights.raw(f"{name}.conv.weight")[:, 0]  # [C, K]
+        self.weight = weight.to(self.device, self.exact)
+        self.gain, self.shift = (
+            weights.raw(f"{name}.layer_norm.{p}").to(self.device, self.exact) for p in ("weight", "bias")
+        )
+
+    def of(self, waveform: Tensor) -> Callable[[Tensor], Tensor]:
+        """The layer for one utterance, given all its samples ``[n]``; its conv bias cancels."""
+        conv, activation = self.layer.conv, self.layer.activation
+        windows = waveform.to(self.exact).unfold(0, conv.kernel, conv.stride)  # [T, K], a view
+        mean = windows.mean(dim=0)
+        centred = windows - mean
+        covariance = centred.t() @ centred / len(windows)  # [K, K]
+        variance = ((self.weight @ covariance) * self.weight).sum(dim=1)  # [C], of the layer's output
+        scale = self.gain * torch.rsqrt(variance + self.eps)
+        weight = self.weight * scale[:, None]
+        bias = self.shift - weight @ mean
+        folded = Conv(weight[:, None], bias, self.dtype, self.device, conv.stride, typical_rows=len(waveform))
+        return folded.gelu if activation is F.gelu else lambda x: activation(folded(x))
+
+
+class FeatureEncoder:
+    """The whole CNN."""
+
+    def __init__(self, weights: Weights, config: Any, activation: Activation) -> None:
+        strides, kernels = list(config.conv_stride), list(config.conv_kernel)
+        self.stride = math.prod(strides)
+        self.field = receptive_field(kernels, strides)
+        self.block = _BLOCK_FRAMES.get(weights.device.type, _BLOCK_FRAMES_ELSEWHERE)
+        self.layers = []
+        for i, stride in enumerate(strides):
+            # Input rows of this layer for one block of output.
+            rows = (self.block - 1) * math.prod(strides[i:]) + receptive_field(kernels[i:], strides[i:])
+            self.layers.append(ConvLayer(weights, i, stride, config.feat_extract_norm, activation, rows))
+        self.dtype, self.device = weights.dtype, weights.device
+        group = config.feat_extract_norm == "group"
+        # Built with GroupNorm's default eps in the reference, not with the config's.
+        self.first = NormedFirstLayer(weights, self.layers[0], eps=1e-5) if group else None
+
+    def num_frames(self, num_samples: int) -> int:
+        return (num_samples - self.field) // self.stride + 1
+
+    def operations(self) -> int:
+        """Floating-point operations for one frame."""
+        rows, total = self.stride, 0
+        for layer in self.layers:
+            rows //= layer.conv.stride
+            total += 2 * layer.conv.size * rows
+        return total
+
+    def dropped_frames(self, num_samples: int) -> int:
+        """Frames that are computed for one utterance and dropped, straddling it and the next."""
+        return 0 if self.first is not None else -(-num_samples // self.stride) - self.num_frames(num_samples)
+
+    def __call__(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """float32 ``[num_samples]`` each, on the device, to ``[sum of frames, C]``."""
+        if self.first is not None:
+            rest = self.layers[1:]
+            return torch.cat([self._blocks(w.to(self.dtype), [self.first.of(w), *rest]) for w in waveforms])
+        slots, end = [], 0
+        for w in waveforms:
+            slots.append(end)
+            end += -(-len(w) // self.stride) * self.stride
+        row = blank(end, self.dtype, self.device)
+        for slot, w in zip(slots, waveforms, strict=True):
+            row[slot : slot + len(w)] = w
+        frames = self._blocks(row, self.layers)
+        starts = [slot // self.stride for slot in slots]
+        return torch.cat(
+            [frames[s : s + self.num_frames(len(w))] for s, w in zip(starts, waveforms, strict=True)]
+        )
+
+    def _blocks(self, row: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+        """``[P] -> [(P - field) // stride + 1, C]``, a block of frames at a time."""
+        num_frames = self.num_frames(len(row))
+        blocks = []
+        for start in range(0, num_frames, self.block):
+            stop = min(start + self.block, num_frames)
+            x = row[start * self.stride : (stop - 1) * self.stride + self.field, None]
+            for layer in layers:
+                x = layer(x)
+            blocks.append(x)
+        return torch.cat(blocks)
+
+
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Input rows that one output row sees."""
+    field = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        field = (field - 1) * stride + kernel
+    return field
+
+
+def blank(num_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The row that waveforms are laid out in; what lies between them reaches no frame that is kept."""
+    return torch.zeros(num_samples, dtype=dtype, device=device)

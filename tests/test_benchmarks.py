@@ -1,0 +1,308 @@
+"""Benchmarks at toy size, so that they cannot rot: every stage, every contender. Nothing asserts on time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as all_benchmarks
+from benchmarks import common, decode, encoder, gpu_check, memory, readme, write
+from benchmarks.stand_ins import NORMS, SMALL, write_clips, write_config, write_noise
+from extractor.batch import BatchEncoder
+from extractor.decode import DecodeOptions, decode_batch
+from extractor.encoders import Model
+from extractor.encoders.checkpoint import MODELS, HubModel
+from extractor.plan import plan_batches
+from extractor.pooling import Piece, Pooler
+from extractor.probe import probe
+from extractor.types import SAMPLE_RATE, Decoded, Utterance
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return write_clips(tmp_path_factory.mktemp("clips"), (0.5, 0.7, 1.0, 1.3))
+
+
+@pytest.fixture
+def small_model(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name that all benchmarks know, of a model that takes milliseconds."""
+    monkeypatch.setitem(MODELS, "small", HubModel("none", "hubert", {**SMALL, **NORMS["layer"]}))
+    return "small"
+
+
+def timed(benchmark: Any, function: Callable[[], Any]) -> Any:
+    return benchmark.pedantic(function, rounds=2, iterations=1, warmup_rounds=1)
+
+
+# --- The stages ---------------------------------------------------------------------------------
+
+
+def test_plan_stage(benchmark: Any) -> None:
+    lengths = np.random.default_rng(0).integers(8_000, 320_000, 20_000)
+    batches = timed(benchmark, lambda: plan_batches(lengths, 30 * SAMPLE_RATE))
+    assert sum(map(len, batches)) == len(lengths)
+
+
+def test_decode_stage(benchmark: Any, clips: list[str]) -> None:
+    utterances = [Utterance(path, path) for path in clips]
+    headers = probe(utterances)
+    decoded = timed(benchmark, lambda: decode_batch(utterances, headers, DecodeOptions()))
+    assert all(isinstance(d, Decoded) for d in decoded)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_encode_stage(benchmark: Any, tmp_path: Path, clips: list[str], norm: str) -> None:
+    model = Model(write_config(tmp_path, norm=norm), "fp32", CPU)
+    encode = BatchEncoder(model, (0, 3), ("mean",), 60 * SAMPLE_RATE, 30 * SAMPLE_RATE)
+    [job] = encoder.jobs(encoder.read(clips), 30.0)
+    result = timed(benchmark, lambda: encode(job))
+    assert result.pooled["mean"].shape == (len(clips), 2, SMALL["hidden_size"])
+
+
+def test_pool_stage(benchmark: Any) -> None:
+    lengths = (1, 63, 500)
+    hidden = torch.randn(sum(lengths), 48)
+
+    def pool() -> dict[str, np.ndarray]:
+        pooler = Pooler(len(lengths), [0], 48, gpu_check.POOLINGS, CPU)
+        pooler.begin([Piece(u, n, slice(0, n)) for u, n in enumerate(lengths)])
+        pooler.add(0, hidden)
+        return pooler.pooled()
+
+    assert timed(benchmark, pool).keys() == set(gpu_check.POOLINGS)
+
+
+def test_commit_stage(benchmark: Any, tmp_path: Path) -> None:
+    results = write.make_batches(num_rows=6, batch_rows=3)
+    folders = iter(tmp_path / str(i) for i in range(3))
+
+    def commit() -> None:
+        folder = next(folders)
+        folder.mkdir()
+        write.with_hser(folder, results)
+
+    timed(benchmark, commit)
+
+
+# --- The benchmarks themselves ------------------------------------------------------------------
+
+
+def test_contenders_take_turns() -> None:
+    order: list[str] = []
+
+    def contender(name: str) -> Callable[[], float]:
+        def run() -> float:
+            order.append(name)
+            return float(len(order))
+
+        return run
+
+    figures = common.take_turns({name: contender(name) for name in "ab"}, rounds=3)
+    assert "".join(order) == "baabbaab"  # one round to warm up, then each goes first in turn
+    assert figures == {"a": [3.0, 6.0, 7.0], "b": [4.0, 5.0, 8.0]}
+
+
+def test_a_result_file_names_the_machine_but_no_host(tmp_path: Path) -> None:
+    path = common.write_result("toy", {"rows": [1]}, tmp_path / "new" / "toy.json")
+    result = json.loads(path.read_text())
+    assert result["rows"] == [1] and result["machine"] == common.machine()
+    assert result["versions"].keys() >= {"torch", "numpy"}
+    if hasattr(os, "uname"):
+        assert os.uname().nodename not in path.read_text()
+
+
+def test_encoder_contenders_run(clips: list[str], small_model: str) -> None:
+    reference = encoder.transformers_model(small_model, torch.float32, CPU)
+    waveforms = encoder.read(clips)
+    model = Model(f"random:{small_model}", "fp32", CPU)
+    encode = BatchEncoder(model, (0, 1, 2, 3), ("mean",), 60 * SAMPLE_RATE, 30 * SAMPLE_RATE)
+    assert encoder.loop(reference, clips) > 0
+    assert encoder.best(reference, waveforms, batch_size=3) > 0
+    assert encoder.bare(encode, encoder.jobs(waveforms, 30.0), encoder.audio_seconds(waveforms)) > 0
+    assert encoder.command(clips, small_model, "fp32") > 0
+
+
+def test_decode_benchmark_runs_and_says_when_it_cannot(tmp_path: Path) -> None:
+    folder = tmp_path / "emodb" / "wav"
+    write_clips(folder, (0.5, 0.6))
+    out = tmp_path / "decode-toy.json"
+    assert decode.main(["--data", str(tmp_path), "--rounds", "1", "--out", str(out)]) == 0
+    assert {row["files"] for row in json.loads(out.read_text())["rows"]} == {"16 kHz WAV (EmoDB)"}
+    assert decode.main(["--data", str(tmp_path / "empty")]) == common.CANNOT_RUN
+
+
+def test_write_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "write-toy.json"
+    write.main(["--rows", "4", "--batch-rows", "2", "--repeats", "1", "--out", str(out)])
+    assert json.loads(out.read_text())["speeds"].keys() == write.WRITERS.keys()
+    assert "rows/s" in readme.write_table(json.loads(out.read_text()))
+
+
+def test_memory_benchmark_runs(tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_noise(tmp_path / "stereo.flac", 1.5, 48_000, 2)
+    before, after = memory.peaks_of_runs(
+        [clips[0], str(tmp_path / "stereo.flac")], write_config(tmp_path / "small"), str(tmp_path / "run")
+    )
+    assert 0 < before <= after
+    plan = memory.measure_plan(1000, str(tmp_path / "planned"))
+    assert plan.recordings == 1000 and plan.batches > 100
+    with pytest.raises(RuntimeError, match="no_such"):  # a run with failures measures nothing
+        write_clips(tmp_path / "bad", (0.01,))
+        (tmp_path / "bad" / "no_such.wav").write_bytes(b"no audio")
+        memory.peak_of_run([str(tmp_path / "bad" / "no_such.wav")], "mfcc", str(tmp_path / "bad-run"))
+    monkeypatch.setattr(memory, "in_child", lambda function, *args: function(*args))
+    corpus = memory.measure_corpus(tmp_path, few=1, many=2)
+    long = memory.measure_long(tmp_path, ["mfcc"], duration=12.0, formats=["16 kHz mono WAV"])
+    result = json.loads(json.dumps(memory.report(corpus, long, plan)))
+    assert "2 short recordings" in readme.memory_table(result)
+
+
+def test_memory_is_measured_in_a_process_of_its_own() -> None:
+    ballast = np.ones(200 << 20, dtype=np.uint8)
+    assert memory.in_child(memory.peak_bytes) < ballast.nbytes < memory.peak_bytes()
+
+
+def test_all_benchmarks_run_what_can(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = {"encoder": 0, "decode": common.CANNOT_RUN, "write": 3, "memory": 0}
+    ran = []
+
+    def run(command: list[str], check: bool) -> Any:
+        ran.append(command[-1].removeprefix("benchmarks."))
+        return subprocess.CompletedProcess(command, codes[ran[-1]])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert all_benchmarks.main([]) == 1
+    assert ran == list(codes)
+    out = capsys.readouterr().out
+    assert "decode: skipped" in out and "write: failed with exit code 3" in out
+    assert all_benchmarks.main(["memory", "decode"]) == 0
+    assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in all_benchmarks.BENCHMARKS)
+
+
+# --- The GPU check, its logic on the CPU --------------------------------------------------------
+
+
+def test_gpu_checks_find_the_cpu_equal_to_itself(tmp_path: Path) -> None:
+    findings = [
+        *gpu_check.check_layers("cpu"),
+        *gpu_check.check_pooling("cpu"),
+        *gpu_check.check_bf16("cpu", [write_config(tmp_path / "small")]),
+    ]
+    assert len(findings) == len(gpu_check.KINDS) * len(NORMS) + 2 + 1
+    assert all(finding.passed for finding in findings)
+    assert all(f.value == 0.0 for f in findings if not f.at_least)
+
+
+def test_gpu_check_runs_the_engine_on_both_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "KINDS", ("wavlm",))
+    monkeypatch.setattr(gpu_check, "ENGINE_CLIPS", (0.3, 1.1))
+    [finding] = gpu_check.check_engine("cpu", tmp_path)
+    assert finding.passed and finding.value < 1e-6
+
+
+def test_gpu_check_measures_speed(tmp_path: Path, small_model: str) -> None:
+    row = gpu_check.measure_speed(
+        small_model, "cpu", tmp_path, seconds=9.0, loop_seconds=4.5, rounds=1, batch_sizes=[2]
+    )
+    assert row["speeds"].keys() == {"loop", "best", "hser", "command"}
+    result = {"machine": "toy", "rows": [row]}
+    assert "small, " in readme.speed_table(result) and "small: hser" in readme.chart([result])
+
+
+def test_nan_passes_no_check() -> None:
+    assert np.isnan(gpu_check.largest([1e-9, float("nan"), 1e-9]))
+    for at_least in (False, True):
+        assert not gpu_check.Finding("a", "b", float("nan"), 0.5, at_least).passed
+    assert gpu_check.Finding("a", "b", 0.9, 0.5, at_least=True).passed
+    assert not gpu_check.Finding("a", "b", 0.9, 0.5).passed
+
+
+def test_a_check_without_its_packages_is_skipped_by_name() -> None:
+    from importlib.metadata import version
+
+    def check() -> Iterator[gpu_check.Finding]:
+        version("no-such-package")
+        yield gpu_check.Finding("a", "b", 0.0, 1.0)
+
+    skipped: dict[str, str] = {}
+    assert gpu_check.collect("toy", check, skipped) == []
+    assert "no-such-package" in skipped["toy"]
+
+
+def test_gpu_check_without_a_gpu_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_check.main([]) == 2
+    assert "no CUDA device" in capsys.readouterr().out
+
+
+# --- The README's tables ------------------------------------------------------------------------
+
+TOY_SPEEDS = {
+    "machine": "toy-2-cores",
+    "rows": [
+        {
+            "model": "hubert-large",
+            "dtype": "bf16",
+            "mfu": 0.8,
+            "speeds": {"loop": [2.0, 3.0, 4.0], "best": [15.0], "hser": [1500.0]},
+            "ratios": {"hser/loop": 500.0, "hser/best": 100.0},
+        }
+    ],
+}
+
+
+def test_readme_tables_come_from_result_files(tmp_path: Path) -> None:
+    page, results = tmp_path / "README.md", tmp_path / "results"
+    results.mkdir()
+    (results / "encoder-toy.json").write_text(json.dumps(TOY_SPEEDS))
+    page.write_text("# Toy\n<!-- speed -->\nold\n<!-- /speed -->\nkept\n<!-- decode --><!-- /decode -->\n")
+    arguments = [str(page), "--results", str(results)]
+    assert readme.main([*arguments, "--check"]) == 1
+    assert "old" in page.read_text()  # --check writes nothing
+    assert readme.main(arguments) == 0
+    text = page.read_text()
+    assert "3.0 (2.0-4.0)" in text and "1,500" in text and "**100.00x**" in text and "toy-2-cores" in text
+    assert "kept" in text and "old" not in text and "Not measured yet" in text
+    assert (tmp_path / readme.CHART).read_text().count("<rect") == len(readme.BARS)
+    assert readme.main([*arguments, "--check"]) == 0
+    page.write_text(text.replace("1,500", "9,999"))
+    assert readme.main([*arguments, "--check"]) == 1
+
+
+def test_readme_marker_without_its_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="<!-- /write -->"):
+        readme.fill("<!-- write -->\n", tmp_path)
+
+
+def test_chart_is_well_formed() -> None:
+    from xml.etree import ElementTree
+
+    assert ElementTree.fromstring(readme.chart([TOY_SPEEDS])).tag.endswith("svg")
+
+
+def test_readme_shows_the_result_files() -> None:
+    """Fails after a benchmark: `python -m benchmarks.readme README.md` makes the tables anew."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.readme", "README.md", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
