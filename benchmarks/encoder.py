@@ -34,8 +34,9 @@ from extractor.batch import BatchEncoder, Job
 from extractor.encoders import Model, resolve_device
 from extractor.encoders.checkpoint import MODELS
 from extractor.encoders.products import Linear
-from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, num_cores, num_streams, run
+from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, run
 from extractor.plan import plan_batches
+from extractor.stages import num_cores, num_streams
 from extractor.types import SAMPLE_RATE, Decoded, Utterance
 
 BATCH_SIZES = (1, 4, 8, 16)  # tried for `best` on a CPU

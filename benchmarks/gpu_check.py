@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from benchmarks.common import median, print_table, spread, take_turns, write_result
 from benchmarks.stand_ins import NORMS, small_encoders, write_clips, write_config
+from extractor.encoders import exact_fp32
 from extractor.types import SAMPLE_RATE, Decoded, FrameSink, Seconds, Utterance
 
 # Relative L2 error between devices in fp32: both sum thousands of products, in other orders.
@@ -86,17 +86,6 @@ def largest(errors: Iterable[float]) -> float:
     return float(np.max(list(errors)))
 
 
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """fp32 products with all their bits: cuDNN's convolutions use TF32 unless told not to."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
 def noise(lengths: Sequence[int]) -> list[Tensor]:
     """Waveforms of unit variance."""
     generator = torch.Generator().manual_seed(0)
@@ -111,8 +100,7 @@ def check_layers(device: str) -> Iterator[Finding]:
             kept = []
             for encoder in small_encoders(kind, norm, ["cpu", device]):
                 sink = KeptLayers()
-                with without_tf32():
-                    encoder.forward([encoder.normalise(w.to(encoder.device)) for w in waveforms], sink)
+                encoder.forward([encoder.normalise(w.to(encoder.device)) for w in waveforms], sink)
                 kept.append(sink.layers)
             reference, layers = kept
             worst = largest(relative_error(a, b) for a, b in zip(layers, reference, strict=True))
@@ -130,8 +118,7 @@ def mean_pooled(spec: str, dtype: str, device: str, waveforms: Sequence[np.ndarr
     )
     utterances = [Utterance(str(i), "") for i in range(len(waveforms))]
     job = Job(0, range(len(waveforms)), utterances, [Decoded(w, "") for w in waveforms])
-    with without_tf32():
-        return torch.from_numpy(encode(job).pooled["mean"])
+    return torch.from_numpy(encode(job).pooled["mean"])
 
 
 def check_bf16(device: str, specs: Sequence[str]) -> Iterator[Finding]:
@@ -286,6 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("gpu-check: torch finds no CUDA device here; nothing was checked")
         return 2
     device = "cuda"
+    exact_fp32()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     skipped: dict[str, str] = {}
     speeds: list[dict[str, Any]] = []

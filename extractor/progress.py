@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -43,7 +43,6 @@ class Summary:
     write_seconds: Seconds = 0.0  # committing batches, meanwhile the encoder goes on
     encode_seconds: Seconds = 0.0  # busy, averaged over the streams
     stopped: bool = False  # by the user, before the end
-    notes: list[str] = field(default_factory=list)
 
     @property
     def speed(self) -> float:

@@ -65,7 +65,7 @@ def make_plan(
     _same_recordings(known, utterances)
     # Paths of now: the recordings may have moved since.
     now = {u.id: u for u in utterances}
-    rows = [replace(row, utterance=now.get(row.utterance.id, row.utterance)) for row in rows]
+    rows = [_moved(row, now.get(row.utterance.id, row.utterance)) for row in rows]
 
     gone = len(rows) - sum(row.utterance.id in now for row in rows)
     if gone:
@@ -102,7 +102,13 @@ def _with_known_ids(rows: Sequence[ManifestRow], utterances: Sequence[Utterance]
     if not rows:
         return utterances
     known = {(r.utterance.path, r.utterance.start, r.utterance.end): r.utterance.id for r in rows}
-    return [replace(u, id=known.get((u.path, u.start, u.end), u.id)) for u in utterances]
+    ids = [known.get((u.path, u.start, u.end), u.id) for u in utterances]
+    return [u if u.id == name else replace(u, id=name) for u, name in zip(utterances, ids, strict=True)]
+
+
+def _moved(row: ManifestRow, now: Utterance) -> ManifestRow:
+    # Seldom: copying a million rows takes seconds.
+    return row if row.utterance.path == now.path else replace(row, utterance=now)
 
 
 def _same_recordings(known: dict[str, ManifestRow], utterances: Sequence[Utterance]) -> None:

@@ -33,7 +33,7 @@ STAGES = {
     "store": {"store"},
     "progress": {"progress"},
 }
-ENGINE = {"batch", "run_plan", "engine"}
+ENGINE = {"batch", "run_plan", "stages", "engine"}
 TOP = {"cli", "cli_store", "cli_demo", "synthetic", "__init__"}
 
 

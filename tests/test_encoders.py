@@ -11,7 +11,15 @@ import pytest
 import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, reference_layers, relative_error
 
-from extractor.encoders import Model, cnn, format_layers, parse_layers, resolve_device, resolve_dtype
+from extractor.encoders import (
+    Model,
+    cnn,
+    format_layers,
+    parse_layers,
+    resolve_device,
+    resolve_dtype,
+    wav2vec2,
+)
 from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
 from extractor.encoders.spectral import SPECTRAL
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
@@ -88,9 +96,25 @@ def test_nan_in_what_lies_between_recordings_changes_nothing(
     encoder, audio = build(make_model(kind, **switches)), waveforms()
     clean = encode(encoder, audio)
     monkeypatch.setattr(cnn, "blank", lambda n, dtype, device: torch.full((n,), torch.nan, dtype=dtype))
+    monkeypatch.setattr(
+        wav2vec2, "blank_rows", lambda n, like: like.new_full((n, *like.shape[1:]), torch.nan)
+    )
     for a, b in zip(encode(encoder, audio), clean, strict=True):
         for x, y in zip(a, b, strict=True):
             assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_any_length_alone_gives_what_it_gives_among_others(norm: str) -> None:
+    """Lengths around every rounding of rows and blocks: 8 frames, 32 frames, 64 frames."""
+    encoder = build(make_model("wav2vec2", feat_extract_norm=norm))
+    audio = waveforms(
+        tuple(range(400, 3_400, 79)) + tuple(range(9_800, 11_000, 79)) + tuple(range(20_000, 21_500, 79))
+    )
+    for waveform, packed in zip(audio, encode(encoder, audio), strict=True):
+        (alone,) = encode(encoder, [waveform])
+        assert alone[0].shape == packed[0].shape == (encoder.num_frames(len(waveform)), encoder.dim)
+        assert relative_error(alone[-1], packed[-1]) < FP32_RELATIVE
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,8 @@ from conftest import (
 )
 
 from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract
-from extractor.engine import Options, num_streams, run
+from extractor.engine import Options, run
+from extractor.stages import num_streams
 from extractor.store.writer import RunWriter
 
 NORMS = {"group": {"feat_extract_norm": "group"}, "layer": {"feat_extract_norm": "layer"}}

@@ -85,6 +85,8 @@ class Model:
         from extractor.encoders.checkpoint import load_checkpoint
         from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 
+        if dtype == "fp32" and self.device.type == "cuda":
+            exact_fp32()
         checkpoint = load_checkpoint(self.spec)
         self.provenance = checkpoint.provenance
         return Wav2Vec2Encoder(
@@ -94,6 +96,14 @@ class Model:
             self.device,
             checkpoint.normalise,
         )
+
+
+def exact_fp32() -> None:
+    """fp32 on CUDA with all its bits: by default its convolutions round to TF32's ten."""
+    import torch
+
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def resolve_device(name: str) -> torch.device:

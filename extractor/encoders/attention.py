@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from extractor.encoders.products import ROW_MULTIPLE, round_up
+
 _SCORE_BYTES = 16 << 20  # of scores at once: a 3 s utterance of 16 heads takes 0.7 MiB in bf16
-_KEY_MULTIPLE = 32  # bf16 values in a 512-bit register
 
 
 class RelativePositionBias:
@@ -53,11 +54,11 @@ def attend(
     bias: Tensor | None = None,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """Attention of packed frames: ``[N, 3 D] -> [N, D]``, ``N = sum(lengths)``.
+    """Attention of packed frames: ``[N, 3 D] -> [N, D]``, ``N >= sum(lengths)``.
 
     Args:
         qkv: queries (already scaled by ``head_dim ** -0.5``), keys and values side by side.
-        lengths: frames of each utterance, all positive.
+        lengths: frames of each utterance, all positive; rows behind them come out as zeros.
         num_heads: ``H``; ``D = H * head_dim``.
         bias: ``[H, Tmax, Tmax]`` added to the scores after ``gate`` has scaled its rows, or None.
         gate: ``[N, H]``, one factor a frame and head; given with ``bias``.
@@ -71,35 +72,31 @@ def attend(
         rows = slice(start, start + T)
         _attend_one(qkv[rows], out[rows], bias, None if gate is None else gate[rows].t())
         start += T
+    out[start:] = 0
     return out.view(N, D)
-
-
-def padded_keys(num_frames: int) -> int:
-    """Keys that an utterance's rows of scores are rounded up to."""
-    return -(-num_frames // _KEY_MULTIPLE) * _KEY_MULTIPLE
 
 
 def _attend_one(qkv: Tensor, out: Tensor, bias: Tensor | None, gate: Tensor | None) -> None:
     """One utterance: ``qkv [T, 3, H, d]``, ``gate [H, T]``; writes ``out [T, H, d]``."""
     T, _, H, d = qkv.shape
-    # Keys are rounded up to whole vector registers, with scores of -inf and so weights of exactly
-    # zero: the scalar tail of an odd row costs softmax up to 60 % more.
-    Tk = padded_keys(T)
-    q = qkv[:, 0].transpose(0, 1).contiguous()  # [H, T, d]
-    kv = qkv.new_zeros(2, H, Tk, d)
-    kv[:, :, :T] = qkv[:, 1:].permute(1, 2, 0, 3)
-    k, v = kv[0].transpose(1, 2), kv[1]  # [H, d, Tk], [H, Tk, d]
+    # Keys that are not there get scores of -inf and so weights of exactly zero; queries that are not
+    # there are dropped.
+    Tk = round_up(T, ROW_MULTIPLE)
+    padded = qkv.new_zeros(3, H, Tk, d)
+    padded[:, :, :T] = qkv.permute(1, 2, 0, 3)
+    q, k, v = padded[0], padded[1].transpose(1, 2), padded[2]  # [H, Tk, d], [H, d, Tk], [H, Tk, d]
 
     bytes_a_row = Tk * q.element_size()
-    heads = max(1, min(H, _SCORE_BYTES // (T * bytes_a_row)))
-    queries = T if heads > 1 else max(1, min(T, _SCORE_BYTES // bytes_a_row))
+    heads = max(1, min(H, _SCORE_BYTES // (Tk * bytes_a_row)))
+    queries = Tk if heads > 1 else max(1, min(Tk, _SCORE_BYTES // bytes_a_row))
     for h in range(0, H, heads):
         hs = slice(h, h + heads)
         for i in range(0, T, queries):
+            scores = torch.bmm(q[hs, i : i + queries], k[hs])  # [h, t, Tk]
             rows = slice(i, min(i + queries, T))
-            scores = torch.bmm(q[hs, rows], k[hs])  # [h, t, Tk]
+            t = rows.stop - i
             if bias is not None and gate is not None:
-                scores[:, :, :T].addcmul_(gate[hs, rows, None], bias[hs, rows, :T])
+                scores[:, :t, :T].addcmul_(gate[hs, rows, None], bias[hs, rows, :T])
             scores[:, :, T:] = -math.inf
             weights = torch.softmax(scores, dim=-1)
-            out[rows, hs] = torch.bmm(weights, v[hs]).transpose(0, 1)
+            out[rows, hs] = torch.bmm(weights, v[hs])[:, :t].transpose(0, 1)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extractor.encoders.products import Conv
+from extractor.encoders.products import Conv, round_up
 from extractor.encoders.weights import Weights
 
 Activation = Callable[[Tensor], Tensor]
@@ -26,6 +26,7 @@ Activation = Callable[[Tensor], Tensor]
 # cache, elsewhere so many that they fill the device and still take no more than 0.3 GB.
 _BLOCK_FRAMES = {"cpu": 64}
 _BLOCK_FRAMES_ELSEWHERE = 4096
+_FRAME_MULTIPLE = 8  # of the frames in the last block: see products.ROW_MULTIPLE
 
 
 class ConvLayer:
@@ -50,9 +51,9 @@ class ConvLayer:
 class NormedFirstLayer:
     """The first layer with its GroupNorm, folded into weights of its own for each utterance."""
 
-    def __init__(self, weights: Weights, layer: ConvLayer, eps: float) -> None:
+    def __init__(self, weights: Weights, layer: ConvLayer, eps: float, rows: int) -> None:
         name = "feature_extractor.conv_layers.0"
-        self.layer, self.eps = layer, eps
+        self.layer, self.eps, self.rows = layer, eps, rows
         self.dtype, self.device = weights.dtype, weights.device
         # In float64 where there is one: the fold must not show in fp32.
         self.exact = torch.float32 if weights.device.type == "mps" else torch.float64
@@ -73,7 +74,7 @@ class NormedFirstLayer:
         scale = self.gain * torch.rsqrt(variance + self.eps)
         weight = self.weight * scale[:, None]
         bias = self.shift - weight @ mean
-        folded = Conv(weight[:, None], bias, self.dtype, self.device, conv.stride, typical_rows=len(waveform))
+        folded = Conv(weight[:, None], bias, self.dtype, self.device, conv.stride, typical_rows=self.rows)
         return folded.gelu if activation is F.gelu else lambda x: activation(folded(x))
 
 
@@ -93,7 +94,8 @@ class FeatureEncoder:
         self.dtype, self.device = weights.dtype, weights.device
         group = config.feat_extract_norm == "group"
         # Built with GroupNorm's default eps in the reference, not with the config's.
-        self.first = NormedFirstLayer(weights, self.layers[0], eps=1e-5) if group else None
+        rows = (self.block - 1) * self.stride + self.field
+        self.first = NormedFirstLayer(weights, self.layers[0], eps=1e-5, rows=rows) if group else None
 
     def num_frames(self, num_samples: int) -> int:
         return (num_samples - self.field) // self.stride + 1
@@ -107,26 +109,43 @@ class FeatureEncoder:
         return total
 
     def dropped_frames(self, num_samples: int) -> int:
-        """Frames that are computed for one utterance and dropped, straddling it and the next."""
-        return 0 if self.first is not None else -(-num_samples // self.stride) - self.num_frames(num_samples)
+        """Frames that are computed for one utterance and dropped.
+
+        They straddle it and the next; utterances that go one by one are rounded up.
+        """
+        T = self.num_frames(num_samples)
+        slot_frames = round_up(num_samples, self.stride) // self.stride
+        return slot_frames - T if self.first is None else round_up(T, _FRAME_MULTIPLE) - T
 
     def __call__(self, waveforms: Sequence[Tensor]) -> Tensor:
         """float32 ``[num_samples]`` each, on the device, to ``[sum of frames, C]``."""
         if self.first is not None:
-            rest = self.layers[1:]
-            return torch.cat([self._blocks(w.to(self.dtype), [self.first.of(w), *rest]) for w in waveforms])
-        slots, end = [], 0
-        for w in waveforms:
-            slots.append(end)
-            end += -(-len(w) // self.stride) * self.stride
-        row = blank(end, self.dtype, self.device)
-        for slot, w in zip(slots, waveforms, strict=True):
-            row[slot : slot + len(w)] = w
+            return torch.cat([self._one(w, self.first.of(w)) for w in waveforms])
+        row, slots = self._end_to_end(waveforms)
         frames = self._blocks(row, self.layers)
         starts = [slot // self.stride for slot in slots]
         return torch.cat(
             [frames[s : s + self.num_frames(len(w))] for s, w in zip(starts, waveforms, strict=True)]
         )
+
+    def _one(self, waveform: Tensor, first: Callable[[Tensor], Tensor]) -> Tensor:
+        row, _ = self._end_to_end([waveform])
+        return self._blocks(row, [first, *self.layers[1:]])[: self.num_frames(len(waveform))]
+
+    def _end_to_end(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+        """One row ``[P]`` and where each waveform starts in it, a multiple of the stride.
+
+        It is long enough for a multiple of `_FRAME_MULTIPLE` frames.
+        """
+        slots, end = [], 0
+        for w in waveforms:
+            slots.append(end)
+            end += round_up(len(w), self.stride)
+        num_frames = round_up(self.num_frames(end), _FRAME_MULTIPLE)
+        row = blank(max(end, (num_frames - 1) * self.stride + self.field), self.dtype, self.device)
+        for slot, w in zip(slots, waveforms, strict=True):
+            row[slot : slot + len(w)] = w
+        return row, slots
 
     def _blocks(self, row: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         """``[P] -> [(P - field) // stride + 1, C]``, a block of frames at a time."""

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extractor.encoders.attention import RelativePositionBias, attend, padded_keys
+from extractor.encoders.attention import RelativePositionBias, attend
 from extractor.encoders.cnn import Activation, FeatureEncoder
-from extractor.encoders.products import Conv
+from extractor.encoders.products import ROW_MULTIPLE, Conv, blank_rows, round_up
 from extractor.encoders.weights import Weights, fold_batch_norm, fold_qkv, fold_weight_norm
 from extractor.types import FrameSink
 
@@ -56,7 +56,7 @@ class PositionalConv:
             row += T + left  # neighbours share the zeros between them
         if self.affine is not None:
             x = torch.addcmul(self.affine[1], x, self.affine[0])
-        buffer = x.new_zeros(row, x.shape[1])
+        buffer = x.new_zeros(round_up(row, ROW_MULTIPLE), x.shape[1])
         for start, frames in zip(starts, x.split(list(lengths)), strict=True):
             buffer[start : start + len(frames)] = frames
         y = self.conv.gelu(buffer) if self.activation is F.gelu else self.activation(self.conv(buffer))
@@ -169,10 +169,18 @@ class Wav2Vec2Encoder:
         if not self.do_normalise:
             return waveform
         # In float64, but never with a float64 copy: a recording may be hours long.
-        centred = waveform - waveform.mean(dtype=torch.float64)
-        squares = [part.double().square().sum() for part in centred.split(_NORMALISED_AT_ONCE)]
-        variance = torch.stack(squares).sum() / len(centred)
-        return centred.mul_(torch.rsqrt(variance + 1e-7))  # eps: the reference's own
+        exact = torch.float32 if waveform.device.type == "mps" else torch.float64
+        n = len(waveform)
+        block = torch.empty(min(n, _NORMALISED_AT_ONCE), dtype=exact, device=waveform.device)
+        mean = torch.zeros((), dtype=exact, device=waveform.device)
+        squares = torch.zeros_like(mean)
+        for part in waveform.split(_NORMALISED_AT_ONCE):
+            mean += block[: len(part)].copy_(part).sum()
+        mean /= n
+        for part in waveform.split(_NORMALISED_AT_ONCE):
+            centred = block[: len(part)].copy_(part).sub_(mean)
+            squares += torch.dot(centred, centred)
+        return (waveform - mean).mul_(torch.rsqrt(squares / n + 1e-7))  # eps: the reference's own
 
     def operations(self, num_samples: int) -> tuple[float, float]:
         """Floating-point operations for one utterance: useful ones, and those spent on padding."""
@@ -183,8 +191,8 @@ class Wav2Vec2Encoder:
         positions = 2 * self.positions.conv.size
         useful = T * (cnn + dense + positions + 4 * layers * T * D)
         dropped = self.cnn.dropped_frames(num_samples) * cnn
-        unseen_keys = 4 * layers * T * (padded_keys(T) - T) * D
-        return float(useful), float(dropped + self.positions.left * positions + unseen_keys)
+        attention = 4 * layers * (round_up(T, ROW_MULTIPLE) ** 2 - T * T) * D
+        return float(useful), float(dropped + self.positions.left * positions + attention)
 
     @torch.inference_mode()
     def forward(self, waveforms: Sequence[Tensor], sink: FrameSink, last_layer: int | None = None) -> None:
@@ -200,12 +208,14 @@ class Wav2Vec2Encoder:
         lengths = [self.num_frames(len(w)) for w in waveforms]
         x = self.embed(waveforms, lengths)
         sink.add(0, x)
+        N = len(x)
+        x = torch.cat([x, blank_rows(round_up(N, ROW_MULTIPLE) - N, x)])
         bias = None if self.bias is None or last == 0 else self.bias.square(max(lengths))
         for k, layer in enumerate(self.layers[:last], start=1):
             x = layer(x, lengths, bias)
             if k == self.num_layers - 1 and self.norm_first:
                 x = self.norm(x)
-            sink.add(k, x)
+            sink.add(k, x[:N])
 
     def embed(self, waveforms: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
         """Waveforms to the transformer's input: ``[sum of frames, D]``."""
