@@ -93,11 +93,13 @@ class Stages:
         longest = max((self.plan.audio([b]) for b in todo), default=0.0)
         batches = max(1, min(DECODED_AHEAD, int(AUDIO_AHEAD // max(longest, 1.0))))
         ahead = DecodeAhead(self._requests(todo), self.decoding, ahead=batches)
-        with showing(progress, "embedding", recordings, audio, summary.padding_share), ahead, pool:
-            self._flow(todo, ahead, pool, progress, summary, stop)
-        torch.set_num_threads(threads_before)
+        try:
+            with showing(progress, "embedding", recordings, audio, summary.padding_share), ahead, pool:
+                finished = self._flow(todo, ahead, pool, progress, summary, stop)
+        finally:
+            torch.set_num_threads(threads_before)
         summary.seconds = time.perf_counter() - began
-        summary.stopped = stop.is_set()
+        summary.stopped = finished < recordings
 
     def _flow(
         self,
@@ -107,7 +109,8 @@ class Stages:
         progress: Progress,
         summary: Summary,
         stop: threading.Event,
-    ) -> None:
+    ) -> int:
+        """Recordings that were done: all, unless it was stopped."""
         jobs = self._jobs(todo, ahead)
         flying: set[Future[tuple[BatchResult, Seconds]]] = set()
         finished, audio, more = 0, 0.0, True
@@ -134,6 +137,7 @@ class Stages:
                 finished += len(self.plan.batches[result.batch])
                 audio += self.plan.audio([result.batch])
                 progress.update(Counts(finished, audio))
+        return finished
 
     def _timed(self, job: Job) -> tuple[BatchResult, Seconds]:
         began = time.perf_counter()
