@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from extractor.encoders.products import ROW_MULTIPLE, round_up
@@ -40,7 +41,11 @@ class RelativePositionBias:
         return (distance > 0).long() * half + torch.where(magnitude < exact, magnitude, large)
 
     def square(self, num_frames: int) -> Tensor:
-        """``[H, T, T]`` for ``T = num_frames``; its top left corners serve shorter utterances."""
+        """``[H, T, T]`` for ``T = num_frames`` rounded up as `attend` does it.
+
+        Its top left corners serve shorter utterances.
+        """
+        num_frames = round_up(num_frames, ROW_MULTIPLE)
         distance = torch.arange(1 - num_frames, num_frames, device=self.embedding.device)
         by_distance = self.embedding[self._buckets(distance)].t().contiguous()  # [H, 2T - 1]
         # Window s holds distances s - (T - 1) + (0 .. T - 1): that is row i = T - 1 - s.
@@ -60,7 +65,8 @@ def attend(
         qkv: queries (already scaled by ``head_dim ** -0.5``), keys and values side by side.
         lengths: frames of each utterance, all positive; rows behind them come out as zeros.
         num_heads: ``H``; ``D = H * head_dim``.
-        bias: ``[H, Tmax, Tmax]`` added to the scores after ``gate`` has scaled its rows, or None.
+        bias: ``[H, Tmax, Tmax]`` added to the scores after ``gate`` has scaled its rows, or None;
+            ``Tmax`` is the longest of ``lengths``, rounded up to `ROW_MULTIPLE`.
         gate: ``[N, H]``, one factor a frame and head; given with ``bias``.
     """
     N, D = qkv.shape[0], qkv.shape[1] // 3
@@ -84,6 +90,8 @@ def _attend_one(qkv: Tensor, out: Tensor, bias: Tensor | None, gate: Tensor | No
     Tk = round_up(T, ROW_MULTIPLE)
     padded = qkv.new_zeros(3, H, Tk, d)
     padded[:, :, :T] = qkv.permute(1, 2, 0, 3)
+    if gate is not None:
+        gate = F.pad(gate, (0, Tk - T))
     q, k, v = padded[0], padded[1].transpose(1, 2), padded[2]  # [H, Tk, d], [H, d, Tk], [H, Tk, d]
 
     bytes_a_row = Tk * q.element_size()
@@ -92,11 +100,10 @@ def _attend_one(qkv: Tensor, out: Tensor, bias: Tensor | None, gate: Tensor | No
     for h in range(0, H, heads):
         hs = slice(h, h + heads)
         for i in range(0, T, queries):
-            scores = torch.bmm(q[hs, i : i + queries], k[hs])  # [h, t, Tk]
-            rows = slice(i, min(i + queries, T))
-            t = rows.stop - i
+            rows = slice(i, i + queries)
+            scores = torch.bmm(q[hs, rows], k[hs])  # [h, t, Tk]
             if bias is not None and gate is not None:
-                scores[:, :t, :T].addcmul_(gate[hs, rows, None], bias[hs, rows, :T])
+                scores.addcmul_(gate[hs, rows, None], bias[hs, rows, :Tk])
             scores[:, :, T:] = -math.inf
             weights = torch.softmax(scores, dim=-1)
-            out[rows, hs] = torch.bmm(weights, v[hs])[:, :t].transpose(0, 1)
+            out[rows, hs] = torch.bmm(weights, v[hs])[:, : T - i].transpose(0, 1)
