@@ -1,6 +1,6 @@
 """All benchmarks, one after another, each in a process of its own.
 
-    python -m benchmarks [encoder] [decode] [write] [memory]
+    python -m benchmarks [padding] [encoder] [decode] [write] [memory]
 
 Each is also run on its own, with its options, as `python -m benchmarks.encoder`.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from benchmarks.common import CANNOT_RUN
 
 BENCHMARKS = {
+    "padding": "what padded batches do to an embedding",
     "encoder": "hser against transformers",
     "decode": "decoding against soundfile",
     "write": "committing against plain h5py",

@@ -2,8 +2,8 @@
 
     python -m benchmarks.readme README.md [--check]
 
-Between ``<!-- speed -->`` and ``<!-- /speed -->`` (also decode, write, memory) stands what the newest
-result of each machine gives; ``docs/speed.svg`` beside the README shows the speeds as bars. With
+Between ``<!-- speed -->`` and ``<!-- /speed -->`` (also padding, decode, write, memory) stands what the
+newest result of each machine gives; ``docs/speed.svg`` beside the README shows the speeds as bars. With
 ``--check`` nothing is written, and the exit code is 1 where anything differs.
 """
 
@@ -44,6 +44,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; all columns but the first are figures."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def padding_table(result: Result) -> str:
+    rows = [
+        [
+            f"{row['model']} ({row['norm']} norm)",
+            *(f"{min(row[who]):.1e} to {max(row[who]):.1e}" for who in ("transformers", "hser")),
+        ]
+        for row in result["rows"]
+    ]
+    return table(
+        ["relative distance from each clip alone", "transformers, padded batch", "hser, one batch"], rows
+    )
 
 
 def speed_rows(result: Result) -> Iterator[list[str]]:
@@ -117,6 +130,7 @@ def memory_table(result: Result) -> str:
 
 # Marker -> the result files it shows, and how.
 SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
+    "padding": (("padding",), padding_table),
     "speed": (("encoder", "gpu-check"), speed_table),
     "decode": (("decode",), decode_table),
     "write": (("write",), write_table),

@@ -1,12 +1,14 @@
 """Encoders: what turns waveforms into frames, layer by layer.
 
-The table below is where a new kind is added: `wav2vec2` runs every checkpoint of the HuBERT, WavLM
-and wav2vec 2.0 family, `spectral` the log-mel and MFCC features. Both have the face of `Encoder`.
+`wav2vec2` runs every checkpoint of the HuBERT, WavLM and wav2vec 2.0 family (named ones stand in
+`checkpoint.MODELS`), `spectral` the log-mel and MFCC features (`spectral.SPECTRAL`). Both have the face
+of `Encoder`; `Model` builds them.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,10 +63,15 @@ class Model:
         self.dtype = resolve_dtype(dtype, device, self.spectral)
         self.provenance: Mapping[str, str] = {}
         self.encoder = self._build(self.dtype)
+        self._exact: Encoder | None = self.encoder if self.dtype == "fp32" else None
+        self._building = threading.Lock()
 
     def in_fp32(self) -> Encoder:
-        """The same model in fp32, read again: it is needed too seldom to keep."""
-        return self.encoder if self.dtype == "fp32" else self._build("fp32")
+        """The same model in fp32, read again when it is first needed. Safe to call from threads."""
+        with self._building:
+            if self._exact is None:
+                self._exact = self._build("fp32")
+            return self._exact
 
     def _build(self, dtype: str) -> Encoder:
         import torch
