@@ -20,7 +20,7 @@ NUM_KILLS = 20
 
 
 def _run(folder: str, model: str, out: str) -> None:
-    run(folder, Options(model=model, dtype="bf16", batch_seconds=4), out)
+    run(folder, Options(model=model, dtype="bf16", batch_seconds=1.5), out)
 
 
 def _data_files(run_folder: Path) -> set[str]:
@@ -43,7 +43,7 @@ def test_killed_twenty_times_and_resumed_equals_uninterrupted(
         audio = 0.1 * rng.standard_normal(int(rng.integers(4_000, 24_000)))
         soundfile.write(data / f"r{i:03}.wav", audio, 16_000)
     model = str(checkpoint("hubert"))
-    run(data, Options(model=model, dtype="bf16", batch_seconds=4), tmp_path / "whole")
+    run(data, Options(model=model, dtype="bf16", batch_seconds=1.5), tmp_path / "whole")
 
     # Forked from a process that has imported everything: seconds of import in each would make
     # most kills hit the imports.
@@ -60,18 +60,18 @@ def test_killed_twenty_times_and_resumed_equals_uninterrupted(
     for k in range(NUM_KILLS):
         child = context.Process(target=_run, args=(str(data), model, str(tmp_path / "run")))
         child.start()
-        if k % 4:  # in the midst of committing; else anywhere, in the set-up too
+        if k % 4:  # in the midst of committing; else earlier, in the set-up
             before = _data_files(tmp_path / "run")
             while child.is_alive() and _data_files(tmp_path / "run") == before:
                 time.sleep(0.001)
-        time.sleep(moments.uniform(0.0, 0.05 if k % 4 else 2.0))
+        time.sleep(moments.uniform(0.0, 0.12 if k % 4 else 0.8))
         child.kill()
         child.join()
         landed.append(len(Store(tmp_path / "run")) if _data_files(tmp_path / "run") else 0)
     assert landed == sorted(landed), "a kill lost what was stored"
-    assert len({n for n in landed if 0 < n < NUM_RECORDINGS}) >= 8, f"the kills missed the run: {landed}"
+    assert len({n for n in landed if 0 < n < NUM_RECORDINGS}) >= 6, f"the kills missed the run: {landed}"
 
-    summary = run(data, Options(model=model, dtype="bf16", batch_seconds=4), tmp_path / "run")
+    summary = run(data, Options(model=model, dtype="bf16", batch_seconds=1.5), tmp_path / "run")
     assert summary.stored == NUM_RECORDINGS
     assert not summary.failures
     assert _contents(tmp_path / "run") == _contents(tmp_path / "whole")
