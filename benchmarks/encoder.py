@@ -194,18 +194,31 @@ def measure(name: str, args: argparse.Namespace, scratch: Path) -> dict[str, Any
     if not args.no_command:
         contenders["command"] = lambda: command(files, name, model.dtype)
     speeds = take_turns(contenders, args.rounds)
+    return result_row(name, model, waveforms, matrix_roof(dtype, device), size, tried, speeds)
+
+
+def result_row(
+    name: str,
+    model: Model,
+    waveforms: Sequence[np.ndarray],
+    roof_flops: float,
+    best_batch_size: int,
+    best_tried: dict[int, float],
+    speeds: dict[str, list[float]],
+) -> dict[str, Any]:
+    """One model's row of the result file."""
+    seconds = audio_seconds(waveforms)
     operations = sum(sum(model.encoder.operations(len(w))) for w in waveforms) / seconds
-    roof = matrix_roof(dtype, device)
     return {
         "model": name,
         "dtype": model.dtype,
-        "recordings": len(files),
+        "recordings": len(waveforms),
         "audio_seconds": seconds,
-        "best_batch_size": size,
-        "best_tried": tried,
+        "best_batch_size": best_batch_size,
+        "best_tried": best_tried,
         "flop_per_audio_second": operations,
-        "roof_flops": roof,
-        "mfu": median(speeds["hser"]) * operations / roof,
+        "roof_flops": roof_flops,
+        "mfu": median(speeds["hser"]) * operations / roof_flops,
         "speeds": speeds,
         "ratios": {
             f"{a}/{b}": median(speeds[a]) / median(speeds[b])

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import median, print_table, spread, take_turns, write_result
+from benchmarks.common import print_table, spread, take_turns, write_result
 from benchmarks.stand_ins import NORMS, small_encoders, write_clips, write_config
 from extractor.encoders import exact_fp32
 from extractor.types import SAMPLE_RATE, Decoded, FrameSink, Seconds, Utterance
@@ -222,24 +222,8 @@ def measure_speed(
         "command": lambda: encoder.command(clips, name, model.dtype),
     }
     speeds = take_turns(contenders, rounds)
-    operations = sum(sum(model.encoder.operations(len(w))) for w in waveforms) / audio_seconds
     roof = encoder.matrix_roof(dtype, model.device)
-    return {
-        "model": name,
-        "dtype": model.dtype,
-        "recordings": len(clips),
-        "audio_seconds": audio_seconds,
-        "best_batch_size": batch_size,
-        "best_tried": tried,
-        "flop_per_audio_second": operations,
-        "roof_flops": roof,
-        "mfu": median(speeds["hser"]) * operations / roof,
-        "speeds": speeds,
-        "ratios": {
-            f"{a}/{b}": median(speeds[a]) / median(speeds[b])
-            for a, b in (("hser", "loop"), ("hser", "best"), ("command", "hser"))
-        },
-    }
+    return encoder.result_row(name, model, waveforms, roof, batch_size, tried, speeds)
 
 
 def collect(name: str, check: Callable[[], Iterator[Finding]], skipped: dict[str, str]) -> list[Finding]:

@@ -10,23 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.stand_ins import SMALL
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 # Relative L2 error against the reference in fp32: both sum a few thousand products in other orders.
 FP32_RELATIVE = 1e-5
 # Cosine of a bf16 row to its fp32 row: 8 bits of mantissa through two dozen layers.
 BF16_COSINE = 0.999
-
-# Small enough for milliseconds, with every part of the architecture in it.
-TINY: dict[str, Any] = {
-    "hidden_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "conv_dim": [32] * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -48,7 +39,7 @@ def make_model(kind: str, **changes: Any) -> Any:
     """A tiny `transformers` model whose every weight is random: norms and biases too."""
     from transformers import AutoConfig, AutoModel
 
-    config = AutoConfig.for_model(kind, **{**TINY, **changes})
+    config = AutoConfig.for_model(kind, **{**SMALL, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModel.from_config(config, dtype=torch.float32).eval()
