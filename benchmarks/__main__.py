@@ -1,6 +1,6 @@
 """All benchmarks, one after another, each in a process of its own.
 
-    python -m benchmarks [padding] [encoder] [decode] [write] [memory]
+    python -m benchmarks [padding] [products] [encoder] [decode] [write] [memory]
 
 Each is also run on its own, with its options, as `python -m benchmarks.encoder`.
 """
@@ -16,6 +16,7 @@ from benchmarks.common import CANNOT_RUN
 
 BENCHMARKS = {
     "padding": "what padded batches do to an embedding",
+    "products": "the building blocks on a CPU",
     "encoder": "hser against transformers",
     "decode": "decoding against soundfile",
     "write": "committing against plain h5py",

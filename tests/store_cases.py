@@ -16,6 +16,7 @@ from extractor.types import BatchResult, Failure, Row, Utterance
 COLUMNS = ("emotion", "emotion_raw", "speaker")
 LAYERS = (0, 6, 12)
 DIM = {"mean": 5, "meanstd": 10}
+WITH_FRAMES = DIM | {"none": 4}
 SETTINGS = {"model": "tiny", "layers": "0,6,12", "pooling": "mean,meanstd", "dtype": "fp32"}
 ENVIRONMENT = {"hser": "0.1.0", "device": "test"}
 # Not ASCII, not valid UTF-8 (a file name's stray byte), quotes, what JSON and HDF5 treat specially.
@@ -120,3 +121,20 @@ def content(path: Path) -> dict[str, Any]:
         if "none" in store.poolings:
             loaded["none"] = b"".join(store.frames(row).tobytes() for row in range(len(store)))
         return {**texts, **arrays, "labels": labels, "layers": store.layers, **loaded}
+
+
+def one_row(batch: int, position: int, value: float = 1.0) -> BatchResult:
+    row = Row(position, utterance_at(position), 720, 2, "sum", "fp32")
+    shape = (1, len(LAYERS))
+    pooled = {name: np.full((*shape, width), value, np.float32) for name, width in DIM.items()}
+    return BatchResult(batch, [row], pooled)
+
+
+def expected_values(results: list[BatchResult], pooling: str) -> np.ndarray:
+    """[N, L, D'] in manifest order, from what was committed."""
+    pairs = [
+        (row.position, values)
+        for result in results
+        for row, values in zip(result.rows, result.pooled[pooling], strict=True)
+    ]
+    return np.stack([values for _, values in sorted(pairs, key=lambda pair: pair[0])])

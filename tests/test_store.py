@@ -10,10 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -27,9 +25,12 @@ from store_cases import (
     LAYERS,
     ODD_TEXTS,
     SETTINGS,
+    WITH_FRAMES,
     batches,
     content,
+    expected_values,
     manifest_of,
+    one_row,
     opened,
     utterance_at,
     write_run,
@@ -40,7 +41,6 @@ from extractor.errors import (
     SettingsDiffer,
     SettingsError,
     StoreError,
-    StoreLocked,
     StoreUnwritable,
 )
 from extractor.store import Store, aside, parts
@@ -50,30 +50,12 @@ from extractor.store.run_folder import ManifestRow, read_manifest
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure, Row, Utterance
 
-WITH_FRAMES = DIM | {"none": 4}
 NO_FOLDER_FIXTURE_RESET = [HealthCheck.function_scoped_fixture]
 
 
 @pytest.fixture
 def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_writer, "MERGE_BATCHES", 3)
-
-
-def one_row(batch: int, position: int, value: float = 1.0) -> BatchResult:
-    row = Row(position, utterance_at(position), 720, 2, "sum", "fp32")
-    shape = (1, len(LAYERS))
-    pooled = {name: np.full((*shape, width), value, np.float32) for name, width in DIM.items()}
-    return BatchResult(batch, [row], pooled)
-
-
-def expected_values(results: list[BatchResult], pooling: str) -> np.ndarray:
-    """[N, L, D'] in manifest order, from what was committed."""
-    pairs = [
-        (row.position, values)
-        for result in results
-        for row, values in zip(result.rows, result.pooled[pooling], strict=True)
-    ]
-    return np.stack([values for _, values in sorted(pairs, key=lambda pair: pair[0])])
 
 
 # Round trip
@@ -537,283 +519,6 @@ def test_what_is_not_finite_is_never_stored(tmp_path: Path, value: float) -> Non
         (failure,) = writer.commit(one_row(0, 0, value))
     assert failure.reason == f"pooling mean, layer 0: a value is {value}"
     assert len(Store(tmp_path / "run")) == 0
-
-
-# Damage
-
-
-@pytest.mark.parametrize("length", [0, 1, 8, 100, 2000, 4096, -4096, -1])
-def test_a_part_cut_short_is_found_and_its_batches_are_done_again(tmp_path: Path, length: int) -> None:
-    results = batches(6, dim=WITH_FRAMES)
-    write_run(tmp_path / "whole", results, WITH_FRAMES)
-    run = tmp_path / "run"
-    with opened(run, WITH_FRAMES) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results[:3]:
-            writer.commit(result)
-    with opened(run, WITH_FRAMES) as writer:
-        for result in results[3:]:
-            writer.commit(result)
-        part, batch = run / "parts" / "part-00000000.h5", run / "parts" / "batch-00000004.h5"
-        writer._pending.clear()  # as if killed before the merge
-    for path in (part, batch):
-        os.truncate(path, length if length >= 0 else path.stat().st_size + length)
-    with pytest.raises(StoreError, match=r"damaged.*run the same command again"):
-        Store(run)
-    assert sum("damaged" in problem for problem in verify(run)) == 2
-    with opened(run, WITH_FRAMES) as writer:
-        assert writer.done() == {3, 5}
-        assert len(writer.repaired) == 2
-        assert "part-00000000.h5" in writer.repaired[0]
-        with h5py.File(run / "embeddings.h5") as h5:  # no longer names the part that is gone
-            assert len(h5["position"]) == 0
-    write_run(run, results, WITH_FRAMES)
-    assert content(run) == content(tmp_path / "whole")
-    assert verify(run) == []
-
-
-def test_a_part_that_cannot_be_opened_for_another_reason_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
-    write_run(run, batches(2))
-
-    def too_many(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(parts.h5py, "File", too_many)
-        with pytest.raises(OSError, match="Too many open files"):
-            opened(run)
-    assert len(list((run / "parts").iterdir())) == 1
-    write_run(run, batches(2))
-    assert verify(run) == []
-
-
-def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    write_run(run, batches(3, dim=WITH_FRAMES), WITH_FRAMES)
-    (part,) = (run / "parts").iterdir()
-    whole = part.read_bytes()
-    with h5py.File(part) as h5:
-        places = {name: h5[f"embeddings/{name}"].id.get_chunk_info(0).byte_offset for name in WITH_FRAMES}
-        names = ("position", "id", "path", "num_samples", "checksum", "frame_offsets", "labels/emotion_raw")
-        columns = {name: h5[name].id.get_offset() for name in names}
-    for name, offset in {f"embeddings/{name}": at for name, at in places.items()}.items() | columns.items():
-        flipped = bytearray(whole)
-        flipped[offset + 2] ^= 0x10
-        part.write_bytes(flipped)
-        problems = verify(run)
-        assert any(name in problem for problem in problems), (name, problems)
-        if name == "embeddings/mean":
-            with pytest.raises(StoreError, match="damaged"):
-                Store(run).load(0, "mean")
-    part.write_bytes(whole)
-    assert verify(run) == []
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=NO_FOLDER_FIXTURE_RESET)
-@given(data=st.data())
-def test_no_flipped_byte_of_a_part_goes_unseen_and_comes_out_as_data(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    """Bytes between the datasets carry no data; any other flip is named by verify or refused."""
-    run = tmp_path_factory.mktemp("flip") / "run"
-    write_run(run, batches(2))
-    before = content(run)
-    (part,) = (run / "parts").iterdir()
-    broken = bytearray(part.read_bytes())
-    broken[data.draw(st.integers(0, len(broken) - 1))] ^= data.draw(st.integers(1, 255))
-    part.write_bytes(broken)
-    assert verify(run) or content(run) == before
-
-
-# Full, read-only, locked
-
-
-def fails_with(number: int) -> Callable[..., None]:
-    """An os function that fails with this errno."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-@pytest.mark.parametrize("call", ["pwrite", "fsync", "ftruncate"])
-def test_a_full_disk_ends_the_run_with_a_remedy_and_a_store_that_opens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
-) -> None:
-    run = tmp_path / "run"
-    results = batches(5)
-    write_run(tmp_path / "whole", results)
-    with pytest.raises(StoreUnwritable) as raised, opened(run) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results[:3]:
-            writer.commit(result)
-        monkeypatch.setattr(os, call, fails_with(number))
-        writer.commit(results[3])
-    assert "batch-00000003.h5: no space left" in str(raised.value)
-    assert "free space and run the same command again: what is committed is kept" in str(raised.value)
-    assert not list(run.rglob("*.tmp"))
-    monkeypatch.undo()
-    store = Store(run)
-    assert len(store) == sum(len(result.rows) for result in results[:3])
-    np.testing.assert_array_equal(store.load(pooling="mean"), expected_values(results[:3], "mean"))
-    write_run(run, results)
-    assert content(run) == content(tmp_path / "whole")
-    assert verify(run) == []
-
-
-@pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
-def test_a_merge_without_space_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    run = tmp_path / "run"
-    results = batches(6)
-    with opened(run) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results:
-            writer.commit(result)
-        real = getattr(os, call)
-        path_of: dict[int, str] = {}
-
-        def fail_for_parts(first: Any, *rest: Any, **options: Any) -> Any:
-            if isinstance(first, int) and first not in path_of:
-                path_of[first] = str(Path(f"/proc/self/fd/{first}").readlink())
-            if "part-" in (path_of.pop(first) if isinstance(first, int) else os.fspath(first)):
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return real(first, *rest, **options)
-
-        monkeypatch.setattr(os, call, fail_for_parts)
-        writer.close()
-        monkeypatch.undo()
-        (warning,) = writer.warnings
-        assert "6 batch files were left unmerged" in warning
-    assert not list(run.rglob("*.tmp"))
-    np.testing.assert_array_equal(Store(run).load(pooling="mean"), expected_values(results, "mean"))
-    assert "embeddings.h5: shows 0 rows" in verify(run)[0]
-    write_run(run, results)
-    assert verify(run) == []
-    assert len(list((run / "parts").iterdir())) == 1
-
-
-def test_a_merge_is_not_begun_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_writer, "FREE_MARGIN_BYTES", 1 << 62)
-    results = batches(3)
-    with opened(tmp_path / "run") as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results:
-            writer.commit(result)
-        writer.close()
-    assert "merging needs" in writer.warnings[0]
-    assert len(list((tmp_path / "run" / "parts").glob("batch-*"))) == 3
-    assert len(Store(tmp_path / "run")) == sum(len(result.rows) for result in results)
-
-
-LIMITED = """
-import resource, sys
-sys.path[:0] = sys.argv[2:]
-from pathlib import Path
-from extractor.errors import StoreUnwritable
-from store_cases import batches, manifest_of, opened
-results = batches(4, rows=[3, 3, 3, 60])
-try:
-    with opened(Path(sys.argv[1])) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results:
-            limit = 90_000 if result.batch < 3 else 8_000
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            writer.commit(result)
-except StoreUnwritable as error:
-    print(error, *getattr(error, "__notes__", ()))
-"""
-
-
-def test_a_limit_on_file_size_is_met_inside_hdf5_without_harm(tmp_path: Path) -> None:
-    """The real thing: the kernel refuses in the midst of HDF5's own writes, then as it closes."""
-    here = Path(__file__).parent
-    run = tmp_path / "run"
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LIMITED, run, str(here), str(here.parent)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert "batch-00000003.h5: no space left (File too large)" in ran.stdout
-    assert not list(run.rglob("*.tmp"))
-    results = batches(4, rows=[3, 3, 3, 60])
-    assert len(Store(run)) == sum(len(result.rows) for result in results[:3])
-    write_run(run, results)
-    write_run(tmp_path / "whole", results)
-    assert content(run) == content(tmp_path / "whole")
-    assert verify(run) == []
-
-
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
-def test_a_read_only_run_says_so_and_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    run = tmp_path / "run"
-    write_run(run, batches(2))
-    real = os.open
-
-    def read_only(path: Any, flags: int, *rest: Any, **options: Any) -> int:
-        if flags & (os.O_WRONLY | os.O_RDWR):
-            raise OSError(number, os.strerror(number))
-        return real(path, flags, *rest, **options)
-
-    monkeypatch.setattr(os, "open", read_only)
-    with pytest.raises(StoreUnwritable, match=f"cannot be written.*{os.strerror(number)}.*--out"):
-        opened(run)
-    assert len(Store(run))
-    assert verify(run) == []
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(StoreUnwritable, match="a file is where a folder should be"):
-            opened(path)
-    assert (tmp_path / "file").read_text() == "x"
-
-
-def test_an_error_of_the_run_is_not_hidden_by_one_of_closing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(RuntimeError, match="the model") as raised, opened(tmp_path / "run"):
-        monkeypatch.setattr(os, "fsync", fails_with(errno.ENOSPC))
-        raise RuntimeError("the model")
-    assert "no space left" in raised.value.__notes__[0]
-    monkeypatch.undo()
-    opened(tmp_path / "run").close()  # the lock was let go of
-
-
-def test_only_one_process_writes(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    code = (
-        "import sys; sys.path[:0] = sys.argv[2:]; from store_cases import opened; from pathlib import Path\n"
-    )
-    code += "w = opened(Path(sys.argv[1])); print('open', flush=True); input()"
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", code, str(run), str(here), str(here.parent)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "open\n"
-        with pytest.raises(StoreLocked, match=f"process {other.pid} is writing to it"):
-            opened(run)
-        with pytest.raises(StoreLocked, match=f"process {other.pid}"):
-            opened(run, shard=(0, 2))
-        other.kill()
-    with opened(run, shard=(0, 2)), opened(run, shard=(1, 2)):
-        with pytest.raises(StoreLocked, match="shard 1 of 2"):
-            opened(run, shard=(1, 2))
-        with pytest.raises(StoreLocked):
-            opened(run)
-    opened(run).close()
-    assert sorted(path.name for path in run.glob("lock*")) == ["lock"]
 
 
 # The commands

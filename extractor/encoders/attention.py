@@ -1,7 +1,8 @@
 """Self-attention over packed frames: each utterance attends to its own frames only.
 
-Plain batched products are used rather than fused attention: on CPUs they are up to twice as fast as
-SDPA at speech lengths, and WavLM's gated bias fits between them. Scores never take more than
+Plain batched products are used rather than fused attention: on CPUs they are as fast as SDPA in fp32
+and more than twice as fast in bf16 at speech lengths (`benchmarks/products.py`), and WavLM's gated bias
+fits between them. Scores never take more than
 `_SCORE_BYTES`: heads, then query rows, are taken in chunks.
 """
 

@@ -1,8 +1,9 @@
 """Matrix products and convolutions with the weight laid out once, for the device that runs them.
 
-On CPUs, oneDNN's products with a prepacked weight reach 2.4 times `F.linear` in fp32 and 1.2 times in
-bf16; convolutions of short blocks gain up to twice, since nothing is laid out again for each block.
-The bias, an exact GELU or the residual sum come along in the same pass over the output.
+On CPUs, oneDNN's products with a prepacked weight are faster than `F.linear`, most of all in fp32, and
+convolutions of short blocks gain since nothing is laid out again for each block
+(`benchmarks/products.py` says how much on a machine). The bias, an exact GELU or the residual sum come
+along in the same pass over the output.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Numbers of rows are rounded up to this: bf16 values in a 512-bit register. oneDNN makes a program for
-# each new shape (0.5 ms for attention's, 4 ms for a layer's products) and keeps it (1 to 2 MB); and the
-# scalar tail of an odd row costs softmax up to 60 % more.
+# each new shape and keeps it, so that memory grew with the number of different lengths; and softmax pays
+# for the scalar tail of an odd row.
 ROW_MULTIPLE = 32
 
 # oneDNN picks a weight's layout for a number of rows; any number may be multiplied afterwards.

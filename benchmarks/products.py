@@ -1,0 +1,97 @@
+"""The building blocks on a CPU: what laying weights out once and rounding rows is worth.
+
+    python -m benchmarks.products
+
+One thread, as a stream of the engine has; shapes of hubert-large. Each figure is the time of the plain
+way over the time of ours: above 1 is faster. The claims in `extractor/encoders` rest on these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import CANNOT_RUN, median, print_table, spread, take_turns, write_result
+from extractor.encoders.attention import attend
+from extractor.encoders.products import Conv, Linear
+
+CPU = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+HEADS, WIDTH, FRAMES = 16, 1024, 150  # 3 s of speech
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Median of a few calls, the first of them to warm up."""
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def sdpa(qkv: Tensor) -> Tensor:
+    q, k, v = qkv.view(FRAMES, 3, HEADS, -1).permute(1, 2, 0, 3)
+    return F.scaled_dot_product_attention(q[None], k[None], v[None])[0].transpose(0, 1).reshape(FRAMES, -1)
+
+
+def pairs(dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Name -> the plain way, ours."""
+    x, w, b = torch.randn(750, WIDTH), torch.randn(4 * WIDTH, WIDTH) * 0.02, torch.randn(4 * WIDTH)
+    rows, kernel = torch.randn(259, 512), torch.randn(512, 512, 3) * 0.02
+    x, rows, qkv = x.to(dtype), rows.to(dtype), torch.randn(FRAMES, 3 * WIDTH).to(dtype)
+    plain_w, plain_b = w.to(dtype), b.to(dtype)
+    linear, conv = Linear(w, b, dtype, CPU), Conv(kernel, None, dtype, CPU, stride=2, typical_rows=259)
+    plain_kernel = kernel.to(dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
+    row4 = rows[None, None].permute(0, 3, 1, 2)
+    odd, even = (torch.randn(HEADS, n, n).to(dtype) for n in (FRAMES, 160))
+    return {
+        "linear, weight laid out once": (lambda: F.linear(x, plain_w, plain_b), lambda: linear(x)),
+        "linear and GELU in one pass": (
+            lambda: F.gelu(F.linear(x, plain_w, plain_b)),
+            lambda: linear.gelu(x),
+        ),
+        "convolution of a short block": (
+            lambda: F.conv2d(row4, plain_kernel, stride=(1, 2)),
+            lambda: conv(rows),
+        ),
+        "attention of 3 s against SDPA": (lambda: sdpa(qkv), lambda: attend(qkv, [FRAMES], HEADS)),
+        "softmax, 150 keys against 160": (lambda: odd.softmax(-1), lambda: even.softmax(-1)),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    if not torch.backends.mkldnn.is_available():
+        print("this torch has no oneDNN")
+        return CANNOT_RUN
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for dtype_name, dtype in DTYPES.items():
+            for name, (plain, ours) in pairs(dtype).items():
+                times = take_turns(
+                    {"plain": lambda f=plain: seconds(f), "ours": lambda f=ours: seconds(f)},  # type: ignore[misc]
+                    args.rounds,
+                )
+                ratios = [p / o for p, o in zip(times["plain"], times["ours"], strict=True)]
+                rows.append({"what": name, "dtype": dtype_name, "ratios": ratios, "seconds": times})
+    cells = [[f"{r['what']}, {r['dtype']}", f"{median(r['ratios']):.2f}", spread(r["ratios"])] for r in rows]
+    print_table(["plain / ours", "median", "range"], cells)
+    write_result("products", {"threads": 1, "rows": rows}, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
