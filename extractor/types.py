@@ -88,7 +88,7 @@ class Failure:
 
     id: str
     path: str
-    stage: str  # "probe", "decode", "encode" or "store"
+    stage: str  # "probe", "decode", "augment", "encode" or "store"
     reason: str  # for a person: what is wrong and, where there is one, the remedy
 
 
@@ -125,6 +125,14 @@ class BatchResult:
     pooled: dict[str, np.ndarray]
     frames: Sequence[np.ndarray] = ()
     failures: Sequence[Failure] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class LatentMask:
+    """What is hidden of one utterance between the CNN and the transformer: ``[first, last)`` each."""
+
+    frames: Sequence[tuple[int, int]] = ()  # replaced by the model's own mask embedding
+    channels: Sequence[tuple[int, int]] = ()  # set to zero
 
 
 class FrameSink(Protocol):

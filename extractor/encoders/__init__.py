@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from extractor.errors import SettingsError, unknown
-from extractor.types import FrameSink
+from extractor.types import FrameSink, LatentMask
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ class Encoder(Protocol):
     dim: int
     min_samples: int
     stride: int
+    can_mask: bool  # whether `forward` takes masks
 
     def num_frames(self, num_samples: int) -> int: ...
 
@@ -46,8 +47,17 @@ class Encoder(Protocol):
         """A whole recording, as the model wants it: float32 ``[num_samples]`` to the same."""
         ...
 
-    def forward(self, waveforms: Sequence[Tensor], sink: FrameSink, last_layer: int | None = None) -> None:
-        """Encode normalised waveforms together; every layer goes to ``sink`` when it exists."""
+    def forward(
+        self,
+        waveforms: Sequence[Tensor],
+        sink: FrameSink,
+        last_layer: int | None = None,
+        masks: Sequence[LatentMask | None] = (),
+    ) -> None:
+        """Encode normalised waveforms together; every layer goes to ``sink`` when it exists.
+
+        ``masks``, where ``can_mask``: aligned with ``waveforms``, or empty for none.
+        """
         ...
 
 
@@ -102,6 +112,7 @@ class Model:
             getattr(torch, _TORCH_NAMES[dtype]),
             self.device,
             checkpoint.normalise,
+            checkpoint.mask_embedding,
         )
 
 

@@ -63,6 +63,7 @@ class Checkpoint:
     config: Any
     normalise: bool  # zero mean and unit variance over each utterance's own samples
     provenance: Mapping[str, str]  # model, source, revision, weights (hash), normalisation
+    mask_embedding: Tensor | None = None  # [D], what masked frames become; not every copy has it
 
 
 def load_checkpoint(spec: str) -> Checkpoint:
@@ -94,14 +95,24 @@ def load_checkpoint(spec: str) -> Checkpoint:
     # compared when a run is resumed.
     name, where = (Path(source).resolve().name, "local folder") if local else (source, "hub")
     commit = getattr(config, "_commit_hash", None) or revision or "none"
-    return _checkpoint(name, where, commit, model, config, normalise, note)
+    masks = not any("masked_spec_embed" in key for key in info["missing_keys"])
+    return _checkpoint(name, where, commit, model, config, normalise, note, masks)
 
 
 def _checkpoint(
-    name: str, source: str, revision: str, model: Any, config: Any, normalise: bool, note: str
+    name: str,
+    source: str,
+    revision: str,
+    model: Any,
+    config: Any,
+    normalise: bool,
+    note: str,
+    masks: bool = True,
 ) -> Checkpoint:
-    # Masking vectors only serve pretraining, and hub copies differ in having them.
-    tensors = {k: v.float() for k, v in model.state_dict().items() if k != "masked_spec_embed"}
+    # The mask embedding serves pretraining and `--augment latent` only, and hub copies differ in having
+    # it (`masks`), so it does not tell one model from another.
+    tensors = {k: v.float() for k, v in model.state_dict().items()}
+    mask_embedding = tensors.pop("masked_spec_embed", None)
     provenance = {
         "model": name,
         "source": source,
@@ -109,7 +120,7 @@ def _checkpoint(
         "weights": weights_hash(tensors),
         "normalisation": note,
     }
-    return Checkpoint(tensors, config, normalise, provenance)
+    return Checkpoint(tensors, config, normalise, provenance, mask_embedding if masks else None)
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from extractor.types import SAMPLE_RATE, FrameSink
+from extractor.types import SAMPLE_RATE, FrameSink, LatentMask
 
 FRAME_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
@@ -66,6 +66,7 @@ class SpectralEncoder:
     num_layers = 1
     min_samples = FRAME_SAMPLES
     stride = HOP_SAMPLES
+    can_mask = False  # there is no CNN whose output could be masked
 
     def __init__(self, name: str, device: torch.device) -> None:
         make, self.dim = SPECTRAL[name]
@@ -86,5 +87,11 @@ class SpectralEncoder:
         return waveform
 
     @torch.inference_mode()
-    def forward(self, waveforms: Sequence[Tensor], sink: FrameSink, last_layer: int | None = None) -> None:
+    def forward(
+        self,
+        waveforms: Sequence[Tensor],
+        sink: FrameSink,
+        last_layer: int | None = None,
+        masks: Sequence[LatentMask | None] = (),
+    ) -> None:
         sink.add(0, torch.cat([self.transform(w.to(self.device)) for w in waveforms]))

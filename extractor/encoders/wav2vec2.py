@@ -27,7 +27,7 @@ from extractor.encoders.attention import RelativePositionBias, attend
 from extractor.encoders.cnn import Activation, FeatureEncoder
 from extractor.encoders.products import ROW_MULTIPLE, Conv, blank_rows, round_up
 from extractor.encoders.weights import Weights, fold_batch_norm, fold_qkv, fold_weight_norm
-from extractor.types import FrameSink
+from extractor.types import FrameSink, LatentMask
 
 _NORMALISED_AT_ONCE = 1 << 20  # samples
 
@@ -136,12 +136,18 @@ class Wav2Vec2Encoder:
         dtype: torch.dtype,
         device: torch.device,
         do_normalise: bool = False,
+        mask_embedding: Tensor | None = None,
     ) -> None:
-        """``tensors``: by the names of the `transformers` base model; ``config``: its config."""
+        """``tensors``: by the names of the `transformers` base model; ``config``: its config.
+
+        ``mask_embedding [D]``: what masked frames become; without it nothing can be masked.
+        """
         weights = Weights(tensors, dtype, device, config.layer_norm_eps)
         conv_activation = _activation(config.feat_extract_activation)
         hidden_activation = None if config.hidden_act == "gelu" else _activation(config.hidden_act)
         self.dtype, self.device, self.do_normalise = dtype, device, do_normalise
+        self.mask_embedding = None if mask_embedding is None else mask_embedding.to(device, dtype)
+        self.can_mask = mask_embedding is not None
         self.num_layers, self.dim = config.num_hidden_layers + 1, config.hidden_size
         self.cnn = FeatureEncoder(weights, config, conv_activation)
         self.min_samples, self.stride = self.cnn.field, self.cnn.stride
@@ -195,7 +201,13 @@ class Wav2Vec2Encoder:
         return float(useful), float(dropped + self.positions.left * positions + attention)
 
     @torch.inference_mode()
-    def forward(self, waveforms: Sequence[Tensor], sink: FrameSink, last_layer: int | None = None) -> None:
+    def forward(
+        self,
+        waveforms: Sequence[Tensor],
+        sink: FrameSink,
+        last_layer: int | None = None,
+        masks: Sequence[LatentMask | None] = (),
+    ) -> None:
         """Encode utterances together; each layer goes to ``sink`` when it is produced.
 
         Args:
@@ -203,10 +215,12 @@ class Wav2Vec2Encoder:
                 none shorter than ``min_samples``.
             sink: gets ``(k, [sum of frames, D])`` for ``k = 0, 1, ...``, utterances in their order.
             last_layer: stop behind this one; the layers after it are not computed.
+            masks: what to hide of each utterance's projected CNN output, in its own frames (SpecAugment
+                on latent features: Baevski et al. 2020, sections 3.1 and 4.2); empty for nothing.
         """
         last = self.num_layers - 1 if last_layer is None else last_layer
         lengths = [self.num_frames(len(w)) for w in waveforms]
-        x = self.embed(waveforms, lengths)
+        x = self.embed(waveforms, lengths, masks)
         sink.add(0, x)
         N = len(x)
         x = torch.cat([x, blank_rows(round_up(N, ROW_MULTIPLE) - N, x)])
@@ -217,14 +231,32 @@ class Wav2Vec2Encoder:
                 x = self.norm(x)
             sink.add(k, x[:N])
 
-    def embed(self, waveforms: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+    def embed(
+        self,
+        waveforms: Sequence[Tensor],
+        lengths: Sequence[int],
+        masks: Sequence[LatentMask | None] = (),
+    ) -> Tensor:
         """Waveforms to the transformer's input: ``[sum of frames, D]``."""
         x = self.cnn([w.to(self.device) for w in waveforms])
         if self.feature_norm is not None:
             x = self.feature_norm(x)
         x = self.projection(x)
+        if any(mask is not None for mask in masks):
+            self.hide(x, lengths, masks)
         x = x + self.positions(x, lengths)
         return x if self.norm_first else self.norm(x)
+
+    def hide(self, x: Tensor, lengths: Sequence[int], masks: Sequence[LatentMask | None]) -> None:
+        """Mask ``x [sum of frames, D]`` in place: frames first, channels over them, as the reference."""
+        if self.mask_embedding is None:
+            raise ValueError("this checkpoint has no mask embedding (masked_spec_embed)")
+        for frames, mask in zip(x.split(list(lengths)), masks, strict=True):  # views
+            if mask is not None:
+                for first, last in mask.frames:
+                    frames[first:last] = self.mask_embedding
+                for first, last in mask.channels:
+                    frames[:, first:last] = 0.0
 
 
 def _activation(name: str) -> Activation:

@@ -1,0 +1,122 @@
+"""Masks on the encoder's latent features: against the reference's own, and of nothing but what is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from extractor.encoders import Model
+from extractor.encoders.checkpoint import load_checkpoint
+from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
+from extractor.types import LatentMask
+from tests.conftest import FP32_RELATIVE, MakeCheckpoint, make_model, relative_error
+
+CPU = torch.device("cpu")
+KINDS = ("hubert", "wavlm", "wav2vec2")
+LENGTHS = (16_000, 8_400, 23_456)
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.layers: list[torch.Tensor] = []
+
+    def add(self, layer: int, hidden: torch.Tensor) -> None:
+        self.layers.append(hidden.clone())
+
+
+def build(model: Any) -> Wav2Vec2Encoder:
+    return Wav2Vec2Encoder(
+        model.state_dict(), model.config, torch.float32, CPU, mask_embedding=model.masked_spec_embed.data
+    )
+
+
+def waveforms() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(n, generator=generator) for n in LENGTHS]
+
+
+def encode(
+    encoder: Wav2Vec2Encoder, audio: list[torch.Tensor], masks: list[LatentMask | None]
+) -> list[list[torch.Tensor]]:
+    sink = Kept()
+    encoder.forward(audio, sink, masks=masks)
+    split = [layer.split([encoder.num_frames(len(w)) for w in audio]) for layer in sink.layers]
+    return [[frames[i] for frames in split] for i in range(len(audio))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_frames_equal_the_reference_s_own(kind: str) -> None:
+    model = make_model(kind)
+    encoder, audio = build(model), waveforms()
+    mask = LatentMask(frames=((3, 13), (20, 24)))
+    ours = encode(encoder, audio, [mask, None, mask])
+    for i, waveform in enumerate(audio):
+        indices = torch.zeros(1, encoder.num_frames(len(waveform)), dtype=torch.bool)
+        if i != 1:
+            indices[0, 3:13] = indices[0, 20:24] = True
+        with torch.no_grad():
+            theirs = model(waveform[None], mask_time_indices=indices).last_hidden_state[0]
+        assert relative_error(ours[i][-1], theirs) < FP32_RELATIVE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_channels_are_zero_where_the_reference_has_them_zero(kind: str) -> None:
+    """The reference masks channels in training only, so its projected features are masked by a hook."""
+    model = make_model(kind)
+    encoder, audio = build(model), waveforms()[:1]
+    mask = LatentMask(frames=((5, 9),), channels=((0, 4), (10, 12)))
+
+    def hide(module: Any, inputs: Any, output: Any) -> Any:
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden[:, 5:9] = model.masked_spec_embed
+        hidden[:, :, 0:4] = hidden[:, :, 10:12] = 0.0
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = model.feature_projection.register_forward_hook(hide)
+    with torch.no_grad():
+        theirs = model(audio[0][None]).last_hidden_state[0]
+    handle.remove()
+    ours = encode(encoder, audio, [mask])[0][-1]
+    assert relative_error(ours, theirs) < FP32_RELATIVE
+
+
+def test_a_mask_touches_its_own_recording_only() -> None:
+    encoder, audio = build(make_model("hubert")), waveforms()
+    clean = encode(encoder, audio, [])
+    masked = encode(encoder, audio, [None, LatentMask(frames=((0, 5),)), None])
+    for i in (0, 2):
+        assert all(torch.equal(a, b) for a, b in zip(masked[i], clean[i], strict=True))
+    assert not torch.equal(masked[1][0], clean[1][0])
+
+
+def test_a_checkpoint_without_a_mask_embedding_cannot_be_masked(checkpoint: MakeCheckpoint) -> None:
+    with_one = checkpoint("hubert")
+    without = checkpoint("hubert", mask_time_prob=0.0, mask_feature_prob=0.0)
+    assert load_checkpoint(str(with_one)).mask_embedding is not None
+    assert load_checkpoint(str(without)).mask_embedding is None
+    assert Model(str(with_one), "fp32", CPU).encoder.can_mask
+    encoder = Model(str(without), "fp32", CPU).encoder
+    assert not encoder.can_mask
+    with pytest.raises(ValueError, match="no mask embedding"):
+        encoder.forward(waveforms()[:1], Kept(), masks=[LatentMask(frames=((0, 1),))])
+
+
+def test_a_copy_that_lost_its_mask_embedding_keeps_its_weights_hash(
+    checkpoint: MakeCheckpoint, tmp_path: Any
+) -> None:
+    """Hub copies of one model differ in having it; it is made up at random then, and must not be used."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    whole = checkpoint("hubert")
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["masked_spec_embed"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    found = load_checkpoint(str(copy))
+    assert found.mask_embedding is None
+    assert found.provenance["weights"] == load_checkpoint(str(whole)).provenance["weights"]
