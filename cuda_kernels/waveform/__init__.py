@@ -1,0 +1,121 @@
+"""Gain, noise at a signal-to-noise ratio, time masks and normalisation of waveforms, in one pass.
+
+    y = gain x + s noise              s = noise_scale(...): the SNR holds as measured, not in expectation
+    y = 0 in the masks
+    z = (y - mean y) / sqrt(var y + 1e-7)                                     with ``normalise`` only
+
+Power, mean and (population) variance are a recording's own. Noise is either white, by key
+(`philox.white_noise`), and then need not exist in memory, or given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cuda_kernels.backend import resolve
+
+__all__ = ["WaveformEdit", "edit_waveforms", "silent"]
+
+MAX_SNR = 300.0  # dB either way: the weaker is then far below the other's last bit, even in float64
+
+
+@dataclass(frozen=True, slots=True)
+class WaveformEdit:
+    """What is done to one recording. Raises ValueError for a value out of its range."""
+
+    gain: float = 1.0  # a factor, on signal and noise
+    snr_db: float | None = None  # None: no noise
+    noise_key: int | None = None  # of philox.white_noise; None: the noise given to `edit_waveforms`
+    masks: tuple[tuple[int, int], ...] = ()  # samples [first, last) set to zero, behind the noise
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.gain):
+            raise ValueError(f"gain {self.gain}: must be finite")
+        if self.snr_db is not None and not abs(self.snr_db) <= MAX_SNR:
+            raise ValueError(f"snr_db {self.snr_db}: must be within -{MAX_SNR:g} to {MAX_SNR:g} dB")
+        if self.noise_key is not None and self.snr_db is None:
+            raise ValueError("a noise_key without an snr_db: there is no noise to draw")
+        if self.noise_key is not None and not 0 <= self.noise_key < 2**64:
+            raise ValueError(f"noise_key {self.noise_key}: must be within 0 to 2^64 - 1")
+        for first, last in self.masks:
+            if not 0 <= first <= last:
+                raise ValueError(f"mask [{first}, {last}): must be in order and from sample 0 on")
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether noise has to be given: an SNR without a key."""
+        return self.snr_db is not None and self.noise_key is None
+
+
+def edit_waveforms(
+    x: Tensor,
+    lengths: Sequence[int],
+    edits: Sequence[WaveformEdit],
+    noise: Tensor | None = None,
+    normalise: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Packed waveforms ``[sum of lengths]`` edited, recording by recording; a new tensor like ``x``.
+
+    ``noise`` is packed like ``x`` and read where an edit asks for it only. Lengths may be 0. float32;
+    float64 is computed in float64 throughout, by the reference on any device, and is the truth to measure
+    errors against. Where a recording or its noise is silent no SNR can be had and no noise is added: ask
+    `silent` beforehand. Raises ValueError for shapes, lengths and masks that do not fit, and for an edit
+    that wants noise where none is given; TypeError for other dtypes.
+    """
+    _check(x, lengths, edits, noise)
+    if backend == "auto" and x.dtype == torch.float64:
+        backend = "torch"
+    if resolve(backend, x.device) == "triton":
+        if x.dtype == torch.float64:
+            raise TypeError("the Triton path takes float32; float64 goes with backend='torch'")
+        from cuda_kernels.waveform.kernel import edit_waveforms_triton
+
+        return edit_waveforms_triton(x, lengths, edits, noise, normalise)
+    from cuda_kernels.waveform.reference import edit_waveforms_torch
+
+    return edit_waveforms_torch(x, lengths, edits, noise, normalise)
+
+
+def silent(x: Tensor, lengths: Sequence[int]) -> list[bool]:
+    """For each recording of the packed ``x`` ``[sum of lengths]`` whether all its samples are zero.
+
+    An SNR to such a signal or such noise does not exist. A recording without samples is silent.
+    """
+    _check_lengths(x, lengths)
+    # counts of whole numbers, exact in any order: one read for all, and one copy to the host
+    heard = torch.cumsum(x != 0, dim=0, dtype=torch.int64)
+    ends = torch.tensor(list(lengths), dtype=torch.int64).cumsum(0)
+    until = torch.cat([heard.new_zeros(1), heard])[torch.cat([ends.new_zeros(1), ends]).to(x.device)]
+    return [count == 0 for count in until.diff().tolist()]
+
+
+def _check(x: Tensor, lengths: Sequence[int], edits: Sequence[WaveformEdit], noise: Tensor | None) -> None:
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"waveforms are float32 (or float64), not {x.dtype}")
+    _check_lengths(x, lengths)
+    if len(edits) != len(lengths):
+        raise ValueError(f"{len(edits)} edits for {len(lengths)} recordings")
+    for i, (n, edit) in enumerate(zip(lengths, edits, strict=True)):
+        if edit.needs_noise and noise is None:
+            raise ValueError(f"recording {i}: snr_db {edit.snr_db} with neither a noise_key nor noise given")
+        for first, last in edit.masks:
+            if last > n:
+                raise ValueError(f"recording {i}: mask [{first}, {last}) of {n} samples")
+    if noise is not None and (noise.shape, noise.dtype, noise.device) != (x.shape, x.dtype, x.device):
+        raise ValueError(
+            f"noise {tuple(noise.shape)}, {noise.dtype}, on {noise.device} must be like the waveforms: "
+            f"{tuple(x.shape)}, {x.dtype}, on {x.device}"
+        )
+
+
+def _check_lengths(x: Tensor, lengths: Sequence[int]) -> None:
+    if x.ndim != 1:
+        raise ValueError(f"waveforms are packed [sum of lengths], not {tuple(x.shape)}")
+    if any(n < 0 for n in lengths) or sum(lengths) != len(x):
+        raise ValueError(f"lengths must be from 0 on and sum to {len(x)}, not {sum(lengths)}")
