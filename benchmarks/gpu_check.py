@@ -100,7 +100,7 @@ def check_layers(device: str) -> Iterator[Finding]:
             kept = []
             for encoder in small_encoders(kind, norm, ["cpu", device]):
                 sink = KeptLayers()
-                encoder.forward([encoder.normalise(w.to(encoder.device)) for w in waveforms], sink)
+                encoder.forward(encoder.normalise([w.to(encoder.device) for w in waveforms]), sink)
                 kept.append(sink.layers)
             reference, layers = kept
             worst = largest(relative_error(a, b) for a, b in zip(layers, reference, strict=True))

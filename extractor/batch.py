@@ -1,17 +1,22 @@
-"""One batch, from decoded audio to rows: encode -> pool, window by window, each layer as it comes."""
+"""One batch, from decoded audio to rows: augment -> encode -> pool, window by window, layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from extractor.encoders import Encoder, Model
 from extractor.pooling import Piece, Pooler
-from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, Row, Utterance
+from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, LatentMask, Row, Utterance
 from extractor.windows import Window, split_windows
+
+if TYPE_CHECKING:
+    from extractor.augment import Clip, Recipe
 
 # Frame-level output of one recording is held in memory until its batch is committed.
 MAX_FRAME_BYTES = 4 << 30
@@ -25,6 +30,19 @@ class Job:
     positions: Sequence[int]
     utterances: Sequence[Utterance]
     decoded: Sequence[Decoded | Failure]  # aligned with utterances
+    recipes: Sequence[Recipe] = ()  # aligned with utterances; empty where nothing is augmented
+    clips: Mapping[Clip, Decoded | Failure] = field(default_factory=dict)  # what the recipes take in
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """One utterance, ready to encode."""
+
+    position: int
+    utterance: Utterance
+    waveform: Tensor  # float32 [num_samples], on the model's device, augmented
+    checksum: str  # of the recording as it was decoded
+    mask: LatentMask | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +65,25 @@ class BatchEncoder:
     budget_samples: int
 
     def __call__(self, job: Job) -> BatchResult:
-        failures = [d for d in job.decoded if isinstance(d, Failure)]
-        good: list[tuple[int, Utterance, Decoded]] = []
-        for position, utterance, decoded in zip(job.positions, job.utterances, job.decoded, strict=True):
-            if isinstance(decoded, Failure):
-                continue
-            refusal = self._refusal(utterance, decoded)
-            if refusal is None:
-                good.append((position, utterance, decoded))
-            else:
-                failures.append(refusal)
-        if not good:
+        heard = list(self._sounds(job))
+        failures = [each for each in heard if isinstance(each, Failure)]
+        sounds = [each for each in heard if isinstance(each, Sound)]
+        if not sounds:
             return BatchResult(job.batch, [], self._empty(), [], failures)
 
-        embedding = self._embed(self.model.encoder, [d.waveform for _, _, d in good])
-        precision = [self.model.dtype] * len(good)
+        embedding = self._embed(self.model.encoder, sounds)
+        precision = [self.model.dtype] * len(sounds)
         for i in np.flatnonzero(~embedding.finite).tolist():
-            if self._rerun(embedding, i, good[i][2]):
+            if self._rerun(embedding, i, sounds[i]):
                 precision[i] = "fp32"
         rows = [
-            Row(position, utterance, len(d.waveform), self._num_frames(d), d.checksum, precision[i])
-            for i, (position, utterance, d) in enumerate(good)
+            Row(s.position, s.utterance, len(s.waveform), self._num_frames(s), s.checksum, precision[i])
+            for i, s in enumerate(sounds)
         ]
         kept = np.flatnonzero(embedding.finite)
         failures += [
-            Failure(u.id, u.path, "encode", "the embedding is not finite, in fp32 either; is the audio sane?")
-            for i, (_, u, _) in enumerate(good)
+            _failed(s.utterance, "encode", "the embedding is not finite, in fp32 either; is the audio sane?")
+            for i, s in enumerate(sounds)
             if not embedding.finite[i]
         ]
         return BatchResult(
@@ -83,14 +94,33 @@ class BatchEncoder:
             failures,
         )
 
-    def _num_frames(self, decoded: Decoded) -> int:
-        return self.model.encoder.num_frames(len(decoded.waveform))
+    def _sounds(self, job: Job) -> Iterator[Sound | Failure]:
+        """Each utterance of the job, augmented, or why it cannot be encoded."""
+        audio = augmented(job, self.model.device)
+        for i, waveform in enumerate(audio):
+            if isinstance(waveform, Failure):
+                yield waveform
+                continue
+            utterance, decoded = job.utterances[i], job.decoded[i]
+            assert isinstance(decoded, Decoded)
+            refusal = self._refusal(utterance, len(waveform))
+            mask = self._mask(job.recipes[i], len(waveform)) if job.recipes and not refusal else None
+            yield refusal or Sound(job.positions[i], utterance, waveform, decoded.checksum, mask)
+
+    def _mask(self, recipe: Recipe, num_samples: int) -> LatentMask | None:
+        if recipe.latent is None:
+            return None
+        encoder = self.model.encoder
+        return LatentMask(*recipe.latent.spans(encoder.num_frames(num_samples), encoder.dim))
+
+    def _num_frames(self, sound: Sound) -> int:
+        return self.model.encoder.num_frames(len(sound.waveform))
 
     def _empty(self) -> dict[str, np.ndarray]:
         return self._pooler(self.model.encoder, 0, windowed=False).pooled()
 
-    def _refusal(self, utterance: Utterance, decoded: Decoded) -> Failure | None:
-        encoder, n = self.model.encoder, len(decoded.waveform)
+    def _refusal(self, utterance: Utterance, n: int) -> Failure | None:
+        encoder = self.model.encoder
         reason = None
         if n < encoder.min_samples:
             reason = (
@@ -104,13 +134,13 @@ class BatchEncoder:
                     f"its frames would take {size / 2**30:.1f} GiB in memory;"
                     " choose fewer --layers, or cut it with start and end in a manifest"
                 )
-        return None if reason is None else Failure(utterance.id, utterance.path, "encode", reason)
+        return None if reason is None else _failed(utterance, "encode", reason)
 
-    def _rerun(self, embedding: Embedding, i: int, decoded: Decoded) -> bool:
+    def _rerun(self, embedding: Embedding, i: int, sound: Sound) -> bool:
         """Replace a row that is not finite by the same in fp32; whether that came out finite."""
         if self.model.dtype == "fp32":
             return False
-        again = self._embed(self.model.in_fp32(), [decoded.waveform])
+        again = self._embed(self.model.in_fp32(), [sound])
         for name, values in again.pooled.items():
             embedding.pooled[name][i] = values[0]
         if again.frames:
@@ -121,19 +151,23 @@ class BatchEncoder:
     def _pooler(self, encoder: Encoder, num_utterances: int, windowed: bool) -> Pooler:
         return Pooler(num_utterances, self.layers, encoder.dim, self.poolings, self.model.device, windowed)
 
-    def _embed(self, encoder: Encoder, waveforms: Sequence[np.ndarray]) -> Embedding:
+    def _embed(self, encoder: Encoder, sounds: Sequence[Sound]) -> Embedding:
         windows = [
             (u, w)
-            for u, waveform in enumerate(waveforms)
-            for w in split_windows(len(waveform), self.window_samples, encoder.stride, encoder.min_samples)
+            for u, sound in enumerate(sounds)
+            for w in split_windows(
+                len(sound.waveform), self.window_samples, encoder.stride, encoder.min_samples
+            )
         ]
-        pooler = self._pooler(encoder, len(waveforms), windowed=len(windows) > len(waveforms))
+        pooler = self._pooler(encoder, len(sounds), windowed=len(windows) > len(sounds))
         with torch.inference_mode():
             # Normalised whole: a window must not be scaled by itself.
-            audio = [encoder.normalise(torch.from_numpy(w).to(self.model.device)) for w in waveforms]
+            audio = encoder.normalise([sound.waveform for sound in sounds])
             for group in self._groups(windows):
                 pooler.begin([Piece(u, w.num_frames, w.keep) for u, w in group])
-                encoder.forward([audio[u][w.start : w.stop] for u, w in group], pooler, self.layers[-1])
+                masks = [_within(sounds[u].mask, w, encoder.stride) for u, w in group]
+                pieces = [audio[u][w.start : w.stop] for u, w in group]
+                encoder.forward(pieces, pooler, self.layers[-1], masks)
         return Embedding(pooler.pooled(), pooler.frame_rows(), pooler.finite())
 
     def _groups(self, windows: Sequence[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
@@ -148,3 +182,44 @@ class BatchEncoder:
             group.append((u, window))
             filled += size
         yield group
+
+
+def _failed(utterance: Utterance, stage: str, reason: str) -> Failure:
+    return Failure(utterance.id, utterance.path, stage, reason)
+
+
+def augmented(job: Job, device: torch.device) -> list[Tensor | Failure]:
+    """The job's waveforms on the device, each as its recipe says."""
+
+    def moved(decoded: Decoded) -> Tensor:
+        return torch.from_numpy(decoded.waveform).to(device)
+
+    audio = [d if isinstance(d, Failure) else moved(d) for d in job.decoded]
+    unusable = {clip: d for clip, d in job.clips.items() if isinstance(d, Failure)}
+    todo: dict[int, Tensor] = {}
+    for i, (waveform, recipe) in enumerate(zip(audio, job.recipes, strict=False)):
+        if isinstance(waveform, Failure) or not recipe.operations:
+            continue
+        gone = next((unusable[clip] for clip in recipe.clips if clip in unusable), None)
+        if gone is None:
+            todo[i] = waveform
+        else:
+            reason = f"{gone.path}, which it was to be augmented with, cannot be used: {gone.reason}"
+            audio[i] = _failed(job.utterances[i], "augment", reason)
+    if todo:
+        from extractor.augment.apply import augment
+
+        clips = {clip: moved(d) for clip, d in job.clips.items() if isinstance(d, Decoded)}
+        made = augment([job.recipes[i] for i in todo], [*todo.values()], clips)
+        for i, found in zip(todo, made, strict=True):
+            audio[i] = _failed(job.utterances[i], "augment", found) if isinstance(found, str) else found
+    return audio
+
+
+def _within(mask: LatentMask | None, window: Window, stride: int) -> LatentMask | None:
+    """The part of a recording's mask that lies in one window, in the window's own frames."""
+    if mask is None:
+        return None
+    first, end = window.start // stride, window.num_frames
+    frames = [(max(a - first, 0), min(b - first, end)) for a, b in mask.frames]
+    return LatentMask([(a, b) for a, b in frames if a < b], mask.channels)

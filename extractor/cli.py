@@ -77,6 +77,16 @@ class _Shard(click.ParamType):
 @click.option("--workers", type=int, help="Decoding threads.  [default: the cores, at most 8]")
 @click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
 @click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
+@click.option(
+    "--augment",
+    multiple=True,
+    metavar="TEXT",
+    help="Embed augmented copies too, e.g. stretch:rate=0.8-1.25; a+b chains, several are alternatives.",
+)
+@click.option("--augment-config", type=click.Path(), help="YAML file with augment, copies, seed, clean.")
+@click.option("--copies", type=int, help="Augmented copies of each recording.  [default: 1]")
+@click.option("--seed", type=int, help="Of all that is drawn for the copies.  [default: 0]")
+@click.option("--clean/--no-clean", default=None, help="Each recording as it is, too.  [default: clean]")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a recording failed.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 @click.version_option(package_name="hser", prog_name="hser")

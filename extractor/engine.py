@@ -22,6 +22,9 @@ from extractor.progress import Progress, Silent, Summary
 from extractor.types import SAMPLE_RATE, Manifest, Seconds
 
 if TYPE_CHECKING:
+    import torch
+
+    from extractor.augment import Augmentation, Config
     from extractor.encoders import Model
     from extractor.store import Store
     from extractor.store.writer import RunWriter
@@ -49,6 +52,12 @@ class Options:
     workers: int | None = None  # decoding threads; None: by the number of cores
     shard: tuple[int, int] = (0, 1)  # this process does batches with index % n == i
     retry_failed: bool = False
+    # What to augment: an `extractor.augment` object or its text; several texts are alternatives.
+    augment: Augmentation | str | Sequence[str] | None = None
+    augment_config: str | os.PathLike[str] | None = None  # the same, and the next three, as a YAML file
+    copies: int | None = None  # augmented copies of each recording; None: as the file says, else 1
+    seed: int | None = None  # of all that is drawn; None: as the file says, else 0
+    clean: bool | None = None  # keep each recording as it is, too; None: as the file says, else yes
 
 
 def extract(
@@ -97,6 +106,7 @@ def run(
         stop: once set, the run ends after the batches in flight, with all they gave committed.
     """
     from extractor.batch import BatchEncoder
+    from extractor.copies import Copies, configured
     from extractor.decode import DecodeOptions, backends
     from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
     from extractor.manifest import read_manifest
@@ -111,32 +121,39 @@ def run(
     parse_layers(options.layers)  # the form only: the model is not known yet
     poolings, device = parse_poolings(options.pooling), resolve_device(options.device)
     resolve_dtype(options.dtype, device)
+    config = configured(options.augment, options.augment_config, options.copies, options.seed, options.clean)
     manifest = read_manifest(inputs, options.corpus)
     progress.note(f"{len(manifest):,} recordings ({_corpus_note(manifest)})")
     for note in manifest.notes:
         progress.note(note)
+    workers = options.workers or min(8, num_cores())
+    copies = None if config is None else Copies(config, manifest, workers)
 
     model = Model(options.model, options.dtype, device)
     layers = parse_layers(options.layers, model.encoder.num_layers)
-    settings = _settings(options, model, layers, poolings)
+    settings = _settings(options, model, layers, poolings, config)
     progress.note(
         f"{options.model} in {model.dtype} on {device}, layers {settings['layers']};"
         f" decoding with {', '.join(backends())}"
     )
+    if config is not None:
+        _check_masks(config, model)
+        progress.note(_augmentation_note(config, device))
     small = device.type == "cpu" and not model.spectral
     budget = options.batch_seconds or (CPU_BATCH if small else LARGE_BATCH)
-    workers = options.workers or min(8, num_cores())
-    with _open_run(out, options, settings, manifest, model, layers, poolings) as writer:
+    columns = manifest.columns if copies is None else copies.columns
+    with _open_run(out, options, settings, columns, model, layers, poolings) as writer:
         for message in writer.repaired:
             progress.note(message)
         budget_samples = round(budget * SAMPLE_RATE)
-        plan = make_plan(writer, manifest, budget_samples, workers, options.retry_failed, progress)
+        plan = make_plan(writer, manifest, budget_samples, workers, options.retry_failed, progress, copies)
         stages = Stages(
             plan,
             BatchEncoder(model, layers, poolings, round(options.window * SAMPLE_RATE), budget_samples),
             writer,
             DecodeOptions(channel=options.channel, workers=workers),
             num_streams(device.type, len(plan.batches)),
+            copies,
         )
         summary = Summary(str(out), options.model, recordings=len(plan.utterances))
         summary.padding_share = plan.padding_share(model.encoder)
@@ -180,10 +197,34 @@ def _corpus_note(manifest: Manifest) -> str:
     return f"corpus {manifest.corpus}"
 
 
+def _check_masks(config: Config, model: Model) -> None:
+    from extractor.augment import is_latent
+
+    if is_latent(config.augmentation) and not model.encoder.can_mask:
+        why = "has no CNN" if model.spectral else "has no mask embedding (masked_spec_embed)"
+        raise SettingsError(
+            f"--augment latent: {model.spec} {why}, so its latent features cannot be masked;"
+            " take another model, or specaugment in its place"
+        )
+
+
+def _augmentation_note(config: Config, device: torch.device) -> str:
+    from cuda_kernels.backend import resolve
+    from extractor.augment import to_text
+
+    clean = "each recording and" if config.clean else "of each recording"
+    copies = "1 augmented copy" if config.copies == 1 else f"{config.copies} augmented copies"
+    return (
+        f"{clean} {copies}: {to_text(config.augmentation)}, seed {config.seed};"
+        f" kernels: {resolve('auto', device)}"
+    )
+
+
 def _settings(
-    options: Options, model: Model, layers: Sequence[int], poolings: Sequence[str]
+    options: Options, model: Model, layers: Sequence[int], poolings: Sequence[str], config: Config | None
 ) -> dict[str, object]:
     """What makes an embedding: compared when a run is resumed, each by name."""
+    from extractor.augment import to_text
     from extractor.encoders import LAYER_CONVENTION, format_layers
     from extractor.windows import OVERLAP
 
@@ -197,8 +238,9 @@ def _settings(
         "channel": "average" if options.channel is None else options.channel,
         "window_seconds": options.window,
         "window_overlap_seconds": OVERLAP,
-        "augmentation": "none",
         "storage_dtype": options.storage_dtype,
+        "augmentation": "none" if config is None else to_text(config.augmentation),
+        **({} if config is None else {"copies": config.copies, "seed": config.seed, "clean": config.clean}),
     }
 
 
@@ -238,7 +280,7 @@ def _open_run(
     out: str | os.PathLike[str],
     options: Options,
     settings: dict[str, object],
-    manifest: Manifest,
+    columns: Sequence[str],
     model: Model,
     layers: Sequence[int],
     poolings: Sequence[str],
@@ -250,7 +292,7 @@ def _open_run(
         Path(out),
         settings=settings,
         environment={"model_spec": _reachable(options.model), **_environment(model.device.type)},
-        columns=manifest.columns,
+        columns=columns,
         layers=layers,
         dim={name: POOLINGS[name].width * model.encoder.dim for name in poolings},
         shard=options.shard,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cuda_kernels.pool import pool_rows
 from extractor.errors import SettingsError, unknown
 
 Statistics = Mapping[str, Tensor]  # each [U, L, D]
@@ -81,6 +82,7 @@ class Pooler:
         self.slot = {layer: i for i, layer in enumerate(layers)}
         self.poolings = tuple(poolings)
         self.device = device
+        self.windowed = windowed
         dtype = torch.float64 if windowed and device.type != "mps" else torch.float32
         # The mean is always kept: a NaN or an infinity in any frame shows in it.
         needed = {"mean"}.union(*(POOLINGS[p].needs for p in poolings))
@@ -98,6 +100,8 @@ class Pooler:
         kept = [
             torch.arange(s + p.keep.start, s + p.keep.stop) for s, p in zip(starts[:-1], pieces, strict=True)
         ]
+        self.utterances = [p.utterance for p in pieces]
+        self.indices = torch.tensor(self.utterances, device=self.device)
         self.kept = torch.cat(kept).to(self.device) if partial else None
 
     def add(self, layer: int, hidden: Tensor) -> None:
@@ -106,12 +110,17 @@ class Pooler:
             return
         if self.kept is not None:
             hidden = hidden[self.kept]
-        hidden, slot = hidden.float(), self.slot[layer]
-        values = reduce_segments(hidden, self.lengths, tuple(self.state))  # each [pieces, D]
-        for i, (piece, length) in enumerate(zip(self.pieces, self.lengths, strict=True)):
-            self._merge(piece.utterance, slot, length, {name: v[i] for name, v in values.items()})
+        slot = self.slot[layer]
+        values = pool_rows(hidden, self.lengths, tuple(self.state))  # each [pieces, D]
+        if self.windowed:
+            for i, (piece, length) in enumerate(zip(self.pieces, self.lengths, strict=True)):
+                self._merge(piece.utterance, slot, length, {name: v[i] for name, v in values.items()})
+        else:
+            self.count[self.utterances, slot] = self.lengths
+            for name, value in values.items():
+                self.state[name][:, slot].index_copy_(0, self.indices, value)
         if "none" in self.poolings:
-            for piece, rows in zip(self.pieces, hidden.split(self.lengths), strict=True):
+            for piece, rows in zip(self.pieces, hidden.float().split(self.lengths), strict=True):
                 self.frames[piece.utterance][slot].append(rows.cpu())
 
     def _merge(self, utterance: int, slot: int, num_frames: int, values: Mapping[str, Tensor]) -> None:
@@ -150,51 +159,3 @@ class Pooler:
         if "none" not in self.poolings:
             return []
         return [torch.stack([torch.cat(rows) for rows in layers], dim=1).numpy() for layers in self.frames]
-
-
-def reduce_segments(x: Tensor, lengths: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
-    """Statistics of consecutive runs of rows: float32 ``[sum(lengths), D]`` to ``[S, D]`` each.
-
-    ``m2`` is the sum of squared distances from the run's own mean (two passes: no cancellation).
-    """
-    # A few large reductions are faster on a CPU, one launch for all runs on a GPU.
-    if x.device.type == "cpu":
-        return _reduce_in_turn(x, lengths, names)
-    return _reduce_at_once(x, lengths, names)
-
-
-def _reduce_in_turn(x: Tensor, lengths: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
-    out = {name: x.new_empty(len(lengths), x.shape[1]) for name in names}
-    for i, rows in enumerate(x.split(list(lengths))):
-        mean = rows.mean(dim=0)
-        for name in names:
-            match name:
-                case "mean":
-                    out[name][i] = mean
-                case "m2":
-                    out[name][i] = (rows - mean).square_().sum(dim=0)
-                case "min":
-                    out[name][i] = rows.amin(dim=0)
-                case "max":
-                    out[name][i] = rows.amax(dim=0)
-                case "first":
-                    out[name][i] = rows[0]
-                case "last":
-                    out[name][i] = rows[-1]
-    return out
-
-
-def _reduce_at_once(x: Tensor, lengths: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
-    n = torch.tensor(lengths, device=x.device)
-    ends = n.cumsum(0)
-    reduced = {"mean": torch.segment_reduce(x, "mean", lengths=n, axis=0)}
-    if "m2" in names:
-        centred = x - reduced["mean"].repeat_interleave(n, dim=0)
-        reduced["m2"] = torch.segment_reduce(centred.square_(), "sum", lengths=n, axis=0)
-    for name in {"min", "max"}.intersection(names):
-        reduced[name] = torch.segment_reduce(x, name, lengths=n, axis=0)
-    if "first" in names:
-        reduced["first"] = x[ends - n]
-    if "last" in names:
-        reduced["last"] = x[ends - 1]
-    return reduced

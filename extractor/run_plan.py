@@ -22,6 +22,7 @@ from extractor.store.run_folder import ManifestRow
 from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance
 
 if TYPE_CHECKING:
+    from extractor.copies import Copies
     from extractor.encoders import Encoder
     from extractor.store.writer import RunWriter
 
@@ -57,11 +58,16 @@ def make_plan(
     workers: int,
     retry_failed: bool,
     progress: Progress,
+    copies: Copies | None = None,
 ) -> RunPlan:
-    """The run's plan, from its folder as far as it is there; what is new is probed, planned, stored."""
+    """The run's plan, from its folder as far as it is there; what is new is probed, planned, stored.
+
+    With ``copies``, each recording is planned as it is and as its augmented copies.
+    """
     rows = writer.manifest() or []
     known = {row.utterance.id: row for row in rows}
-    utterances = _with_known_ids(rows, manifest.utterances)
+    originals = _with_known_ids(rows, manifest.utterances, copies)
+    utterances = originals if copies is None else copies.expand(originals)
     _same_recordings(known, utterances)
     # Paths of now: the recordings may have moved since.
     now = {u.id: u for u in utterances}
@@ -81,11 +87,22 @@ def make_plan(
     pending += [(len(rows) + i, u) for i, u in enumerate(new)]
     if pending:
         num_batches = 1 + max((row.batch for row in rows), default=-1)
-        made = _plan_rows(pending, budget_samples, num_batches, workers, progress)
+        made = _plan_rows(pending, budget_samples, num_batches, workers, progress, copies, originals)
         (writer.append_manifest if rows else writer.write_manifest)(made)
         by_position = {row.position: row for row in rows} | {row.position: row for row in made}
         rows = [by_position[position] for position in range(len(by_position))]
     return _as_plan(rows)
+
+
+def plan_without_run(
+    manifest: Manifest, budget_samples: int, workers: int, progress: Progress, copies: Copies
+) -> tuple[RunPlan, list[Failure]]:
+    """A plan that is kept nowhere, and the recordings that are not in it."""
+    utterances = copies.expand(manifest.utterances)
+    rows = _plan_rows(
+        list(enumerate(utterances)), budget_samples, 0, workers, progress, copies, manifest.utterances
+    )
+    return _as_plan(rows), [row.failure for row in rows if row.failure is not None]
 
 
 def _failed(writer: RunWriter) -> set[str]:
@@ -94,21 +111,28 @@ def _failed(writer: RunWriter) -> set[str]:
         return {failure.id for failure in store.errors}
 
 
-def _with_known_ids(rows: Sequence[ManifestRow], utterances: Sequence[Utterance]) -> Sequence[Utterance]:
+def _with_known_ids(
+    rows: Sequence[ManifestRow], utterances: Sequence[Utterance], copies: Copies | None
+) -> Sequence[Utterance]:
     """Recordings keep the ids that the run gave them.
 
     Ids that are made from file names become longer when a new file has the name of an old one.
     """
     if not rows:
         return utterances
-    known = {(r.utterance.path, r.utterance.start, r.utterance.end): r.utterance.id for r in rows}
+    known = {
+        (u.path, u.start, u.end): u.id if copies is None else copies.original(u)
+        for u in (row.utterance for row in rows)
+    }
     ids = [known.get((u.path, u.start, u.end), u.id) for u in utterances]
     return [u if u.id == name else replace(u, id=name) for u, name in zip(utterances, ids, strict=True)]
 
 
 def _moved(row: ManifestRow, now: Utterance) -> ManifestRow:
     # Seldom: copying a million rows takes seconds.
-    return row if row.utterance.path == now.path else replace(row, utterance=now)
+    if row.utterance.path == now.path:
+        return row
+    return replace(row, utterance=replace(row.utterance, path=now.path))
 
 
 def _same_recordings(known: dict[str, ManifestRow], utterances: Sequence[Utterance]) -> None:
@@ -132,19 +156,13 @@ def _plan_rows(
     num_batches: int,
     workers: int,
     progress: Progress,
+    copies: Copies | None,
+    originals: Sequence[Utterance],
 ) -> list[ManifestRow]:
     """Probe and plan utterances, given with their positions; batches count from ``num_batches``."""
-    samples = np.zeros(len(pending), dtype=np.int64)
-    failures: dict[int, Failure] = {}
-    with showing(progress, "reading headers", len(pending)):
-        for start in range(0, len(pending), PROBED_AT_ONCE):
-            utterances = [u for _, u in pending[start : start + PROBED_AT_ONCE]]
-            for i, found in enumerate(probe(utterances, workers), start):
-                if isinstance(found, Failure):
-                    failures[i] = found
-                else:
-                    samples[i] = num_samples_16k(found, pending[i][1])
-            progress.update(Counts(min(start + PROBED_AT_ONCE, len(pending)), 0.0))
+    samples, failures = _measure([u for _, u in pending], workers, progress)
+    if copies is not None:
+        pending = _draw(pending, samples, failures, copies, originals, workers, progress)
     planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
     batch_of = np.full(len(pending), -1, dtype=np.int64)
     for b, members in enumerate(plan_batches(samples[planned], budget_samples), num_batches):
@@ -153,6 +171,56 @@ def _plan_rows(
         ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i))
         for i, (position, utterance) in enumerate(pending)
     ]
+
+
+def _measure(
+    utterances: Sequence[Utterance], workers: int, progress: Progress
+) -> tuple[np.ndarray, dict[int, Failure]]:
+    """Lengths at 16 kHz, int64 ``[N]``, and what cannot be read, by index."""
+    samples = np.zeros(len(utterances), dtype=np.int64)
+    failures: dict[int, Failure] = {}
+    with showing(progress, "reading headers", len(utterances)):
+        for start in range(0, len(utterances), PROBED_AT_ONCE):
+            some = utterances[start : start + PROBED_AT_ONCE]
+            for i, found in enumerate(probe(some, workers), start):
+                if isinstance(found, Failure):
+                    failures[i] = found
+                else:
+                    samples[i] = num_samples_16k(found, utterances[i])
+            progress.update(Counts(min(start + PROBED_AT_ONCE, len(utterances)), 0.0))
+    return samples, failures
+
+
+def _draw(
+    pending: Sequence[tuple[int, Utterance]],
+    samples: np.ndarray,
+    failures: dict[int, Failure],
+    copies: Copies,
+    originals: Sequence[Utterance],
+    workers: int,
+    progress: Progress,
+) -> list[tuple[int, Utterance]]:
+    """What to do to each copy: the pending ones with their recipes; ``samples`` and ``failures`` follow.
+
+    What is drawn from is always the whole input, so that it is the same when a run grows or is resumed.
+    """
+    lengths = {
+        copies.original(u): (u, int(samples[i])) for i, (_, u) in enumerate(pending) if i not in failures
+    }
+    if copies.needs_partners:
+        asked = {copies.original(u) for _, u in pending}
+        others = [u for u in originals if u.id not in asked]
+        other_samples, unreadable = _measure(others, workers, progress)
+        lengths |= {u.id: (u, int(other_samples[i])) for i, u in enumerate(others) if i not in unreadable}
+    pool = copies.pool(lengths)
+    drawn = []
+    for i, (position, utterance) in enumerate(pending):
+        if i not in failures:
+            utterance, samples[i], failure = copies.draw(utterance, int(samples[i]), pool)
+            if failure is not None:
+                failures[i] = failure
+        drawn.append((position, utterance))
+    return drawn
 
 
 def _as_plan(rows: Sequence[ManifestRow]) -> RunPlan:

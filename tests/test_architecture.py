@@ -28,13 +28,14 @@ STAGES = {
     "probe": {"probe"},
     "plan": {"plan"},
     "decode": {"flac", "waveform", "decode"},
+    "augment": {"augment"},
     "encode": {"encoders"},
     "pool": {"pooling"},
-    "store": {"store"},
+    "store": {"store", "index"},
     "progress": {"progress"},
 }
-ENGINE = {"batch", "run_plan", "stages", "engine"}
-TOP = {"cli", "cli_store", "cli_demo", "synthetic", "__init__"}
+ENGINE = {"batch", "copies", "jobs", "run_plan", "stages", "engine", "render"}
+TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 
 
 def imported(path: Path) -> set[str]:
@@ -87,10 +88,12 @@ def test_stages_do_not_import_each_other() -> None:
             assert not ours & TOP, f"{path.name} imports {sorted(ours & TOP)}"
 
 
-@pytest.mark.parametrize("module", ["extractor", "extractor.cli", "extractor.cli_store"])
+@pytest.mark.parametrize(
+    "module", ["extractor", "extractor.cli", "extractor.cli_augment", "extractor.cli_store"]
+)
 def test_commands_start_without_the_heavy_packages(module: str) -> None:
     """`--help` answers at once because nothing slow is imported for it."""
-    heavy = ["torch", "transformers", "torchaudio", "h5py", "numpy", "av", "nvidia", "rich"]
+    heavy = ["torch", "transformers", "torchaudio", "h5py", "numpy", "av", "nvidia", "rich", "matplotlib"]
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"

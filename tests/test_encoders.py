@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,31 @@ def test_nan_in_what_lies_between_recordings_changes_nothing(
             assert torch.equal(x, y)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_group_norm_of_all_at_once_gives_what_it_gives_one_by_one(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of CUDA devices, by its definition and by its kernel."""
+    encoder, audio = build(make_model("hubert", conv_bias=True)), waveforms((400, 2_000, 401, 4_799))
+    folded = encode(encoder, audio)
+    encoder.cnn.at_once = True
+    monkeypatch.setattr(cnn, "_NORMED_SAMPLES", 5_000)  # more than one group of utterances
+    monkeypatch.setattr(cnn, "group_norm_gelu", partial(cnn.group_norm_gelu, backend=backend))
+    for a, b in zip(encode(encoder, audio), folded, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert relative_error(x, y) < FP32_RELATIVE
+
+
+def test_normalising_all_at_once_gives_what_it_gives_one_by_one(checkpoint: MakeCheckpoint) -> None:
+    """The way of CUDA devices, by its definition."""
+    encoder = Model(str(checkpoint("hubert", do_normalize=True)), "fp32", CPU).encoder
+    audio = [0.1 * waveform + 0.05 for waveform in waveforms()]
+    one_by_one = encoder.normalise(audio)
+    encoder.device = torch.device("cuda")
+    for a, b in zip(encoder.normalise(audio), one_by_one, strict=True):
+        assert relative_error(a, b) < 1e-6
+
+
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_any_length_alone_gives_what_it_gives_among_others(norm: str) -> None:
     """Lengths around every rounding of rows and blocks: 8 frames, 32 frames, 64 frames."""
@@ -186,7 +212,7 @@ def test_normalisation_is_what_the_checkpoints_file_says(
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
     waveform = 0.1 * waveforms((16_000,))[0] + 0.05
     theirs = torch.tensor(extractor(waveform.numpy(), sampling_rate=16_000).input_values[0])
-    ours = Model(str(folder), "fp32", CPU).encoder.normalise(waveform)
+    ours = Model(str(folder), "fp32", CPU).encoder.normalise([waveform])[0]
     assert relative_error(ours, theirs) < 1e-6
 
 

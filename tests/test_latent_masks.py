@@ -11,7 +11,7 @@ from extractor.encoders import Model
 from extractor.encoders.checkpoint import load_checkpoint
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 from extractor.types import LatentMask
-from tests.conftest import FP32_RELATIVE, MakeCheckpoint, make_model, relative_error
+from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, relative_error
 
 CPU = torch.device("cpu")
 KINDS = ("hubert", "wavlm", "wav2vec2")

@@ -15,8 +15,6 @@ from extractor.pooling import (
     POOLINGS,
     Piece,
     Pooler,
-    _reduce_at_once,
-    _reduce_in_turn,
     parse_poolings,
 )
 
@@ -103,16 +101,6 @@ def test_a_frame_that_is_not_finite_is_noticed_for_its_utterance_alone(bad: floa
     frames[1][where, 2] = bad
     # `max` would swallow a -inf, `first` sees one frame only: neither may hide it.
     assert whole(frames, names=("max", "first")).finite().tolist() == [True, False, True]
-
-
-def test_reducing_at_once_and_in_turn_agree() -> None:
-    lengths = [1, 63, 2, 400]
-    x = torch.from_numpy(np.concatenate(noise(lengths, offset=2.0)))
-    names = ("mean", "m2", "min", "max", "first", "last")
-    a, b = _reduce_in_turn(x, lengths, names), _reduce_at_once(x, lengths, names)
-    assert set(a) == set(b) == set(names)
-    for name in names:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5)
 
 
 def test_poolings_are_parsed_and_refused_by_name() -> None:

@@ -43,8 +43,8 @@ class Encoder(Protocol):
         """Floating-point operations for one recording: useful ones, and those spent on padding."""
         ...
 
-    def normalise(self, waveform: Tensor) -> Tensor:
-        """A whole recording, as the model wants it: float32 ``[num_samples]`` to the same."""
+    def normalise(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Whole recordings, as the model wants them: float32 ``[num_samples]`` each to the same."""
         ...
 
     def forward(

@@ -2,21 +2,24 @@
 
 Two kinds. With a LayerNorm a frame, waveforms are laid end to end and convolved as one row; frames
 that straddle two of them are dropped. With a GroupNorm behind the first layer (each channel over the
-time of the whole utterance), utterances go one by one, and the norm costs next to nothing: the first
-layer is linear in windows of ten samples, so the mean and variance of its 512 channels follow from
-the mean and the 10 x 10 covariance of those windows, and fold into its weights.
+time of the whole utterance), a CPU takes utterances one by one, and the norm costs next to nothing: the
+first layer is linear in windows of ten samples, so the mean and variance of its 512 channels follow from
+the mean and the 10 x 10 covariance of those windows, and fold into its weights. On CUDA that would be
+dozens of launches an utterance: there they are convolved as one row too, and one kernel norms each
+utterance's own rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cuda_kernels.norm_gelu import group_norm_gelu
 from extractor.encoders.products import Conv, round_up
 from extractor.encoders.weights import Weights
 
@@ -26,6 +29,7 @@ Activation = Callable[[Tensor], Tensor]
 # cache, elsewhere so many that they fill the device and still take no more than 0.3 GB.
 _BLOCK_FRAMES = {"cpu": 64}
 _BLOCK_FRAMES_ELSEWHERE = 4096
+_NORMED_SAMPLES = 1 << 20  # of audio whose first layer's output is held at once: 0.2 GB in bf16
 _FRAME_MULTIPLE = 8  # of the frames in the last block: see products.ROW_MULTIPLE
 
 
@@ -63,6 +67,13 @@ class NormedFirstLayer:
             weights.raw(f"{name}.layer_norm.{p}").to(self.device, self.exact) for p in ("weight", "bias")
         )
 
+    def at_once(self, rows: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """The layer for several utterances: its convolution's output ``[P, C]``, normed each by itself.
+
+        Utterance ``i`` has the rows ``starts[i]`` to ``starts[i] + lengths[i]``; the others become zero.
+        """
+        return group_norm_gelu(rows, starts, lengths, self.gain.float(), self.shift.float(), self.eps)
+
     def of(self, waveform: Tensor) -> Callable[[Tensor], Tensor]:
         """The layer for one utterance, given all its samples ``[n]``; its conv bias cancels."""
         conv, activation = self.layer.conv, self.layer.activation
@@ -96,6 +107,7 @@ class FeatureEncoder:
         # Built with GroupNorm's default eps in the reference, not with the config's.
         rows = (self.block - 1) * self.stride + self.field
         self.first = NormedFirstLayer(weights, self.layers[0], eps=1e-5, rows=rows) if group else None
+        self.at_once = weights.device.type == "cuda" and activation is F.gelu
 
     def num_frames(self, num_samples: int) -> int:
         return (num_samples - self.field) // self.stride + 1
@@ -115,22 +127,36 @@ class FeatureEncoder:
         """
         T = self.num_frames(num_samples)
         slot_frames = round_up(num_samples, self.stride) // self.stride
-        return slot_frames - T if self.first is None else round_up(T, _FRAME_MULTIPLE) - T
+        one_by_one = self.first is not None and not self.at_once
+        return round_up(T, _FRAME_MULTIPLE) - T if one_by_one else slot_frames - T
 
     def __call__(self, waveforms: Sequence[Tensor]) -> Tensor:
         """float32 ``[num_samples]`` each, on the device, to ``[sum of frames, C]``."""
-        if self.first is not None:
-            return torch.cat([self._one(w, self.first.of(w)) for w in waveforms])
-        row, slots = self._end_to_end(waveforms)
-        frames = self._blocks(row, self.layers)
+        if self.first is None:
+            row, slots = self._end_to_end(waveforms)
+            return self._own(self._blocks(row[:, None], self.layers), slots, waveforms)
+        if self.at_once:
+            return torch.cat([self._normed(group, self.first) for group in _groups(waveforms)])
+        return torch.cat([self._one(w, self.first.of(w)) for w in waveforms])
+
+    def _own(self, frames: Tensor, slots: Sequence[int], waveforms: Sequence[Tensor]) -> Tensor:
+        """Of the frames of a row, those that lie within one waveform."""
         starts = [slot // self.stride for slot in slots]
         return torch.cat(
             [frames[s : s + self.num_frames(len(w))] for s, w in zip(starts, waveforms, strict=True)]
         )
 
+    def _normed(self, waveforms: Sequence[Tensor], first: NormedFirstLayer) -> Tensor:
+        """Utterances end to end, the first layer normed over each one's own rows."""
+        row, slots = self._end_to_end(waveforms)
+        conv = first.layer.conv
+        lengths = [(len(w) - conv.kernel) // conv.stride + 1 for w in waveforms]
+        x = first.at_once(conv(row[:, None]), [slot // conv.stride for slot in slots], lengths)
+        return self._own(self._blocks(x, self.layers[1:]), slots, waveforms)
+
     def _one(self, waveform: Tensor, first: Callable[[Tensor], Tensor]) -> Tensor:
         row, _ = self._end_to_end([waveform])
-        return self._blocks(row, [first, *self.layers[1:]])[: self.num_frames(len(waveform))]
+        return self._blocks(row[:, None], [first, *self.layers[1:]])[: self.num_frames(len(waveform))]
 
     def _end_to_end(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """One row ``[P]`` and where each waveform starts in it, a multiple of the stride.
@@ -147,17 +173,36 @@ class FeatureEncoder:
             row[slot : slot + len(w)] = w
         return row, slots
 
-    def _blocks(self, row: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-        """``[P] -> [(P - field) // stride + 1, C]``, a block of frames at a time."""
-        num_frames = self.num_frames(len(row))
+    def _blocks(self, rows: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+        """``[P, C'] -> [(P - field) // stride + 1, C]`` through the last layers, a block of frames at a time.
+
+        ``stride`` and ``field`` are those of the layers together.
+        """
+        last = self.layers[len(self.layers) - len(layers) :]
+        strides = [layer.conv.stride for layer in last]
+        stride, field = math.prod(strides), receptive_field([layer.conv.kernel for layer in last], strides)
+        num_frames = (len(rows) - field) // stride + 1
         blocks = []
         for start in range(0, num_frames, self.block):
             stop = min(start + self.block, num_frames)
-            x = row[start * self.stride : (stop - 1) * self.stride + self.field, None]
+            x = rows[start * stride : (stop - 1) * stride + field]
             for layer in layers:
                 x = layer(x)
             blocks.append(x)
         return torch.cat(blocks)
+
+
+def _groups(waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of waveforms with up to `_NORMED_SAMPLES` together, or a longer one alone."""
+    group: list[Tensor] = []
+    filled = 0
+    for waveform in waveforms:
+        if group and filled + len(waveform) > _NORMED_SAMPLES:
+            yield group
+            group, filled = [], 0
+        group.append(waveform)
+        filled += len(waveform)
+    yield group
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:

@@ -83,8 +83,8 @@ class SpectralEncoder:
         per_frame = 5 * FRAME_SAMPLES * 8.6 + 2 * NUM_MELS * (FRAME_SAMPLES // 2 + 1)  # log2(400) = 8.6
         return self.num_frames(num_samples) * per_frame, 0.0
 
-    def normalise(self, waveform: Tensor) -> Tensor:
-        return waveform
+    def normalise(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        return list(waveforms)
 
     @torch.inference_mode()
     def forward(

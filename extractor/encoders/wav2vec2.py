@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cuda_kernels.waveform import WaveformEdit, edit_waveforms
 from extractor.encoders.attention import RelativePositionBias, attend
 from extractor.encoders.cnn import Activation, FeatureEncoder
 from extractor.encoders.products import ROW_MULTIPLE, Conv, blank_rows, round_up
@@ -170,10 +171,17 @@ class Wav2Vec2Encoder:
         """Frames of a waveform: the CNN's output length, no padding."""
         return self.cnn.num_frames(num_samples)
 
-    def normalise(self, waveform: Tensor) -> Tensor:
-        """Zero mean and unit variance over all of its samples, where the checkpoint asks for it."""
-        if not self.do_normalise:
-            return waveform
+    def normalise(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Zero mean and unit variance over all samples of each, where the checkpoint asks for it."""
+        if not self.do_normalise or not waveforms:
+            return list(waveforms)
+        if self.device.type == "cuda":  # two launches for all of them
+            lengths = [len(w) for w in waveforms]
+            edits = [WaveformEdit()] * len(lengths)
+            return [*edit_waveforms(torch.cat([*waveforms]), lengths, edits, normalise=True).split(lengths)]
+        return [self._normalised(waveform) for waveform in waveforms]
+
+    def _normalised(self, waveform: Tensor) -> Tensor:
         # In float64, but never with a float64 copy: a recording may be hours long.
         exact = torch.float32 if waveform.device.type == "mps" else torch.float64
         n = len(waveform)

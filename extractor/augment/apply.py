@@ -1,0 +1,278 @@
+"""Recipes carried out: waveforms in, augmented waveforms out, a batch at a time.
+
+    recipe -> passes (neighbours that one kernel does at once are one pass)
+    pass k of all recordings -> one ragged call for each kind of pass
+
+Batches are ragged, and a result does not depend on its batch mates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from cuda_kernels.noise import coloured_noise
+from cuda_kernels.resample import resample
+from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram
+from cuda_kernels.waveform import WaveformEdit, edit_waveforms, silent
+from extractor.augment.filters import band_pass
+from extractor.augment.latent import LatentMasks
+from extractor.augment.mixing import Join
+from extractor.augment.operation import Operation
+from extractor.augment.parameters import Spans
+from extractor.augment.pool import Clip
+from extractor.augment.recipe import Recipe
+from extractor.augment.spectral import MaskSpectrogram, Shift, Stretch, num_frames
+from extractor.augment.waveform import COLOURS, AddNoise, Band, Scale, Silence
+from extractor.types import SAMPLE_RATE
+
+Result: TypeAlias = "Tensor | str"  # float32 [n], or why there is none
+Operations: TypeAlias = tuple[Operation, ...]
+# Of one kind, for several recordings: operations, waveforms, other audio, backend -> results
+Pass: TypeAlias = Callable[[Sequence[Operations], Sequence[Tensor], Mapping[Clip, Tensor], str], list[Result]]
+
+SILENT = "the recording is silent: there is no level that {} could be matched to"
+
+
+def augment(
+    recipes: Sequence[Recipe],
+    waveforms: Sequence[Tensor],
+    clips: Mapping[Clip, Tensor],
+    backend: str = "auto",
+) -> list[Tensor | str]:
+    """Each waveform as its recipe says: float32 ``[n]`` to ``[n']``, or the reason why that cannot be.
+
+    ``waveforms`` at 16 kHz, all on one device (float64 is computed throughout). ``clips`` has the whole
+    audio of every `Recipe.clips`, on that device; KeyError where one is missing. ``n'`` is
+    ``recipe.num_samples(n)``, save where a joined recording is not as long as was planned. Masks that reach
+    beyond the audio are cut. Latent masks are the encoder's. No waveform is changed in place; an empty
+    recipe gives its own back.
+    """
+    plans = [passes(recipe) for recipe in recipes]
+    results: list[Result] = [x if len(x) else "the recording has no samples" for x in waveforms]
+    for k in range(max(map(len, plans), default=0)):
+        todo: dict[Pass, list[int]] = {}
+        for i, (plan, x) in enumerate(zip(plans, results, strict=True)):
+            if k < len(plan) and not isinstance(x, str):
+                todo.setdefault(plan[k][0], []).append(i)
+        for run, rows in todo.items():
+            audio = [x for x in (results[i] for i in rows) if not isinstance(x, str)]
+            done = run([plans[i][k][1] for i in rows], audio, clips, backend)
+            for i, result in zip(rows, done, strict=True):
+                results[i] = result
+    return results
+
+
+def passes(recipe: Recipe) -> list[tuple[Pass, Operations]]:
+    """The recipe's operations by the pass that does them, neighbours together where one pass can."""
+    found: list[tuple[Pass, Operations]] = []
+    last: tuple[Pass, int] | None = None
+    for operation in recipe:
+        step = STEPS[type(operation)]
+        if step is None:
+            continue
+        run, place = step
+        if last is not None and last[0] is run and last[1] < place:
+            found[-1] = (run, (*found[-1][1], operation))
+        else:
+            found.append((run, (operation,)))
+        last = step
+    return found
+
+
+def _spectral(
+    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
+) -> list[Result]:
+    """A stretch, masks, or a stretch and then masks."""
+    edits, lengths = [], []
+    for operations, x in zip(todo, waveforms, strict=True):
+        rate, n, masks = 1.0, len(x), MaskSpectrogram()
+        for operation in operations:
+            n = operation.num_samples(n)
+            if isinstance(operation, Stretch):
+                rate = operation.rate
+            elif isinstance(operation, MaskSpectrogram):
+                masks = operation
+        edits.append(spectral_edit(rate, masks, n))
+        lengths.append(n)
+    return [*_edited(waveforms, edits, lengths, backend)]
+
+
+def spectral_edit(rate: float, masks: MaskSpectrogram, n: int) -> SpectralEdit:
+    """A stretch to ``n`` samples, then ``masks``, as one map: output frame -> warp -> stretch -> source."""
+    T = num_frames(n)
+    rates, knee = (rate, rate), 0.0
+    if masks.warp_from is not None and masks.warp_to is not None and T > 2:
+        # Inside even where the recording is shorter than was planned, and never on an end.
+        source, target = (min(max(x, 0.5), T - 1.5) for x in (masks.warp_from, masks.warp_to))
+        rates = (rate * (source / target), rate * ((T - 1 - source) / (T - 1 - target)))
+        knee = target
+    return SpectralEdit(T, rates, knee, masks.bands, _within(masks.spans, T))
+
+
+def _within(spans: Spans, end: int) -> Spans:
+    """The parts of spans that lie before ``end``: a recording may be shorter than its header said."""
+    return tuple((first, min(last, end)) for first, last in spans if first < end)
+
+
+def _pitch(
+    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
+) -> list[Result]:
+    """Stretch by the ratio, then play so much faster."""
+    ratios = [operation.ratio for (operation,) in todo if isinstance(operation, Shift)]
+    # Rounded up: resampled back, that is as long as before or a little longer, and is then cut.
+    lengths = [math.ceil(len(x) * ratio) for x, ratio in zip(waveforms, ratios, strict=True)]
+    edits = [
+        SpectralEdit(num_frames(n), (float(1 / ratio), float(1 / ratio)))
+        for n, ratio in zip(lengths, ratios, strict=True)
+    ]
+    stretched = _edited(waveforms, edits, lengths, backend)
+    results: list[Result] = [""] * len(todo)
+    in_order = sorted(range(len(todo)), key=lambda i: ratios[i])
+    for ratio, group in groupby(in_order, key=lambda i: ratios[i]):
+        rows = list(group)
+        up, down = ratio.denominator, ratio.numerator
+        packed, resampled = resample(
+            torch.cat([stretched[i] for i in rows]), [lengths[i] for i in rows], up, down, backend
+        )
+        for i, x in zip(rows, packed.split(resampled), strict=True):
+            results[i] = x[: len(waveforms[i])]
+    return results
+
+
+def _edited(
+    waveforms: Sequence[Tensor], edits: Sequence[SpectralEdit], lengths: Sequence[int], backend: str
+) -> list[Tensor]:
+    packed = edit_by_spectrogram(
+        torch.cat(list(waveforms)), list(map(len, waveforms)), edits, lengths, backend
+    )
+    return list(packed.split(list(lengths)))
+
+
+def _waveform(
+    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
+) -> list[Result]:
+    """Gain, noise, silence: each of them or not, in this order."""
+    results: list[Result] = list(waveforms)
+    edits, noises = [], []
+    for operations, x in zip(todo, waveforms, strict=True):
+        edit, noise = WaveformEdit(), None
+        for operation in operations:
+            edit, noise = _with(operation, edit, noise, x, clips)
+        edits.append(edit)
+        noises.append(noise)
+    loud = _with_level(edits, noises, waveforms, results)
+    if not loud:
+        return results
+    given = None
+    if any(noises[i] is not None for i in loud):
+        given = torch.cat([torch.zeros_like(waveforms[i]) if (n := noises[i]) is None else n for i in loud])
+    lengths = [len(waveforms[i]) for i in loud]
+    packed = edit_waveforms(
+        torch.cat([waveforms[i] for i in loud]), lengths, [edits[i] for i in loud], given, backend=backend
+    )
+    for i, x in zip(loud, packed.split(lengths), strict=True):
+        results[i] = x
+    return results
+
+
+def _with(
+    operation: Operation, edit: WaveformEdit, noise: Tensor | None, x: Tensor, clips: Mapping[Clip, Tensor]
+) -> tuple[WaveformEdit, Tensor | None]:
+    if isinstance(operation, Scale):
+        return WaveformEdit(10 ** (operation.db / 20)), noise
+    if isinstance(operation, Silence):
+        masks = _within(operation.spans, len(x))
+        return WaveformEdit(edit.gain, edit.snr_db, edit.noise_key, masks), noise
+    assert isinstance(operation, AddNoise)
+    exponent = COLOURS.get(operation.color or "")
+    if exponent == 0:  # made where it is used, and never stored
+        return WaveformEdit(edit.gain, operation.snr_db, operation.key), noise
+    if exponent is not None and operation.key is not None:
+        noise = coloured_noise(operation.key, len(x), exponent, x.device, x.dtype)
+    else:
+        clip = operation.clip_needed
+        assert clip is not None and operation.start is not None
+        noise = cut(clips[clip], round(operation.start * SAMPLE_RATE), len(x))
+    return WaveformEdit(edit.gain, operation.snr_db), noise
+
+
+def cut(clip: Tensor, start: int, n: int) -> Tensor:
+    """``n`` samples of ``clip`` from ``start`` on; behind its end it begins again."""
+    if start + n <= len(clip) or not len(clip):
+        return clip[start : start + n] if len(clip) else clip.new_zeros(n)
+    start %= len(clip)
+    return clip.repeat(-(-(start + n) // len(clip)))[start : start + n]
+
+
+def _with_level(
+    edits: Sequence[WaveformEdit],
+    noises: Sequence[Tensor | None],
+    waveforms: Sequence[Tensor],
+    results: list[Result],
+) -> list[int]:
+    """The rows that can be edited; the others' results become the reason why not."""
+    noisy = [i for i, edit in enumerate(edits) if edit.snr_db is not None]
+    given = {i: noise for i in noisy if (noise := noises[i]) is not None}
+    for i, no_level in zip(noisy, _silent([waveforms[i] for i in noisy]), strict=True):
+        if no_level:
+            results[i] = SILENT.format("noise")
+    for i, no_level in zip(given, _silent(list(given.values())), strict=True):
+        if no_level:
+            results[i] = "the part of the noise recording that was drawn is silent"
+    return [i for i, result in enumerate(results) if not isinstance(result, str)]
+
+
+def _silent(waveforms: Sequence[Tensor]) -> list[bool]:
+    return silent(torch.cat(list(waveforms)), list(map(len, waveforms))) if waveforms else []
+
+
+def _band(
+    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
+) -> list[Result]:
+    bands = [operation for (operation,) in todo if isinstance(operation, Band)]
+    return [band_pass(x, band.low, band.high) for x, band in zip(waveforms, bands, strict=True)]
+
+
+def _join(
+    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
+) -> list[Result]:
+    """The other recording at this one's RMS, before or behind it."""
+    joins = [operation for (operation,) in todo if isinstance(operation, Join)]
+    others = [clips[Clip(join.clip)] for join in joins]
+    results: list[Result] = []
+    silences = zip(_silent(waveforms), _silent(others), strict=True)
+    for join, x, other, (no_level, nothing) in zip(joins, waveforms, others, silences, strict=True):
+        if no_level:
+            results.append(SILENT.format("another recording"))
+        elif nothing:
+            results.append(f"the other recording, {join.clip!r}, is silent: it has no level to match")
+        else:
+            matched = other * (_rms(x) / _rms(other)).to(other.dtype)
+            results.append(torch.cat([x, matched] if join.at == "end" else [matched, x]))
+    return results
+
+
+def _rms(x: Tensor) -> Tensor:
+    """float64: the squares of quiet float32 samples would vanish."""
+    return x.double().square().mean().sqrt()
+
+
+# Which pass does an operation, and its place there: neighbours of one pass that come in the order of their
+# places are done at once. None: not done to the waveform.
+STEPS: dict[type[Operation], tuple[Pass, int] | None] = {
+    Stretch: (_spectral, 0),
+    MaskSpectrogram: (_spectral, 1),
+    LatentMasks: None,
+    AddNoise: (_waveform, 1),
+    Join: (_join, 0),
+    Shift: (_pitch, 0),
+    Silence: (_waveform, 2),
+    Band: (_band, 0),
+    Scale: (_waveform, 0),
+}

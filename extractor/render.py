@@ -1,0 +1,162 @@
+"""Augmented copies as audio, to listen to or to use elsewhere: the plan and decoding of a run, no encoder.
+
+inputs -> manifest -> probe -> recipes -> decode ahead -> augment -> one WAV a copy, manifest.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from extractor.errors import SettingsError, StoreUnwritable
+from extractor.progress import Counts, Progress, Silent, showing
+from extractor.types import SAMPLE_RATE, Decoded, Failure, Seconds, Utterance
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from extractor.augment import Config
+    from extractor.batch import Job
+
+BATCH: Seconds = 60.0  # audio decoded and augmented at once
+MANIFEST = "manifest.csv"
+ERRORS = "errors.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One augmented recording, and what it was."""
+
+    utterance: Utterance
+    before: np.ndarray  # float32 [n], 16 kHz
+    after: np.ndarray  # float32 [n']
+    recipe: str
+
+
+@dataclass(slots=True)
+class Rendered:
+    """What came of it."""
+
+    written: int = 0
+    audio: Seconds = 0.0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def render(
+    inputs: Sequence[str | os.PathLike[str]],
+    config: Config,
+    out: str | os.PathLike[str],
+    corpus: str | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    on_copy: Callable[[Copy, Path], None] | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> Rendered:
+    """Write each copy as ``out/<id>.wav`` (float32, 16 kHz, mono) and ``out/manifest.csv`` about them.
+
+    `hser-extract` reads that manifest, labels and all. ``limit``: take the first so many recordings.
+    ``on_copy`` is called with each augmented copy and the path of its WAV. Recordings that cannot be
+    read or augmented are in ``out/errors.csv`` and in the result. Raises HserError where nothing can be
+    done as asked.
+    """
+    import torch
+
+    from extractor.augment import is_latent
+    from extractor.batch import augmented
+    from extractor.copies import Copies
+    from extractor.decode import DecodeOptions
+    from extractor.encoders import resolve_device
+    from extractor.jobs import Jobs
+    from extractor.manifest import read_manifest
+    from extractor.run_plan import plan_without_run
+    from extractor.stages import num_cores
+
+    if is_latent(config.augmentation):
+        raise SettingsError("--augment latent: masks are made inside the encoder; there is nothing to hear")
+    if limit is not None and limit < 1:
+        raise SettingsError(f"--limit {limit}: must be at least 1")
+    progress, stop = progress or Silent(), stop or threading.Event()
+    on, workers = resolve_device(device), min(8, num_cores())
+    manifest = read_manifest(inputs, corpus)
+    if limit is not None:
+        manifest = replace(manifest, utterances=manifest.utterances[:limit])
+    copies = Copies(config, manifest, workers)
+    plan, unplanned = plan_without_run(manifest, round(BATCH * SAMPLE_RATE), workers, progress, copies)
+    folder = Path(out)
+    result = Rendered(failures=unplanned)
+    todo = range(len(plan.batches))
+    recordings = sum(map(len, plan.batches))
+    done = 0
+    rows: dict[int, list[str]] = {}
+    with (
+        showing(progress, "augmenting", recordings, plan.audio(todo)),
+        Jobs(plan, todo, DecodeOptions(workers=workers, checksum=False), copies) as jobs,
+        torch.inference_mode(),
+    ):
+        for job in jobs:
+            for position, copy in _heard(job, augmented(job, on), result.failures):
+                path = folder / file_name(copy.utterance.id)
+                _write(path, copy.after)
+                if on_copy is not None and copies.number(copy.utterance):
+                    on_copy(copy, path)
+                name = path.relative_to(folder).as_posix()
+                rows[position] = [name, copy.utterance.id, *copy.utterance.labels]
+                result.written += 1
+                result.audio += len(copy.after) / SAMPLE_RATE
+            done += len(job.utterances)
+            progress.update(Counts(done, result.audio))
+            if stop.is_set():
+                break
+    _write_table(folder / MANIFEST, ["path", "id", *copies.columns], [rows[k] for k in sorted(rows)])
+    if result.failures:
+        failures = [[f.id, f.path, f.stage, f.reason] for f in result.failures]
+        _write_table(folder / ERRORS, ["id", "path", "stage", "reason"], failures)
+    return result
+
+
+def file_name(utterance_id: str) -> str:
+    """A path below the output folder, whatever the id holds: ``a/b~1`` is ``a/b~1.wav``."""
+    parts = [part for part in utterance_id.split("/") if part not in ("", ".", "..")]
+    safe = [quote(part.encode("utf-8", "surrogatepass"), safe=" ~@#+,()[]{}=!&'$;") for part in parts]
+    return "/".join(safe or ["recording"]) + ".wav"
+
+
+def _heard(job: Job, audio: Sequence[object], failures: list[Failure]) -> Iterator[tuple[int, Copy]]:
+    """The job's copies with their positions; what failed is added to ``failures``."""
+    for i, waveform in enumerate(audio):
+        if isinstance(waveform, Failure):
+            failures.append(waveform)
+            continue
+        decoded = job.decoded[i]
+        assert isinstance(decoded, Decoded)
+        after = waveform.cpu().numpy()  # type: ignore[attr-defined]
+        yield job.positions[i], Copy(job.utterances[i], decoded.waveform, after, job.recipes[i].text)
+
+
+def _write(path: Path, waveform: np.ndarray) -> None:
+    import soundfile
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Floats: louder copies are beyond what whole numbers hold, and would be cut off.
+        soundfile.write(path, waveform, SAMPLE_RATE, subtype="FLOAT", format="WAV")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise StoreUnwritable(f"{path}: cannot be written: {error}") from error
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(rows)
+    except OSError as error:
+        raise StoreUnwritable(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,396 @@
+"""Augmentations are written, read and refused as they should be, whatever row of the tables they are."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import extractor.augment
+from extractor.augment import (
+    AUGMENTATIONS,
+    OPERATIONS,
+    AdditiveNoise,
+    Augmentation,
+    BandPass,
+    Compose,
+    Config,
+    Gain,
+    LatentMask,
+    OneOf,
+    Recipe,
+    SpecAugment,
+    TimeStretch,
+    load_yaml,
+    parse,
+    parse_recipe,
+    read_yaml,
+    to_text,
+    to_yaml,
+)
+from extractor.augment.parameters import (
+    Choice,
+    Flag,
+    Interval,
+    Kind,
+    Name,
+    Number,
+    Parts,
+    Row,
+    Whole,
+    make,
+    parameters,
+)
+from extractor.augment.spectral import POLICIES
+from extractor.augment.syntax import WITH_PLUS
+from extractor.errors import HserError, SettingsError
+
+ROOT = Path(__file__).parents[1]
+ROWS = [*AUGMENTATIONS.values(), *OPERATIONS.values()]
+FAR = 1e9  # stands for the end of a range that has none
+
+row_names = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.__name__}")
+
+
+def example(kind: Kind, place: int) -> Any:
+    """A value of the kind; later places get higher ones, so that edges come in order."""
+    if isinstance(kind, Number | Interval):
+        low, high = kind.low, min(kind.high, FAR)
+        return low + (place + 1) / 10 * (high - low)
+    if isinstance(kind, Whole):
+        return min(kind.low + place + 1, kind.high)
+    return {Choice: getattr(kind, "names", [""])[0], Flag: True, Name: "x.wav", Parts: ((1, 3),)}[type(kind)]
+
+
+def subsets(row: type[Row]) -> list[tuple[str, ...]]:
+    """Which parameters may be given together: some need each other, some exclude each other."""
+    known = parameters(row)
+    fitting = []
+    for chosen in itertools.product([False, True], repeat=len(known)):
+        names = tuple(name for name, wanted in zip(known, chosen, strict=True) if wanted)
+        try:
+            make(
+                "row", {row.name: row}, row.name, {n: example(known[n].kind, i) for i, n in enumerate(names)}
+            )
+        except SettingsError:
+            continue
+        fitting.append(names)
+    return fitting
+
+
+def values(kind: Kind) -> st.SearchStrategy[Any]:
+    if isinstance(kind, Number | Interval):
+        high = min(kind.high, FAR)
+        one = st.floats(kind.low, high, exclude_min=kind.above, allow_nan=False)
+        return one if isinstance(kind, Number) else st.tuples(one, one).map(sorted)
+    if isinstance(kind, Whole):
+        return st.integers(kind.low, kind.high)
+    if isinstance(kind, Choice):
+        return st.sampled_from(kind.names)
+    if isinstance(kind, Flag):
+        return st.booleans()
+    if isinstance(kind, Name):
+        return st.text(st.characters(), min_size=1, max_size=12)  # lone surrogates, too
+    assert isinstance(kind, Parts)
+    span = st.tuples(st.integers(0, 10**9), st.integers(1, 10**6)).map(lambda x: (x[0], x[0] + x[1]))
+    return st.lists(span, max_size=4).map(tuple)
+
+
+SUBSETS = {row: subsets(row) for row in ROWS}
+
+
+@st.composite
+def rows(draw: st.DrawFn, row: type[Any]) -> Any:
+    names = draw(st.sampled_from(SUBSETS[row]))
+    drawn = {name: draw(values(parameters(row)[name].kind)) for name in names}
+    try:
+        return row(**drawn)
+    except SettingsError:  # two parameters that must come in an order
+        assume(False)
+
+
+@st.composite
+def composed(draw: st.DrawFn, inner: st.SearchStrategy[Augmentation]) -> Augmentation:
+    items = draw(st.lists(inner, min_size=1, max_size=3))
+    assume(sum(any(isinstance(leaf, LatentMask) for leaf in i.leaves()) for i in items) < 2)
+    return Compose(items, p=draw(st.sampled_from([1.0, 0.25])))
+
+
+@st.composite
+def chosen(draw: st.DrawFn, inner: st.SearchStrategy[Augmentation]) -> Augmentation:
+    weight = st.floats(1e-9, 1e9)
+    pairs = draw(st.lists(st.tuples(inner, weight), min_size=1, max_size=3))
+    return OneOf(pairs, p=draw(st.sampled_from([1.0, 1e-7])))
+
+
+LEAVES = st.sampled_from(list(AUGMENTATIONS.values())).flatmap(rows)
+TREES = st.recursive(LEAVES, lambda inner: composed(inner) | chosen(inner), max_leaves=6)
+
+
+@row_names
+def test_every_row_can_be_made_and_its_parameters_are_documented(row: type[Row]) -> None:
+    assert SUBSETS[row], f"{row.name}: no combination of example values is accepted"
+    assert row.__doc__
+    assert not row.__doc__.startswith(row.__name__ + "(")
+    for parameter in parameters(row).values():
+        assert parameter.says
+        assert parameter.kind.expected
+
+
+@row_names
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_every_row_is_read_from_its_own_text_as_the_same(row: type[Row], data: st.DataObject) -> None:
+    made = data.draw(rows(row))
+    assert made == (
+        parse(made.text) if row in AUGMENTATIONS.values() else parse_recipe(made.text).operations[0]
+    )
+
+
+# Trees of several rows are large, and two latent masks in a row are filtered out.
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TREES)
+def test_every_augmentation_is_read_from_its_text_as_the_same(augmentation: Augmentation) -> None:
+    text = to_text(augmentation)
+    assert parse(text) == augmentation
+    assert to_text(parse(text)) == text
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TREES, st.integers(1, 9), st.integers(0, 2**60), st.booleans())
+def test_every_configuration_is_read_from_its_yaml_as_the_same(
+    augmentation: Augmentation, copies: int, seed: int, clean: bool
+) -> None:
+    config = Config(augmentation, copies, seed, clean)
+    assert read_yaml(to_yaml(config)) == config
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([r for r in OPERATIONS.values() if r.name != "latent"]).flatmap(rows), max_size=4
+    )
+)
+def test_every_recipe_is_read_from_its_text_as_the_same(operations: list[Any]) -> None:
+    recipe = Recipe(tuple(operations))
+    assert parse_recipe(recipe.text) == recipe
+
+
+def test_what_users_write() -> None:
+    assert parse("stretch:rate=0.8-1.25") == TimeStretch(rate=(0.8, 1.25)) == parse("stretch:rate=0.8..1.25")
+    assert parse("noise:snr_db=5-20").snr_db == (5.0, 20.0)
+    assert parse("pitch:semitones=-2..2").semitones == (-2.0, 2.0) == parse("pitch:semitones=-2-2").semitones
+    assert parse("gain:db=-6--3").db == (-6.0, -3.0)
+    assert parse("gain:db=3").db == (3.0, 3.0)
+    assert parse("specaugment:policy=LD") == SpecAugment("LD")
+    assert parse(" stretch + gain : db = -6..6 ") == Compose([TimeStretch(), Gain((-6, 6))])
+    assert parse("copypaste:kind=n+se-cp+gain").items[0].kind == "n+se-cp"
+    assert parse('noise:folder="a, b+(c)"').folder == "a, b+(c)"
+    assert parse("(stretch+gain):p=0.5") == Compose([TimeStretch(), Gain()], p=0.5)
+    both = OneOf([(TimeStretch(), 0.6), (SpecAugment("LD"), 0.4)])
+    assert parse("(0.6*stretch:rate=0.8-1.25|0.4*specaugment:policy=LD)") == both
+    assert parse("0.6*stretch|0.4*specaugment") == both == parse(["0.6*stretch", "0.4*specaugment"])
+    assert parse(["stretch", "0.4*gain"]) == OneOf([TimeStretch(), (Gain(), 0.4)])
+    assert parse(["stretch"]) == parse("stretch") == TimeStretch()
+
+
+def test_a_policy_gives_the_bounds_that_are_not_given() -> None:
+    assert SpecAugment("SM").bounds == POLICIES["SM"] == (40, 15, 2, 70, 0.2, 2)
+    assert SpecAugment("LD", warp=0, time_share=0.3).bounds == (0, 27, 2, 100, 0.3, 2)
+
+
+def test_values_with_a_plus_are_known_to_the_grammar() -> None:
+    names = {
+        name
+        for row in ROWS
+        for parameter in parameters(row).values()
+        for name in getattr(parameter.kind, "names", ())
+        if "+" in name
+    }
+    assert names == set(WITH_PLUS)
+
+
+REFUSED = {
+    "strech": "unknown augmentation 'strech'; known: stretch",
+    "stretch:rat=1": "stretch: unknown parameter 'rat'; known: rate",
+    "stretch:rate=9": "stretch: rate=9: .* within 0.25 to 4",
+    "stretch:rate=1.2..0.8": "stretch: rate=1.2..0.8: must be a range",
+    "stretch:rate=0": "stretch: rate=0: .* within 0.25 to 4",
+    "stretch:p=0": "stretch: p=0: .*above 0 and at most 1",
+    "specaugment:policy=XX": "specaugment: policy=XX: must be one of LB, LD, SM, SS",
+    "specaugment:frequency_width=81": "specaugment: frequency_width=81: .*0 to 80",
+    "specaugment:time_share=1.5": "specaugment: time_share=1.5: .*0 to 1",
+    "specaugment:warp=-1": "specaugment: warp=-1: must be a whole number",
+    "specaugment:time_masks=1.5": "specaugment: time_masks=1.5: must be a whole number",
+    "noise:color=white,folder=x": "noise: folder=x: and color=white exclude each other",
+    "copypaste:same_speaker=maybe": "copypaste: same_speaker=maybe: must be yes or no",
+    "bandpass:low=4000,high=300": "bandpass: high=300.0: low must be below high",
+    "bandpass:low=8000": "bandpass: low=8000.0: low must be below high",
+    "bandpass:band=telephone,low=3": "bandpass: band=telephone: excludes low and high",
+    "gain:db=1,db=2": "db is given twice",
+    "gain:db": r"character 8: = behind db expected, the end found",
+    "gain:db=": r"character 9: a value of db",
+    "(gain": r"character 6: one of \+ \| \) expected, the end found",
+    "gain)": r"character 5: the end, or one of \+ \| expected, '\)' found",
+    "gain+": "the name of an augmentation or \\( expected",
+    "": "the name of an augmentation or \\( expected",
+    "0.4*gain": "a weight needs an alternative.*gain:p=0.4",
+    "0*gain|stretch": "oneof: weight 0.0 of gain: must be a number above 0",
+    "1.2.3*gain|stretch": "oneof: weight 1.2.3: must be a number above 0",
+    "(gain):q=1": r"\(\.\.\.\): unknown parameter 'q'",
+    'noise:folder="a': "a value of folder",
+    r'noise:folder="\q"': "badly quoted",
+    "latent+latent": "latent masks twice",
+    "(" * 3000: "at most 50 parentheses inside each other expected",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:40])
+def test_what_cannot_work_is_refused_by_name(text: str) -> None:
+    with pytest.raises(SettingsError, match=REFUSED[text]):
+        parse(text)
+
+
+@row_names
+def test_every_parameter_refuses_what_lies_outside_its_range(row: type[Row]) -> None:
+    known = parameters(row)
+    for name, parameter in known.items():
+        subset = next(names for names in SUBSETS[row] if name in names)
+        good = {n: example(known[n].kind, i) for i, n in enumerate(subset)}
+        bad: list[Any] = [object(), "\N{SNOWMAN}" if not isinstance(parameter.kind, Name) else "", [], {}]
+        if isinstance(parameter.kind, Number | Interval | Whole):
+            bad += [parameter.kind.low - 1, float("nan"), float("inf"), True, "1e999"]
+            bad += [parameter.kind.high + 1] if parameter.kind.high <= FAR else []
+        if isinstance(parameter.kind, Parts):
+            bad = [object(), "3-3", "5-2", [(-1, 2)], [(1, 2, 3)], 7]
+        for value in bad:
+            with pytest.raises(SettingsError, match=f"^{row.name}: {name}=") as caught:
+                row(**{**good, name: value})
+            assert parameter.kind.expected in str(caught.value)
+
+
+def test_objects_refuse_what_is_not_an_augmentation() -> None:
+    for wrong in (
+        [],
+        ["stretch"],
+        [(TimeStretch(), 0)],
+        [(TimeStretch(), float("nan"))],
+        [(TimeStretch(), "1")],
+    ):
+        with pytest.raises(SettingsError, match=r"^oneof: "):
+            OneOf(wrong)  # type: ignore[arg-type]
+    for empty in ([], ["stretch"]):
+        with pytest.raises(SettingsError, match=r"^compose: "):
+            Compose(empty)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"^oneof: p=2"):
+        OneOf([TimeStretch()], p=2)
+
+
+def test_defaults_that_depend_on_what_else_is_given() -> None:
+    assert AdditiveNoise().color == "white"
+    assert AdditiveNoise(folder="x").color is None
+    assert BandPass().edges == (300, 3400)
+    assert BandPass(low=100).edges == (100, 8000)
+    assert BandPass(high=4000).edges == (0, 4000)
+
+
+def test_the_yaml_of_the_manual() -> None:
+    config = read_yaml("""
+augment:
+  oneof:
+    - weight: 0.6
+      stretch: {rate: [0.8, 1.25]}
+    - weight: 0.4
+      compose:
+        - specaugment: {policy: LD}
+        - gain: {db: [-6, 6], p: 0.5}
+copies: 2
+seed: 7
+clean: false
+""")
+    tree = OneOf([(TimeStretch((0.8, 1.25)), 0.6), (Compose([SpecAugment("LD"), Gain((-6, 6), p=0.5)]), 0.4)])
+    assert config == Config(tree, copies=2, seed=7, clean=False)
+    short = read_yaml("augment: {compose: [stretch, 'gain:db=1', {noise: {folder: yes!}}], p: 0.5}")
+    assert short.augmentation.p == 0.5
+
+
+YAML_REFUSED = {
+    "augment: {strech: {}}": "line 1: unknown augmentation 'strech'; known: stretch",
+    "augment:\n  oneof:\n  - gain:\n  - pitch: {semitones: [1, 2, 3]}": "line 4: pitch: semitones=.1, 2, 3",
+    "augment:\n  oneof:\n  - gain:\n    weight: heavy": "line 3: oneof: weight 'heavy' of gain",
+    "augment:\n  compose: gain": "line 2: a list of augmentations expected",
+    "augment:\n  compose: [gain]\n  oneof: [gain]": "line 2: one augmentation expected, found: compose, o",
+    "augment: [gain]": "line 1: entries as in key: value expected",
+    "augment:\n  gain: {}\n  p: 0.5": "line 3: p belongs into the braces of gain",
+    "augment:\n  gain:\n    db: 5\n    db: 4": "line 4: db is given twice",
+    "augment:\n  gain:\n    dB: 5": "line 3: gain: unknown parameter 'dB'; known: db",
+    "augment: {gain: {}": "line 1: not readable as YAML|line 2: not readable as YAML",
+    "copies: 1": "the entry augment is missing",
+    "": "the entry augment is missing",
+    "augment: gain\ncopy: 2": "line 2: unknown entry 'copy'; known: copies",
+    "augment: gain\ncopies: 0": "line 2: copies: 0: must be a whole number of at least 1",
+    "augment: gain\ncopies: true": "line 2: copies: True: must be a whole number",
+    "augment: gain\nseed: 1.5": "line 2: seed: 1.5: must be a whole number",
+    "augment: gain\nclean: 1": "line 2: clean: 1: must be true or false",
+    "augment: stretch:rate=9": "not readable as YAML|stretch: rate=9",
+    "augment: !!python/object/apply:os.getcwd []": "line 1: entries as in key: value|not readable",
+    "augment:\n  gain: {db: !!python/name:os.getcwd }": "line 2: not readable as YAML",
+}
+
+
+@pytest.mark.parametrize("text", YAML_REFUSED)
+def test_yaml_that_cannot_work_is_refused_with_file_and_line(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "augment.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=YAML_REFUSED[text]) as caught:
+        load_yaml(file)
+    assert str(caught.value).startswith(str(file))
+
+
+def test_yaml_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"x\.yaml: cannot be read: No such file"):
+        load_yaml(tmp_path / "x.yaml")
+    (tmp_path / "y.yaml").write_bytes(b"augment: \xff")
+    with pytest.raises(SettingsError, match=r"y\.yaml: not UTF-8"):
+        load_yaml(tmp_path / "y.yaml")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from('stretchgain:=+|()*".,0.4p \\-'), max_size=20) | st.text(max_size=12))
+def test_no_text_does_anything_but_parse_or_be_refused(text: str) -> None:
+    for read in (parse, parse_recipe, read_yaml):
+        try:
+            read(text)
+        except HserError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["gain:db=1|gain:db=2", "2*gain:db=1", "(gain:db=1)", "stretch", "gain:db=1..2", "x"]
+)
+def test_a_recipe_has_one_number_where_an_augmentation_has_choices(text: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_recipe(text)
+
+
+def test_every_public_name_is_where_it_is_said_to_be() -> None:
+    for name in extractor.augment.__all__:
+        assert getattr(extractor.augment, name) is not None
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = extractor.augment.nothing_here
+
+
+def test_options_are_parsed_without_the_heavy_packages() -> None:
+    code = (
+        "import sys; from extractor.augment import TimeStretch, Pool, check, folders, parse\n"
+        "check(parse(['stretch+gain', '0.5*noise']), Pool())\n"
+        "print([m for m in ['torch', 'numpy', 'yaml', 'click'] if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
