@@ -1,6 +1,6 @@
 """All benchmarks, one after another, each in a process of its own.
 
-    python -m benchmarks [padding] [products] [encoder] [decode] [write] [memory]
+    python -m benchmarks [padding] [products] [encoder] [decode] [write] [memory] [kernels] [augment] [index]
 
 Each is also run on its own, with its options, as `python -m benchmarks.encoder`.
 """
@@ -21,6 +21,9 @@ BENCHMARKS = {
     "decode": "decoding against soundfile",
     "write": "committing against plain h5py",
     "memory": "resident memory of whole runs",
+    "kernels": "each kernel against torchaudio and torch",
+    "augment": "augmentation against encoding, on a CPU",
+    "index": "search indexes against plain FAISS and scikit-learn",
 }
 
 

@@ -8,6 +8,7 @@ import platform
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def write_result(name: str, result: Mapping[str, Any], out: Path | None = None) 
     packages = ("torch", "transformers", "numpy", "h5py")
     path = out or RESULTS / f"{name}-{machine()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"machine": machine(), "versions": {p: version(p) for p in packages}}
+    # A machine with a GPU may lack h5py.
+    versions = {p: version(p) for p in packages if find_spec(p) is not None}
+    about = {"machine": machine(), "versions": versions}
     path.write_text(json.dumps({**about, **result}, indent=1) + "\n")
     print(f"written to {path}")
     return path

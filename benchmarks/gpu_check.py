@@ -1,14 +1,17 @@
 """What only a machine with a GPU can tell: hser on CUDA against hser on the CPU, and its speed.
 
-    python -m benchmarks.gpu_check [--quick]
+    python -m benchmarks.gpu_check [--quick] [--only kernels augment kernels-speed]
 
     layers   small random models of every kind, every layer, CUDA against the CPU, fp32 without TF32
     bf16     full-size random models on CUDA, bf16 against fp32, every layer mean-pooled
     pooling  every pooling of the same frames, CUDA against the CPU
     engine   the whole command on generated recordings, CUDA against the CPU in fp32
+    kernels  each GPU kernel against its definition in float64, ragged, alone and among others
+    augment  each kind of augmentation, CUDA against the CPU
     speed    the encoder benchmark's contenders on generated recordings
+    kernels-speed  `benchmarks.kernels`, in a result file of its own, and its aims
 
-About eight minutes. Needs torch, transformers, numpy, h5py, soundfile, soxr, click and rich; a check
+About ten minutes. Needs torch, transformers, numpy, h5py, soundfile, soxr, click and rich; a check
 whose packages are missing is skipped and says so. Exits 1 when a check fails, 2 without CUDA.
 """
 
@@ -17,9 +20,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import print_table, spread, take_turns, write_result
+from benchmarks import kernels
+from benchmarks.common import machine, print_table, spread, take_turns, write_result
+from benchmarks.findings import Finding, collect, largest, print_finding, relative_error
+from benchmarks.gpu_kernels import check_augment, check_kernels
+from benchmarks.kernel_cases import Size
 from benchmarks.stand_ins import NORMS, small_encoders, write_clips, write_config
 from extractor.encoders import exact_fp32
 from extractor.types import SAMPLE_RATE, Decoded, FrameSink, Seconds, Utterance
@@ -39,6 +45,8 @@ POOLING_RELATIVE = 1e-5
 # Cosine of a bf16 row to its fp32 row: 8 bits of mantissa through two dozen layers.
 BF16_COSINE = 0.999
 
+SPEEDS = ("speed", "kernels-speed")
+CHECKS = ("layers", "bf16", "pooling", "engine", "kernels", "augment", *SPEEDS)
 KINDS = ("hubert", "wavlm", "wav2vec2")
 FULL_SIZE = ("hubert-base", "hubert-large", "wavlm-large")
 SPEED_MODELS = ("hubert-large", "wavlm-large")
@@ -48,22 +56,7 @@ BF16_CLIPS: Sequence[Seconds] = (1.3, 2.9, 4.0, 7.7)
 ENGINE_CLIPS: Sequence[Seconds] = (0.3, 1.0, 1.7, 2.2, 3.1, 4.4, 5.8, 7.9, 61.0)  # the last in two windows
 SPEED_SECONDS, LOOP_SECONDS = 1200.0, 60.0
 CLIP_SECONDS = (1.0, 8.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One figure against its limit. An error may not exceed it, a cosine may not fall below it."""
-
-    check: str
-    what: str
-    value: float
-    limit: float
-    at_least: bool = False
-
-    @property
-    def passed(self) -> bool:
-        """NaN passes nothing."""
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
+KERNEL_BATCH: tuple[int, Seconds] = (64, 4.0)  # recordings of so long
 
 
 class KeptLayers(FrameSink):
@@ -74,16 +67,6 @@ class KeptLayers(FrameSink):
 
     def add(self, layer: int, hidden: Tensor) -> None:
         self.layers.append(hidden.float().cpu())
-
-
-def relative_error(a: Tensor, b: Tensor) -> float:
-    """||a - b|| / ||b||."""
-    return ((a - b).norm() / b.norm()).item()
-
-
-def largest(errors: Iterable[float]) -> float:
-    """NaN if any is NaN, which Python's `max` may pass over."""
-    return float(np.max(list(errors)))
 
 
 def noise(lengths: Sequence[int]) -> list[Tensor]:
@@ -226,30 +209,21 @@ def measure_speed(
     return encoder.result_row(name, model, waveforms, roof, batch_size, tried, speeds)
 
 
-def collect(name: str, check: Callable[[], Iterator[Finding]], skipped: dict[str, str]) -> list[Finding]:
-    """A check's findings, printed as they come; none, with the reason kept, where a package is missing."""
-    findings, began = [], time.perf_counter()
-    try:
-        for finding in check():
-            print_finding(finding)
-            findings.append(finding)
-    except ImportError as error:  # importlib.metadata's PackageNotFoundError is one
-        skipped[name] = str(error)
-        print(f"skipped {name}: {error}")
-    print(f"        {name} took {time.perf_counter() - began:.0f} s", flush=True)
-    return findings
-
-
-def print_finding(finding: Finding) -> None:
-    sign = ">=" if finding.at_least else "<="
-    figure = f"{finding.value:.6f}" if finding.at_least else f"{finding.value:.1e}"
-    word = "ok    " if finding.passed else "FAILED"
-    print(f"{word}  {finding.check}: {finding.what}: {figure} ({sign} {finding.limit:g})", flush=True)
+def check_kernels_speed(
+    device: str, rounds: int, out: Path | None, batch: tuple[int, Seconds] = KERNEL_BATCH
+) -> Iterator[Finding]:
+    """The kernels' benchmark, with a result file of its own (beside ``out``), and what became of its aims."""
+    result = kernels.measure(Size(device, *batch), rounds, compiled=device == "cuda")
+    kernels.print_result(result)
+    write_result("kernels", result, out and out.with_name(f"kernels-{machine()}.json"))
+    for aim in result["findings"]:
+        yield Finding("kernels-speed", aim["what"], aim["value"], aim["aim"], at_least=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="leave the speed out")
+    parser.add_argument("--quick", action="store_true", help="leave both speeds out")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=CHECKS, metavar="CHECK")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
@@ -263,13 +237,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     speeds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="hser-gpu-") as folder:
         scratch = Path(folder)
-        checks: dict[str, Callable[[], Iterator[Finding]]] = {
-            "layers": lambda: check_layers(device),
-            "bf16": lambda: check_bf16(device, [f"random:{name}" for name in FULL_SIZE]),
-            "pooling": lambda: check_pooling(device),
-            "engine": lambda: check_engine(device, scratch),
-        }
-        findings = [f for name, check in checks.items() for f in collect(name, check, skipped)]
 
         def speed() -> Iterator[Finding]:
             for name in SPEED_MODELS:
@@ -277,8 +244,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 torch.cuda.empty_cache()
             yield from ()
 
-        if not args.quick:
-            collect("speed", speed, skipped)
+        checks: dict[str, Callable[[], Iterator[Finding]]] = {
+            "layers": lambda: check_layers(device),
+            "bf16": lambda: check_bf16(device, [f"random:{name}" for name in FULL_SIZE]),
+            "pooling": lambda: check_pooling(device),
+            "engine": lambda: check_engine(device, scratch),
+            "kernels": lambda: check_kernels(device),
+            "augment": lambda: check_augment(device),
+            "speed": speed,
+            "kernels-speed": lambda: check_kernels_speed(device, args.rounds, args.out),
+        }
+        chosen = [name for name in CHECKS if name in args.only and not (args.quick and name in SPEEDS)]
+        findings = [f for name in chosen for f in collect(name, checks[name], skipped)]
     result = {
         "what": "hser on CUDA against the CPU; speed in audio seconds per second",
         "gpu": torch.cuda.get_device_name(),

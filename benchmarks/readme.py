@@ -2,7 +2,7 @@
 
     python -m benchmarks.readme README.md [--check]
 
-Between ``<!-- speed -->`` and ``<!-- /speed -->`` (also padding, decode, write, memory) stands what the
+Between ``<!-- speed -->`` and ``<!-- /speed -->`` (also the other names of `SECTIONS`) stands what the
 newest result of each machine gives; ``docs/speed.svg`` beside the README shows the speeds as bars. With
 ``--check`` nothing is written, and the exit code is 1 where anything differs.
 """
@@ -128,6 +128,52 @@ def memory_table(result: Result) -> str:
     return table(["peak resident memory of the process", "measured", "at most"], rows)
 
 
+def augment_table(result: Result) -> str:
+    """Masks inside the encoder make no audio: they are no part of what is measured."""
+    rows = [
+        [
+            f"`{row['augmentation']}`".replace("|", "\\|"),
+            with_range(row["ms"]),
+            with_range(row["torchaudio_ms"]) if row["torchaudio_ms"] else "-",
+            f"{row['share']:.1%}",
+            f"{row['aim']:.0%}",
+        ]
+        for row in result["rows"]
+        if not row["latent"]
+    ]
+    encoding = f"share of {result['model']}, {result['dtype']}, {number(median(result['encode_ms']))} ms"
+    header = ["ms of one core an audio second", "hser", "torchaudio", encoding, "aim"]
+    return table(header, rows)
+
+
+KERNEL_WAYS = ("ours", "definition", "compiled", "library")
+
+
+def kernels_table(result: Result) -> str:
+    """Ways that no row has are left out: on a CPU ours is the definition."""
+    ways = [way for way in KERNEL_WAYS if any(way in row["calls"] for row in result["rows"])]
+    on_gpu = any(row["kernels"] for row in result["rows"])
+    rows = []
+    for row in result["rows"]:
+        ours = median(row["calls"]["ours"])
+        figures = [milliseconds(row["calls"][way]) if way in row["calls"] else "-" for way in ways]
+        ratios = [
+            f"{median(row['calls'][way]) / ours:.1f}x" if way in row["calls"] else "-" for way in ways[1:]
+        ]
+        kernel = [f"{row['kernels']['ours'] * 1e3:.3g}" if row["kernels"] else "-"] if on_gpu else []
+        rows.append(
+            [f"{row['kernel']}, {row['what']}", *figures, *ratios, *kernel, f"{row['share_of_copy']:.0%}"]
+        )
+    header = ["ms a call", *ways, *(f"{way} / ours" for way in ways[1:])]
+    return table([*header, *["ours, kernels alone"] * on_gpu, "of a copy's speed"], rows)
+
+
+def milliseconds(seconds: Sequence[float]) -> str:
+    """``0.0512 (0.0508-0.0531)``: median and range, to three figures."""
+    figures = (1e3 * s for s in (median(seconds), min(seconds), max(seconds)))
+    return "{} ({}-{})".format(*(f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in figures))
+
+
 # Marker -> the result files it shows, and how.
 SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "padding": (("padding",), padding_table),
@@ -135,6 +181,8 @@ SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "decode": (("decode",), decode_table),
     "write": (("write",), write_table),
     "memory": (("memory",), memory_table),
+    "augment": (("augment",), augment_table),
+    "kernels": (("kernels",), kernels_table),
 }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from extractor.batch import BatchEncoder, Job
     from extractor.copies import Copies
     from extractor.decode import DecodeOptions
+    from extractor.indexing import Indexes
     from extractor.jobs import Jobs
     from extractor.run_plan import RunPlan
     from extractor.store.writer import RunWriter
@@ -51,10 +52,11 @@ class Stages:
         decoding: DecodeOptions,
         streams: tuple[int, int],
         copies: Copies | None = None,
+        indexes: Indexes | None = None,
     ) -> None:
         self.plan, self.encode, self.writer, self.decoding = plan, encode, writer, decoding
         self.streams, self.threads = streams
-        self.copies = copies
+        self.copies, self.indexes = copies, indexes
 
     def run(self, todo: Sequence[int], progress: Progress, summary: Summary, stop: threading.Event) -> None:
         """Do the batches of ``todo``; a failed recording is a row, anything else ends the run."""
@@ -110,6 +112,8 @@ class Stages:
                 summary.encode_seconds += busy / self.streams
                 asked = time.perf_counter()
                 refused = self.writer.commit(result)
+                if self.indexes is not None:
+                    self.indexes.add(result, refused)
                 summary.write_seconds += time.perf_counter() - asked
                 summary.embedded += len(result.rows) - len(refused)
                 summary.rerun_in_fp32 += sum(r.precision != self.encode.model.dtype for r in result.rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from benchmarks.stand_ins import SMALL
 # Kernels run in Triton's interpreter where there is no GPU; it is chosen when triton is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # that kernels are tested on
+BACKENDS = ("torch", "triton")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -67,6 +70,15 @@ def reference_layers(model: Any, waveform: torch.Tensor) -> list[torch.Tensor]:
     with torch.no_grad():
         out = model(waveform[None], output_hidden_states=True)
     return [h[0] for h in (*out.hidden_states[:-1], out.last_hidden_state)]
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fresh memory is NaN: an output that is never written cannot pass."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all() and torch.empty(3, dtype=torch.complex64).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

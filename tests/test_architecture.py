@@ -34,7 +34,7 @@ STAGES = {
     "store": {"store", "index"},
     "progress": {"progress"},
 }
-ENGINE = {"batch", "copies", "jobs", "run_plan", "stages", "engine", "render"}
+ENGINE = {"batch", "copies", "indexing", "jobs", "run_plan", "stages", "engine", "render"}
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,19 @@ import pytest
 import torch
 
 from benchmarks import __main__ as all_benchmarks
-from benchmarks import common, decode, encoder, gpu_check, memory, readme, write
+from benchmarks import (
+    augment,
+    common,
+    decode,
+    encoder,
+    gpu_check,
+    gpu_kernels,
+    kernels,
+    memory,
+    readme,
+    write,
+)
+from benchmarks.kernel_cases import COMPILED, DEFINITION, LIBRARY, OURS, Case, Size
 from benchmarks.stand_ins import NORMS, SMALL, write_clips, write_config, write_noise
 from extractor.batch import BatchEncoder
 from extractor.decode import DecodeOptions, decode_batch
@@ -174,10 +186,84 @@ def test_memory_is_measured_in_a_process_of_its_own() -> None:
     assert memory.in_child(memory.peak_bytes) < ballast.nbytes < memory.peak_bytes()
 
 
+def test_kernels_benchmark_runs() -> None:
+    result = json.loads(json.dumps(kernels.measure(Size("cpu", 2, 0.2), rounds=1, compiled=False)))
+    assert {row["kernel"].split(",")[0].split(" of ")[0] for row in result["rows"]} == {
+        "spectral edit",
+        "stft",
+        "waveform chain",
+        "resample",
+        "norm_gelu",
+        "pool",
+    }
+    for row in result["rows"]:
+        assert row["calls"].keys() == {OURS, LIBRARY}
+        assert row["bytes"] > 0 and row["share_of_copy"] > 0
+    assert result["findings"] == []  # the aims are a GPU's
+    assert "spectral edit, 2 x 0.2 s" in readme.kernels_table(result)
+    kernels.print_result(result)
+
+
+def test_aims_are_held_against_what_was_measured() -> None:
+    row = {
+        "kernel": "toy",
+        "what": "2 x 1 s",
+        "calls": {OURS: [1.0], LIBRARY: [2.0]},
+        "share_of_copy": 0.7,
+        "aims": {"share_of_copy": 0.6, "library/ours": 3.0},
+    }
+    assert [(f["value"], f["met"]) for f in kernels.findings_of([row])] == [(0.7, True), (2.0, False)]
+    [alone] = kernels.findings_of([{**row, "calls": {OURS: [1.0]}}])
+    assert alone["aim"] == 0.6
+
+
+def test_a_kernel_that_is_not_its_definition_is_not_timed() -> None:
+    one, other = torch.ones(3), torch.tensor([1.0, 1.0, 1.1])
+    with pytest.raises(RuntimeError, match="from the definition"):
+        kernels.runnable(Case("toy", "", 1, {OURS: lambda: other, DEFINITION: lambda: one}, ""))
+    works, missing = kernels.runnable(Case("toy", "", 1, {OURS: lambda: one, DEFINITION: lambda: one}, ""))
+    assert works.keys() == {OURS, DEFINITION} and not missing
+
+
+def test_what_torch_cannot_compile_is_left_out_with_its_reason() -> None:
+    from torch._dynamo.exc import Unsupported
+
+    def fails() -> None:
+        raise Unsupported("no such thing\nas this")
+
+    works, missing = kernels.runnable(Case("toy", "", 1, {OURS: lambda: torch.ones(1), COMPILED: fails}, ""))
+    assert works.keys() == {OURS}
+    assert missing == {COMPILED: "Unsupported: no such thing"}
+
+
+def test_augment_benchmark_runs(clips: list[str], small_model: str) -> None:
+    corpus = augment.Corpus.of(encoder.read(clips))
+    result = json.loads(json.dumps(augment.measure(small_model, corpus, rounds=1)))
+    assert [row["augmentation"] for row in result["rows"]] == augment.asked()
+    assert all(row["share"] > 0 for row in result["rows"])
+    aims = {row["augmentation"]: row["aim"] for row in result["rows"]}
+    assert (aims["stretch"], aims["noise"]) == (0.25, 0.10)
+    assert [row["augmentation"] for row in result["rows"] if row["torchaudio_ms"]] == [
+        "stretch",
+        "specaugment",
+    ]
+    table = readme.augment_table(result)
+    assert "`pitch`" in table and "`latent`" not in table
+    augment.print_result(result)
+
+
+def test_a_recording_that_cannot_be_augmented_ends_the_augment_benchmark() -> None:
+    from extractor.augment import parse
+
+    corpus = augment.Corpus.of([np.zeros(16_000, dtype=np.float32)])
+    with pytest.raises(RuntimeError, match="silent"):
+        augment.augment_all(corpus, parse("noise"), 1)
+
+
 def test_all_benchmarks_run_what_can(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    codes = {"padding": 0, "products": 0, "encoder": 0, "decode": common.CANNOT_RUN, "write": 3, "memory": 0}
+    codes = dict.fromkeys(all_benchmarks.BENCHMARKS, 0) | {"decode": common.CANNOT_RUN, "write": 3}
     ran = []
 
     def run(command: list[str], check: bool) -> Any:
@@ -221,6 +307,37 @@ def test_gpu_check_measures_speed(tmp_path: Path, small_model: str) -> None:
     assert row["speeds"].keys() == {"loop", "best", "hser", "command"}
     result = {"machine": "toy", "rows": [row]}
     assert "small, " in readme.speed_table(result) and "small: hser" in readme.chart([result])
+
+
+def test_gpu_check_finds_kernels_near_their_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_kernels, "LENGTHS", (1, 63, 0, 400))
+    monkeypatch.setattr(gpu_kernels, "LONG", 2000)
+    findings = [*gpu_kernels.check_kernels("cpu"), *gpu_kernels.check_augment("cpu")]
+    assert {finding.check for finding in findings} == {"kernels", "augment"}
+    for finding in findings:
+        assert finding.passed, finding
+
+
+@pytest.mark.parametrize("wrong", ["value", "unwritten", "batch"])
+def test_gpu_check_notices_a_wrong_kernel(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(rows: Sequence[int], device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        right = [torch.full((4,), i + 1.0, dtype=dtype) for i in rows]
+        if dtype == torch.float64:
+            return right
+        if wrong == "unwritten":
+            return [torch.empty(4) for _ in rows]
+        return [x * (1.001 if wrong == "value" else 1 + 1e-7 * len(rows)) for x in right]
+
+    monkeypatch.setattr(gpu_kernels, "batches", lambda: [gpu_kernels.Batch("toy", 3, 1e-5, run)])
+    error, changed = gpu_kernels.check_kernels("cpu")
+    assert error.passed == (wrong == "batch")
+    assert changed.passed == (wrong == "value")
+
+
+def test_gpu_check_writes_the_kernels_result_beside_its_own(tmp_path: Path) -> None:
+    assert not [*gpu_check.check_kernels_speed("cpu", 1, tmp_path / "gpu.json", batch=(2, 0.2))]
+    [path] = tmp_path.iterdir()
+    assert path.name == f"kernels-{common.machine()}.json" and json.loads(path.read_text())["rows"]
 
 
 def test_nan_passes_no_check() -> None:

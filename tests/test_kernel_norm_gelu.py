@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import relative_error
+from conftest import BACKENDS, DEVICE, relative_error
 from torch import Tensor
 
 from cuda_kernels.backend import interpreted
 from cuda_kernels.norm_gelu import group_norm_gelu, kernel
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-BACKENDS = ["torch", "triton"]
 C = 70  # not a multiple of a block of channels
 LENGTHS = [1, 63, 400, 0, 500, 32]
 STARTS = [3, 4, 70, 470, 600, 1100]  # back to back and with gaps
@@ -52,14 +48,6 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tens
         elif length:
             out[start] = F.gelu(bias.double())
     return out
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fresh memory is NaN: an output that is never written cannot pass."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(params=[64, 1024], ids=["many chunks", "one chunk"])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
+from conftest import BACKENDS, DEVICE
 from torch import Tensor
 
 from cuda_kernels.pool import STATISTICS, kernel, pool_rows
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-BACKENDS = ["torch", "triton"]
 LENGTHS = [1, 63, 400, 32, 500, 2]
 D = 70  # not a multiple of a block of channels
 
@@ -39,14 +36,6 @@ def by_hand(x: Tensor, lengths: list[int]) -> dict[str, Tensor]:
         "last": [r.select(-2, -1) for r in runs],
     }
     return {name: torch.stack(values, dim=-2) for name, values in of_runs.items()}
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fresh memory is NaN: an output that is never written cannot pass."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

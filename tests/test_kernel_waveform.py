@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
-from conftest import relative_error
+from conftest import BACKENDS, DEVICE, relative_error
 from torch import Tensor
 
 from cuda_kernels.backend import interpreted
 from cuda_kernels.philox import white_noise, words
 from cuda_kernels.waveform import MAX_SNR, WaveformEdit, edit_waveforms, kernel, silent
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-BACKENDS = ["torch", "triton"]
 LENGTHS = [1, 63, 0, 400, 500, 1000, 2500]
 
 # Both paths compute in float64 and round once, to float32 (6e-8), but for the noise: that is drawn in
@@ -65,14 +62,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, several chunks and several steps a chunk at lengths the interpreter can do."""
     monkeypatch.setattr(kernel, "BLOCK", 256)
     monkeypatch.setattr(kernel, "MAX_CHUNKS", 4)
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fresh memory is NaN: an output that is never written cannot pass."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @triton.jit

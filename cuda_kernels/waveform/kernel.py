@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cuda_kernels.waveform import WaveformEdit
 
 BLOCK = 2048  # samples a step; a multiple of four, so that no counter's four samples are parted
+NUM_WARPS = 8  # with four, normalising takes more registers than there are, and spills
 MAX_CHUNKS = 256  # of one recording, which `_apply` reads at once; longer ones take several steps a chunk
 
 NO_NOISE, WHITE, GIVEN = map(tl.constexpr, range(3))
@@ -187,7 +188,9 @@ def edit_waveforms_triton(
     sums = torch.empty(int(SUMS), num_chunks, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
         if num_chunks:
-            _sum_chunks[(num_chunks,)](x, given, rows, masks, of_chunk, sums, num_chunks, BLOCK=BLOCK)
+            _sum_chunks[(num_chunks,)](
+                x, given, rows, masks, of_chunk, sums, num_chunks, BLOCK=BLOCK, num_warps=NUM_WARPS
+            )
         _apply[(len(of_block),)](
             x,
             given,
@@ -202,6 +205,7 @@ def edit_waveforms_triton(
             NORMALISE=normalise,
             BLOCK=BLOCK,
             MAX_CHUNKS=MAX_CHUNKS,
+            num_warps=NUM_WARPS,
         )
     return out
 

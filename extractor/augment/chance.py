@@ -12,7 +12,7 @@ from itertools import accumulate
 from extractor.augment.parameters import Range
 
 _BLOCK = 4  # numbers at a time: most draws need no more
-_DECIMALS = 6  # of a drawn parameter: below what can be heard, and texts stay short
+DECIMALS = 6  # of a drawn parameter: below what can be heard, and texts stay short
 
 
 class Random:
@@ -50,7 +50,7 @@ class Random:
 
     def number(self, low: float, high: float) -> float:
         """Uniform in [low, high], of six decimals."""
-        drawn = round(low + self.uniform() * (high - low), _DECIMALS)
+        drawn = round(low + self.uniform() * (high - low), DECIMALS)
         return min(max(drawn, low), high)
 
     def within(self, interval: Range) -> float:

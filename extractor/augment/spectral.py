@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, ClassVar, NamedTuple
 
-from extractor.augment.chance import Random
+from extractor.augment.chance import DECIMALS, Random
 from extractor.augment.operation import Augmentation, Operation
 from extractor.augment.parameters import (
     Choice,
@@ -154,7 +154,8 @@ def _draw_warp(most: int, last: int, random: Random) -> tuple[float | None, floa
     if not most:
         return None, None
     point = random.number(most, last - most)
-    return point, min(max(point + random.number(-most, most), 0.5), last - 0.5)
+    moved = round(point + random.number(-most, most), DECIMALS)
+    return point, min(max(moved, 0.5), last - 0.5)
 
 
 def _not_empty(spans: list[tuple[int, int]]) -> Spans:

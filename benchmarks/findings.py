@@ -1,0 +1,57 @@
+"""What a check finds: figures against their limits, and how they are printed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One figure against its limit. An error may not exceed it, a cosine may not fall below it."""
+
+    check: str
+    what: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """NaN passes nothing."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+def relative_error(a: Tensor, b: Tensor) -> float:
+    """||a - b|| / ||b||."""
+    return ((a - b).norm() / b.norm()).item()
+
+
+def largest(errors: Iterable[float]) -> float:
+    """NaN if any is NaN, which Python's `max` may pass over."""
+    return float(np.max(list(errors)))
+
+
+def collect(name: str, check: Callable[[], Iterator[Finding]], skipped: dict[str, str]) -> list[Finding]:
+    """A check's findings, printed as they come; none, with the reason kept, where a package is missing."""
+    findings, began = [], time.perf_counter()
+    try:
+        for finding in check():
+            print_finding(finding)
+            findings.append(finding)
+    except ImportError as error:  # importlib.metadata's PackageNotFoundError is one
+        skipped[name] = str(error)
+        print(f"skipped {name}: {error}")
+    print(f"        {name} took {time.perf_counter() - began:.0f} s", flush=True)
+    return findings
+
+
+def print_finding(finding: Finding) -> None:
+    sign = ">=" if finding.at_least else "<="
+    figure = f"{finding.value:.6f}" if finding.at_least else f"{finding.value:.1e}"
+    word = "ok    " if finding.passed else "FAILED"
+    print(f"{word}  {finding.check}: {finding.what}: {figure} ({sign} {finding.limit:g})", flush=True)

@@ -1,0 +1,118 @@
+"""Indexes that are built while a run extracts: fed with each batch once it is committed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from extractor.encoders import parse_layers
+from extractor.errors import SettingsError, unknown
+from extractor.progress import Progress
+from extractor.store.parts import NO_POOLING, STORAGE_DTYPES
+from extractor.types import BatchResult, Failure
+
+if TYPE_CHECKING:
+    from extractor.index import IndexWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One index that was asked for."""
+
+    pooling: str
+    layer: int
+    kind: str = "auto"
+
+
+def parse_indexes(
+    specs: str | Sequence[str], layers: Sequence[int], num_layers: int, poolings: Sequence[str]
+) -> list[Wanted]:
+    """``mean:12``, ``mean:-1:ivf``, several with commas: pooling, layer and kind of each index.
+
+    ``layers``, ``poolings``: what the run stores; ``num_layers``: of the model, for negative numbers.
+    Raises SettingsError.
+    """
+    from extractor.index.kinds import KINDS
+
+    texts = [specs] if isinstance(specs, str) else list(specs)
+    wanted: list[Wanted] = []
+    for text in [part.strip() for each in texts for part in each.split(",")]:
+        pooling, colon, rest = text.partition(":")
+        number, _, kind = rest.partition(":")
+        if not colon or not number.removeprefix("-").isdigit():
+            raise SettingsError(f"--index {text!r}: write pooling:layer, such as mean:12, or mean:-1:ivf")
+        if pooling not in poolings or pooling == NO_POOLING:
+            stored = [name for name in poolings if name != NO_POOLING]
+            raise SettingsError(f"--index {text!r}: {unknown('pooling', pooling, stored)} (see --pooling)")
+        (layer,) = parse_layers(int(number), num_layers)
+        if layer not in layers:
+            raise SettingsError(f"--index {text!r}: layer {layer} is not among the --layers that are stored")
+        if kind and kind not in ("auto", *KINDS):
+            raise SettingsError(f"--index {text!r}: {unknown('kind', kind, ['auto', *KINDS])}")
+        wanted.append(Wanted(pooling, layer, kind or "auto"))
+    pairs = [(each.pooling, each.layer) for each in wanted]
+    if len(set(pairs)) != len(pairs):
+        raise SettingsError(f"--index {','.join(texts)}: name each pooling and layer once")
+    return wanted
+
+
+class Indexes:
+    """The indexes of a run. Closed without an error, each is level with the store.
+
+    After an error they are left as they are: whoever opens them next adds what is missing.
+    """
+
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        wanted: Sequence[Wanted],
+        layers: Sequence[int],
+        storage_dtype: str,
+        expected_rows: int,
+        progress: Progress,
+    ) -> None:
+        self._asked = (run, wanted, expected_rows)
+        self._slot = {layer: i for i, layer in enumerate(layers)}
+        self._dtype = STORAGE_DTYPES[storage_dtype]
+        self._progress = progress
+        self._writers: list[tuple[Wanted, IndexWriter]] = []
+
+    def __enter__(self) -> Indexes:
+        run, wanted, expected_rows = self._asked
+        if wanted:
+            from extractor.index import IndexWriter
+
+            for each in wanted:
+                writer = IndexWriter(run, each.layer, each.pooling, expected_rows, each.kind)
+                self._writers.append((each, writer))
+        return self
+
+    def add(self, result: BatchResult, refused: Sequence[Failure]) -> None:
+        """The rows of a batch that was committed, less those that the store refused."""
+        if not self._writers or not result.rows:
+            return
+        gone = {failure.id for failure in refused}
+        kept = [i for i, row in enumerate(result.rows) if row.utterance.id not in gone]
+        positions = np.array([result.rows[i].position for i in kept], np.int64)
+        for each, writer in self._writers:
+            values = result.pooled[each.pooling][kept, self._slot[each.layer]]
+            # As the store has them: an index that is built from it later must be the same.
+            writer.add(positions, values.astype(self._dtype).astype(np.float32))
+
+    def close(self) -> None:
+        for each, writer in self._writers:
+            index = writer.close()
+            self._progress.note(
+                f"index {each.pooling}:{each.layer}: {len(index):,} rows, {index.kind}; try hser-lookup"
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()

@@ -1,0 +1,124 @@
+"""``hser-augment``: audio and pictures that a person can judge an augmentation by."""
+
+from __future__ import annotations
+
+import csv
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from extractor.augment import AUGMENTATIONS, parse
+from extractor.cli_augment import EPILOG
+from extractor.render import file_name
+
+
+def hser_augment(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "extractor.cli_augment", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """One second, rising from 100 Hz to 4 kHz."""
+    t = np.arange(16_000) / 16_000
+    soundfile.write(tmp_path / "sweep.wav", 0.3 * np.sin(2 * np.pi * (100 * t + 1_950 * t**2)), 16_000)
+    return tmp_path / "sweep.wav"
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def test_the_help_states_the_defaults_that_the_table_has() -> None:
+    stated = re.findall(r"^  ([a-z]+:\S+)  ", EPILOG, re.MULTILINE)
+    assert {text.partition(":")[0] for text in stated} == set(AUGMENTATIONS) - {"gain"}
+    for text in [*stated, "gain:db=-6..6"]:
+        augmentation = parse(text)
+        assert augmentation == type(augmentation)(), text
+
+
+def test_without_an_augmentation_each_is_shown(sweep: Path, tmp_path: Path) -> None:
+    done = hser_augment(sweep, "--plot", "--out", tmp_path / "looks")
+    assert done.returncode == 0, done.stderr
+    shown = {path.name for path in (tmp_path / "looks").iterdir()}
+    assert shown == set(AUGMENTATIONS) - {"copypaste", "latent"}  # which need labels, and an encoder
+    for name in shown:
+        folder = tmp_path / "looks" / name
+        assert {p.name for p in folder.iterdir()} == {
+            "sweep.wav",
+            "sweep~1.wav",
+            "sweep~1.png",
+            "manifest.csv",
+        }
+        width, height = png_size(folder / "sweep~1.png")
+        assert width > 800 and height > 400
+        audio, rate = soundfile.read(folder / "sweep~1.wav", dtype="float32")
+        assert rate == 16_000 and np.isfinite(audio).all() and np.abs(audio).max() > 0
+
+
+def test_copies_are_written_with_a_manifest_about_them(sweep: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wavs"
+    done = hser_augment(sweep, "--augment", "gain:db=6", "--copies", 2, "--no-clean", "--out", out)
+    assert done.returncode == 0, done.stderr
+    with (out / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["sweep~1.wav", "sweep~2.wav"]
+    assert [(row["original"], row["copy"], row["augmentation"]) for row in rows] == [
+        ("sweep", "1", "gain:db=6"),
+        ("sweep", "2", "gain:db=6"),
+    ]
+    before, after = (soundfile.read(p, dtype="float64")[0] for p in (sweep, out / "sweep~1.wav"))
+    np.testing.assert_allclose(after, before * 10 ** (6 / 20), atol=1e-6)  # 16-bit input, float output
+
+
+def test_louder_than_full_scale_is_not_cut_off(sweep: Path, tmp_path: Path) -> None:
+    done = hser_augment(sweep, "--augment", "gain:db=20", "--out", tmp_path / "wavs")
+    assert done.returncode == 0, done.stderr
+    assert np.abs(soundfile.read(tmp_path / "wavs" / "sweep~1.wav")[0]).max() > 2
+
+
+def test_what_fails_is_listed_and_the_rest_is_written(sweep: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8_000), 16_000)
+    out = tmp_path / "wavs"
+    command = (sweep, tmp_path / "silent.wav", "--augment", "noise", "--no-clean", "--out", out)
+    done = hser_augment(*command)
+    assert done.returncode == 0 and "silent" in done.stdout
+    assert hser_augment(*command, "--strict").returncode == 1
+    assert sorted(path.name for path in out.glob("*.wav")) == ["sweep~1.wav"]
+    assert "silent~1" in (out / "errors.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--augment", "latent"), "nothing to hear"),
+        (("--augment", "stretch:rate=9"), "rate"),
+        (("--augment", "gain", "--limit", "0"), "--limit 0"),
+        (("--augment-config", "none.yaml"), "none.yaml"),
+    ],
+)
+def test_mistakes_are_refused_in_a_line(
+    args: tuple[str, ...], says: str, sweep: Path, tmp_path: Path
+) -> None:
+    done = hser_augment(sweep, *args, "--out", tmp_path / "wavs")
+    assert done.returncode == 2 and says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "wavs").exists()
+
+
+def test_names_of_files_stay_below_the_folder() -> None:
+    assert file_name("a/b~1") == "a/b~1.wav"
+    assert file_name("../../etc/x") == "etc/x.wav"
+    assert file_name("/abs") == "abs.wav"
+    assert file_name("a\\b:c*") == "a%5Cb%3Ac%2A.wav"
+    assert file_name("..") == "recording.wav"
+    assert file_name("clip@1.5-4") == "clip@1.5-4.wav"
