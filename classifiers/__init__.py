@@ -1,1 +1,1 @@
-"""What is learned from embeddings: classifiers, evaluation, lookup. Empty so far."""
+"""What is learned from embeddings: nearest-neighbour lookup and its evaluation, classifiers, reports."""

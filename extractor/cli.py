@@ -22,6 +22,10 @@ EXIT_INTERRUPTED = 130  # stopped by Ctrl-C; what is done is stored
 EPILOG = """\b
 Models:   hubert-base hubert-large hubert-xlarge hubert-large-er wavlm-base
           wavlm-base-plus wavlm-large wav2vec2-base wav2vec2-large xls-r,
+          whisper-tiny whisper-base whisper-small whisper-medium and, English
+          only, whisper-tiny.en whisper-base.en whisper-small.en
+          whisper-medium.en, whisper-large-v2 whisper-large-v3
+          whisper-large-v3-turbo (their encoders),
           logmel, mfcc; a folder in the hub's layout; org/name[@revision] on
           the hub; random:NAME[@SEED] is an architecture with random weights
 Layers:   all, last, 0,6,12, 0-24, -4--1; 0 is the transformer's input
@@ -78,6 +82,9 @@ class _Shard(click.ParamType):
 @click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
 @click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
 @click.option(
+    "--index", metavar="POOLING:LAYER", help="Build a search index on the way, e.g. mean:12; for hser-lookup."
+)
+@click.option(
     "--augment",
     multiple=True,
     metavar="TEXT",
@@ -102,6 +109,7 @@ def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **opti
     quiet_libraries()
     progress = progress_for(sys.stderr, quiet)
     stop = stop_on_signals()
+    options["index"] = options["index"] or ()
     summary = run(inputs, Options(**options), out, progress, stop)
     if not quiet:
         print_rows(summary_rows(summary))

@@ -13,6 +13,7 @@ import platform
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ class Options:
     workers: int | None = None  # decoding threads; None: by the number of cores
     shard: tuple[int, int] = (0, 1)  # this process does batches with index % n == i
     retry_failed: bool = False
+    index: str | Sequence[str] = ()  # indexes to build on the way: "mean:12"; see `hser-lookup`
     # What to augment: an `extractor.augment` object or its text; several texts are alternatives.
     augment: Augmentation | str | Sequence[str] | None = None
     augment_config: str | os.PathLike[str] | None = None  # the same, and the next three, as a YAML file
@@ -109,6 +111,7 @@ def run(
     from extractor.copies import Copies, configured
     from extractor.decode import DecodeOptions, backends
     from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
+    from extractor.indexing import Indexes, parse_indexes
     from extractor.manifest import read_manifest
     from extractor.pooling import parse_poolings
     from extractor.run_plan import make_plan
@@ -131,7 +134,11 @@ def run(
 
     model = Model(options.model, options.dtype, device)
     layers = parse_layers(options.layers, model.encoder.num_layers)
-    settings = _settings(options, model, layers, poolings, config)
+    wanted = parse_indexes(options.index, layers, model.encoder.num_layers, poolings)
+    window = _window(options, model)
+    settings = _settings(options, model, layers, poolings, config, window)
+    if window < options.window:
+        progress.note(f"windows of {window:g} s: {options.model} takes no more at once")
     progress.note(
         f"{options.model} in {model.dtype} on {device}, layers {settings['layers']};"
         f" decoding with {', '.join(backends())}"
@@ -142,18 +149,21 @@ def run(
     small = device.type == "cpu" and not model.spectral
     budget = options.batch_seconds or (CPU_BATCH if small else LARGE_BATCH)
     columns = manifest.columns if copies is None else copies.columns
-    with _open_run(out, options, settings, columns, model, layers, poolings) as writer:
+    # Indexes are finished when the store is.
+    with ExitStack() as last, _open_run(out, options, settings, columns, model, layers, poolings) as writer:
         for message in writer.repaired:
             progress.note(message)
         budget_samples = round(budget * SAMPLE_RATE)
         plan = make_plan(writer, manifest, budget_samples, workers, options.retry_failed, progress, copies)
+        indexes = Indexes(out, wanted, layers, options.storage_dtype, len(plan.utterances), progress)
         stages = Stages(
             plan,
-            BatchEncoder(model, layers, poolings, round(options.window * SAMPLE_RATE), budget_samples),
+            BatchEncoder(model, layers, poolings, round(window * SAMPLE_RATE), budget_samples),
             writer,
             DecodeOptions(channel=options.channel, workers=workers),
             num_streams(device.type, len(plan.batches)),
             copies,
+            last.enter_context(indexes),
         )
         summary = Summary(str(out), options.model, recordings=len(plan.utterances))
         summary.padding_share = plan.padding_share(model.encoder)
@@ -189,6 +199,11 @@ def check(options: Options) -> None:
     i, n = options.shard
     if not 0 <= i < n:
         raise SettingsError(f"--shard {i}/{n}: must be i/n with 0 <= i < n")
+    if n > 1 and options.index:
+        raise SettingsError(
+            "--index and --shard exclude each other: build the index when all shards are done, with"
+            " `hser-lookup build`"
+        )
 
 
 def _corpus_note(manifest: Manifest) -> str:
@@ -220,8 +235,27 @@ def _augmentation_note(config: Config, device: torch.device) -> str:
     )
 
 
+def _window(options: Options, model: Model) -> Seconds:
+    """The window that was asked for, or what the model takes at once where that is less."""
+    from extractor.windows import OVERLAP
+
+    if model.encoder.max_samples is None:
+        return options.window
+    context = model.encoder.max_samples / SAMPLE_RATE
+    if context <= 2 * OVERLAP:
+        raise SettingsError(
+            f"{options.model} takes {context:g} seconds at once; windows need more than {2 * OVERLAP:g}"
+        )
+    return min(options.window, context)
+
+
 def _settings(
-    options: Options, model: Model, layers: Sequence[int], poolings: Sequence[str], config: Config | None
+    options: Options,
+    model: Model,
+    layers: Sequence[int],
+    poolings: Sequence[str],
+    config: Config | None,
+    window: Seconds,
 ) -> dict[str, object]:
     """What makes an embedding: compared when a run is resumed, each by name."""
     from extractor.augment import to_text
@@ -229,14 +263,14 @@ def _settings(
     from extractor.windows import OVERLAP
 
     return {
+        "layer_convention": LAYER_CONVENTION,  # a model that has another says so itself
         **model.provenance,
         "layers": format_layers(layers),
-        "layer_convention": LAYER_CONVENTION,
         "pooling": ",".join(poolings),
         "dtype": model.dtype,
         "sample_rate": SAMPLE_RATE,
         "channel": "average" if options.channel is None else options.channel,
-        "window_seconds": options.window,
+        "window_seconds": window,
         "window_overlap_seconds": OVERLAP,
         "storage_dtype": options.storage_dtype,
         "augmentation": "none" if config is None else to_text(config.augmentation),

@@ -1,15 +1,15 @@
 """Encoders: what turns waveforms into frames, layer by layer.
 
-`wav2vec2` runs every checkpoint of the HuBERT, WavLM and wav2vec 2.0 family (named ones stand in
-`checkpoint.MODELS`), `spectral` the log-mel and MFCC features (`spectral.SPECTRAL`). Both have the face
-of `Encoder`; `Model` builds them.
+`wav2vec2` runs every checkpoint of the HuBERT, WavLM and wav2vec 2.0 family, `whisper` the encoder of
+every Whisper checkpoint (named ones stand in `checkpoint.MODELS`), `spectral` the log-mel and MFCC
+features (`spectral.SPECTRAL`). All have the face of `Encoder`; `Model` builds them.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from extractor.errors import SettingsError, unknown
@@ -18,6 +18,8 @@ from extractor.types import FrameSink, LatentMask
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from extractor.encoders.checkpoint import Checkpoint
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 LAYER_CONVENTION = (
@@ -33,7 +35,8 @@ class Encoder(Protocol):
 
     num_layers: int
     dim: int
-    min_samples: int
+    min_samples: int  # also the field: n samples give (n - min_samples) // stride + 1 frames
+    max_samples: int | None  # the longest that it takes at once; longer recordings need windows
     stride: int
     can_mask: bool  # whether `forward` takes masks
 
@@ -100,20 +103,36 @@ class Model:
             }
             return SpectralEncoder(self.spec, self.device)
         from extractor.encoders.checkpoint import load_checkpoint
-        from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 
         if dtype == "fp32" and self.device.type == "cuda":
             exact_fp32()
         checkpoint = load_checkpoint(self.spec)
         self.provenance = checkpoint.provenance
-        return Wav2Vec2Encoder(
-            checkpoint.tensors,
-            checkpoint.config,
-            getattr(torch, _TORCH_NAMES[dtype]),
-            self.device,
-            checkpoint.normalise,
-            checkpoint.mask_embedding,
-        )
+        build = _BUILDERS[checkpoint.config.model_type]
+        return build(checkpoint, getattr(torch, _TORCH_NAMES[dtype]), self.device)
+
+
+def _wav2vec2(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Encoder:
+    from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
+
+    return Wav2Vec2Encoder(
+        checkpoint.tensors, checkpoint.config, dtype, device, checkpoint.normalise, checkpoint.mask_embedding
+    )
+
+
+def _whisper(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Encoder:
+    from extractor.encoders.whisper import WhisperEncoder
+
+    return WhisperEncoder(checkpoint.tensors, checkpoint.config, dtype, device)
+
+
+# By the `model_type` of a checkpoint's config: the kinds that `checkpoint.KINDS` reads.
+_BUILDERS: dict[str, Callable[[Checkpoint, torch.dtype, torch.device], Encoder]] = {
+    "hubert": _wav2vec2,
+    "wavlm": _wav2vec2,
+    "wav2vec2": _wav2vec2,
+    "whisper": _whisper,
+}
 
 
 def exact_fp32() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,31 @@ _LARGE: dict[str, Any] = {
 _LARGE_BIAS = {**_LARGE, "conv_bias": True}
 _XLARGE = {**_LARGE_BIAS, "hidden_size": 1280, "num_hidden_layers": 48, "intermediate_size": 5120}
 
+
+def _whisper(d_model: int, layers: int, num_mel_bins: int = 80) -> dict[str, Any]:
+    """Radford et al. 2022, table 1: heads of 64, and four times the width between the products."""
+    return {
+        "d_model": d_model,
+        "encoder_layers": layers,
+        "encoder_attention_heads": d_model // 64,
+        "encoder_ffn_dim": 4 * d_model,
+        "num_mel_bins": num_mel_bins,
+    }
+
+
+_WHISPER = {
+    "tiny": _whisper(384, 4),
+    "base": _whisper(512, 6),
+    "small": _whisper(768, 12),
+    "medium": _whisper(1024, 24),
+}
+_WHISPER |= {f"{size}.en": row for size, row in _WHISPER.items()}  # English only
+_WHISPER |= {
+    "large-v2": _whisper(1280, 32),
+    "large-v3": _whisper(1280, 32, num_mel_bins=128),
+    "large-v3-turbo": _whisper(1280, 32, num_mel_bins=128),  # has fewer layers in its decoder
+}
+
 MODELS: dict[str, HubModel] = {
     "hubert-base": HubModel("facebook/hubert-base-ls960", "hubert", {}),
     "hubert-large": HubModel("facebook/hubert-large-ll60k", "hubert", _LARGE_BIAS),
@@ -47,27 +72,37 @@ MODELS: dict[str, HubModel] = {
     "wav2vec2-base": HubModel("facebook/wav2vec2-base", "wav2vec2", {}),
     "wav2vec2-large": HubModel("facebook/wav2vec2-large-lv60", "wav2vec2", _LARGE_BIAS),
     "xls-r": HubModel("facebook/wav2vec2-xls-r-300m", "wav2vec2", _LARGE_BIAS),
+    **{f"whisper-{size}": HubModel(f"openai/whisper-{size}", "whisper", _WHISPER[size]) for size in _WHISPER},
 }
 
-# `model_type`s whose forward pass is `wav2vec2.Wav2Vec2Encoder`.
-KINDS = ("hubert", "wavlm", "wav2vec2")
-
 RANDOM = "random:"  # prefix of a model spec: the architecture with random weights
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A `model_type` of `transformers`: its encoder alone, and how its input is prepared."""
+
+    read: Callable[..., Any]  # from_pretrained(source, config=..., ...) of the encoder
+    make: Callable[[Any], Any]  # the encoder with random weights, fp32, from a config
+    # What the config and preprocessor_config.json (or why there is none) say of the waveform: whether it is
+    # normalised, and a note of it. Raises ValueError for what hser does not compute.
+    preparation: Callable[[Any, Mapping[str, Any] | str], tuple[bool, str]]
+    provenance: Mapping[str, str] = field(default_factory=dict)  # what else is to be said of each checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model's weights in fp32 on the CPU, and what is known of them."""
 
-    tensors: Mapping[str, Tensor]  # by the names of the `transformers` base model
+    tensors: Mapping[str, Tensor]  # by the names of the `transformers` base model or encoder
     config: Any
     normalise: bool  # zero mean and unit variance over each utterance's own samples
-    provenance: Mapping[str, str]  # model, source, revision, weights (hash), normalisation
+    provenance: Mapping[str, str]  # model, source, revision, weights (hash), normalisation, ...
     mask_embedding: Tensor | None = None  # [D], what masked frames become; not every copy has it
 
 
 def load_checkpoint(spec: str) -> Checkpoint:
-    """Read a checkpoint of the wav2vec2 family.
+    """Read a checkpoint of one of the `KINDS`.
 
     Args:
         spec: a name of `MODELS`, a local folder in the hub's layout, any other hub id
@@ -89,7 +124,7 @@ def load_checkpoint(spec: str) -> Checkpoint:
             f"model {spec!r}: {len(bad)} weights of the config's architecture are missing from the"
             f" checkpoint or have another shape, {bad[0]} the first; is it complete?"
         )
-    normalise, note = _read_normalisation(source, revision, config, spec)
+    normalise, note = _read_preparation(source, revision, config, spec)
     local = Path(source).is_dir()
     # Names that stay the same when a folder moves or a hub model is named by its alias: they are
     # compared when a run is resumed.
@@ -119,6 +154,7 @@ def _checkpoint(
         "revision": revision,
         "weights": weights_hash(tensors),
         "normalisation": note,
+        **KINDS[config.model_type].provenance,
     }
     return Checkpoint(tensors, config, normalise, provenance, mask_embedding if masks else None)
 
@@ -170,13 +206,12 @@ def _read_config(source: str, revision: str | None, spec: str) -> Any:
 
 def _read_weights(source: str, revision: str | None, config: Any, spec: str) -> tuple[Any, Any]:
     from safetensors import SafetensorError
-    from transformers import AutoModel
     from transformers.utils import logging
 
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        return AutoModel.from_pretrained(
+        return KINDS[config.model_type].read(
             source, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
@@ -186,7 +221,7 @@ def _read_weights(source: str, revision: str | None, config: Any, spec: str) -> 
             logging.enable_progress_bar()
 
 
-def _read_normalisation(source: str, revision: str | None, config: Any, spec: str) -> tuple[bool, str]:
+def _read_preparation(source: str, revision: str | None, config: Any, spec: str) -> tuple[bool, str]:
     from transformers.utils import cached_file
 
     found = cached_file(
@@ -196,23 +231,24 @@ def _read_normalisation(source: str, revision: str | None, config: Any, spec: st
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    if found is None:
-        normalise = config.feat_extract_norm == "layer"
-        return normalise, f"{normalise} (no preprocessor_config.json; by feat_extract_norm)"
+    preprocessor: Any = "no preprocessor_config.json"
+    if found is not None:
+        try:
+            preprocessor = json.loads(Path(found).read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise ModelError(f"model {spec!r}: {found} is not JSON: {e}") from e
+        rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
+        if rate != SAMPLE_RATE:
+            raise ModelError(f"model {spec!r}: takes audio at {rate} Hz; hser encodes at {SAMPLE_RATE} Hz")
     try:
-        preprocessor = json.loads(Path(found).read_text(encoding="utf-8"))
+        return KINDS[config.model_type].preparation(config, preprocessor)
     except ValueError as e:
-        raise ModelError(f"model {spec!r}: {found} is not JSON: {e}") from e
-    rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
-    if rate != SAMPLE_RATE:
-        raise ModelError(f"model {spec!r}: takes audio at {rate} Hz; hser encodes at {SAMPLE_RATE} Hz")
-    normalise = bool(preprocessor.get("do_normalize", True))  # the reference's own default
-    return normalise, f"{normalise} (preprocessor_config.json)"
+        raise ModelError(f"model {spec!r}: {e}") from e
 
 
 def _random(spec: str) -> Checkpoint:
     """The architecture with random weights: for benchmarks and demonstrations, and called so."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     name, seed = spec.removeprefix(RANDOM), 0
     if "@" in name and not Path(name).exists():
@@ -228,9 +264,8 @@ def _random(spec: str) -> Checkpoint:
         raise ModelError(unknown("architecture", name, MODELS) + "; or the path of a config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(config, dtype=torch.float32)
-    normalise = config.feat_extract_norm == "layer"
-    note = f"{normalise} (random weights; by feat_extract_norm)"
+        model = KINDS[config.model_type].make(config)
+    normalise, note = KINDS[config.model_type].preparation(config, "random weights")
     called = name if name in MODELS else Path(name).resolve().name
     source = f"random weights, seed {seed}"
     return _checkpoint(f"{RANDOM}{called}", source, "none", model, config, normalise, note)
@@ -238,3 +273,76 @@ def _random(spec: str) -> Checkpoint:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _read_base(source: str, **options: Any) -> Any:
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(source, **options)
+
+
+def _make_base(config: Any) -> Any:
+    from transformers import AutoModel
+
+    return AutoModel.from_config(config, dtype=torch.float32)
+
+
+def _normalisation(config: Any, preprocessor: Mapping[str, Any] | str) -> tuple[bool, str]:
+    if isinstance(preprocessor, str):
+        normalise = config.feat_extract_norm == "layer"
+        return normalise, f"{normalise} ({preprocessor}; by feat_extract_norm)"
+    normalise = bool(preprocessor.get("do_normalize", True))  # the reference's own default
+    return normalise, f"{normalise} (preprocessor_config.json)"
+
+
+def _read_whisper(source: str, **options: Any) -> Any:
+    """The encoder alone: the decoder, which is as large, is never in memory."""
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    class EncoderAlone(WhisperEncoder):
+        # What transcribes or classifies: not to be read, and not to be warned of either.
+        _keys_to_ignore_on_load_unexpected = (
+            r"^(model\.)?decoder\.",
+            r"^proj_out\.",
+            r"^(projector|classifier)\.",
+        )
+
+    return EncoderAlone.from_pretrained(source, key_mapping={r"^(model\.)?encoder\.": ""}, **options)
+
+
+def _make_whisper(config: Any) -> Any:
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    return WhisperEncoder(config).float()
+
+
+def _log_mel(config: Any, preprocessor: Mapping[str, Any] | str) -> tuple[bool, str]:
+    """`whisper.LogMel` is the spectrogram that the file asks for, or a ValueError says what is not."""
+    from extractor.encoders.whisper import FFT_SAMPLES, HOP_SAMPLES, STRIDE
+
+    computed = {
+        "n_fft": FFT_SAMPLES,
+        "hop_length": HOP_SAMPLES,
+        "feature_size": config.num_mel_bins,
+        "chunk_length": config.max_source_positions * STRIDE / SAMPLE_RATE,
+        "padding_value": 0.0,
+        "dither": 0.0,
+    }
+    for name, value in computed.items():
+        asked = value if isinstance(preprocessor, str) else preprocessor.get(name, value)
+        if asked != value:
+            raise ValueError(f"preprocessor_config.json has {name} {asked}; hser computes {value:g} for it")
+    return False, "log-mel as WhisperFeatureExtractor"
+
+
+_WHISPER_LAYERS = (
+    "0 is the transformer's input, after the convolutions and with the positions, k the output of its layer"
+    " k; the last is the encoder's last_hidden_state, with the final LayerNorm"
+)
+_BASE = Kind(_read_base, _make_base, _normalisation)
+KINDS: dict[str, Kind] = {
+    "hubert": _BASE,
+    "wavlm": _BASE,
+    "wav2vec2": _BASE,
+    "whisper": Kind(_read_whisper, _make_whisper, _log_mel, {"layer_convention": _WHISPER_LAYERS}),
+}

@@ -65,6 +65,7 @@ class SpectralEncoder:
 
     num_layers = 1
     min_samples = FRAME_SAMPLES
+    max_samples: int | None = None
     stride = HOP_SAMPLES
     can_mask = False  # there is no CNN whose output could be masked
 

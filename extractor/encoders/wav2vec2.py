@@ -130,6 +130,8 @@ class Wav2Vec2Encoder:
     has the final LayerNorm applied where the model has one: it is the model's ``last_hidden_state``.
     """
 
+    max_samples: int | None = None  # positions are relative: any length will do
+
     def __init__(
         self,
         tensors: Mapping[str, Tensor],

@@ -1,0 +1,273 @@
+"""hser's indexes, each kind, against plain FAISS used directly and scikit-learn's NearestNeighbors.
+
+    python -m benchmarks.index [--rows 1000000] [--dim 1024] [--kinds flat,ivf,ivfpq,hnsw] [--out FILE.json]
+
+Rows are synthetic and clustered, and written to a run's store first; an index is then built from it
+as ``hser-lookup build`` does. Plain FAISS reads the very file that was built and searches with the
+same parameters on vectors that are of length one already: what hser adds is the rest. With
+``--plain-build`` FAISS also builds the same index itself, from an array in memory. Queries are
+of the same clusters and not in the store. Recall is against FAISS's flat index. scikit-learn is
+brute force on unit vectors. A million rows of 1,024 take 4 GB of memory a copy, of which
+there are up to three, and 12 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import median, print_table, spread, take_turns, write_result
+from extractor.index import KINDS, Index, build
+from extractor.index.generation import folder_of, read_faiss, read_head
+from extractor.index.kinds import load_faiss
+from extractor.index.normalisation import unit
+from extractor.store.run_folder import ManifestRow
+from extractor.store.writer import RunWriter
+from extractor.types import BatchResult, Row, Utterance
+
+K = 10
+LAYER, POOLING = 0, "mean"
+BATCH_ROWS = 8192
+ROWS_A_CLUSTER = 200
+# Within a cluster, of the distance between clusters: neighbours are mostly of one's own cluster, and
+# some of those beside it
+SPREAD = 0.7
+SINGLE_QUERIES = 20  # searched one at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """Rows in blocks, the same each time a block is asked for."""
+
+    rows: int
+    dim: int
+
+    def block(self, number: int, count: int) -> np.ndarray:
+        """float32 ``[count, dim]``; block -1 is the queries."""
+        num_clusters = max(1, self.rows // ROWS_A_CLUSTER)
+        centres = np.random.default_rng(0).standard_normal((num_clusters, self.dim), dtype=np.float32)
+        rng = np.random.default_rng([1, number + 1])
+        noise = rng.standard_normal((count, self.dim), dtype=np.float32)
+        return centres[rng.integers(0, num_clusters, count)] + np.float32(SPREAD) * noise
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """First row and embeddings."""
+        for number, start in enumerate(range(0, self.rows, BATCH_ROWS)):
+            yield start, self.block(number, min(BATCH_ROWS, self.rows - start))
+
+
+def write_store(run: Path, data: Clusters) -> None:
+    def utterance(position: int) -> Utterance:
+        return Utterance(f"u{position:09d}", f"/corpus/{position:09d}.wav", labels=("",) * 3)
+
+    columns = ("emotion", "emotion_raw", "speaker")
+    with RunWriter.open(run, {}, {}, columns, [LAYER], {POOLING: data.dim}) as writer:
+        writer.write_manifest(
+            ManifestRow(position, utterance(position), 16_000, position // BATCH_ROWS)
+            for position in range(data.rows)
+        )
+        for start, x in data.blocks():
+            rows = [Row(p, utterance(p), 16_000, 49, "", "fp32") for p in range(start, start + len(x))]
+            writer.commit(BatchResult(start // BATCH_ROWS, rows, {POOLING: x[:, None]}))
+
+
+def in_memory(data: Clusters) -> np.ndarray:
+    """float32 ``[rows, dim]`` of length one."""
+    x = np.empty((data.rows, data.dim), np.float32)
+    for start, block in data.blocks():
+        x[start : start + len(block)] = unit(block)
+    return x
+
+
+def status(name: str) -> int:
+    """Bytes, of a line of Linux's ``/proc/self/status``."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+def forget_peak() -> int:
+    """Start measuring the peak of memory anew. Returns what is used now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS")
+
+
+def memory_of(run: Path) -> int:
+    """Bytes that an open index takes, as a process of its own sees them: here, freed memory is used again."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(_opened, run).result()
+
+
+def _opened(run: Path) -> int:
+    load_faiss()
+    before = status("RssAnon")
+    index = Index.open(run, LAYER, POOLING, mapped=False)
+    index.search(np.ones((1, index.dim), np.float32), 1)
+    return status("RssAnon") - before
+
+
+def plain_build(x: np.ndarray, index: Index) -> float:
+    """Seconds that FAISS takes for the same index, from an array in memory."""
+    from extractor.index.building import new_index, sample
+    from extractor.index.kinds import Parameters
+
+    names = ("factory", "num_lists", "training_rows")
+    parameters = Parameters(**{name: index.parameters[name] for name in names})
+    began = time.perf_counter()
+    faiss_index = new_index(x.shape[1], parameters, 0)
+    if parameters.training_rows:
+        faiss_index.train(x[sample(np.arange(len(x)), parameters.training_rows, 0)])
+    for start in range(0, len(x), BATCH_ROWS):
+        faiss_index.add(x[start : start + BATCH_ROWS])
+    return time.perf_counter() - began
+
+
+def speed(search: Callable[[np.ndarray], Any], queries: np.ndarray) -> Callable[[], float]:
+    def contender() -> float:
+        began = time.perf_counter()
+        search(queries)
+        return len(queries) / (time.perf_counter() - began)
+
+    return contender
+
+
+def one_by_one(search: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], None]:
+    def each(queries: np.ndarray) -> None:
+        for query in queries:
+            search(query[None])
+
+    return each
+
+
+def recall(found: np.ndarray, true: np.ndarray) -> float:
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(found, true, strict=True)]))
+
+
+def measure_kind(
+    run: Path, kind: str, queries: np.ndarray, true: np.ndarray, repeats: int, x: np.ndarray | None
+) -> dict[str, Any]:
+    """Build one kind and search it; ``x`` where plain FAISS is to build it as well."""
+    faiss = load_faiss()
+    before = forget_peak()
+    began = time.perf_counter()
+    build(run, LAYER, POOLING, kind)
+    seconds, peak = time.perf_counter() - began, status("VmHWM") - before
+    head = read_head(run, LAYER, POOLING)
+    index = Index.open(run, LAYER, POOLING, mapped=False)
+    path = folder_of(run, LAYER, POOLING) / f"{head.generation}.faiss"
+    plain = read_faiss(path, mapped=False)
+    parameters = KINDS[kind].search_parameters(faiss, head.effort, None)
+    units = unit(queries)
+    contenders = {
+        "hser": speed(lambda q: index.search(q, K), queries),
+        "FAISS": speed(lambda q: plain.search(q, K, params=parameters), units),
+        "hser, one by one": speed(one_by_one(lambda q: index.search(q, K)), queries[:SINGLE_QUERIES]),
+        "FAISS, one by one": speed(
+            one_by_one(lambda q: plain.search(q, K, params=parameters)), units[:SINGLE_QUERIES]
+        ),
+    }
+    return {
+        "parameters": dict(index.parameters),
+        "build_seconds": seconds,
+        "faiss_build_seconds": None if x is None else plain_build(x, index),
+        "peak_build_bytes": peak,
+        "memory_bytes": memory_of(run),
+        "file_bytes": path.stat().st_size,
+        "recall_at_10": recall(index.search(queries, K)[1], true),
+        "queries_per_second": take_turns(contenders, repeats),
+    }
+
+
+def scikit_learn(x: np.ndarray, queries: np.ndarray, true: np.ndarray, repeats: int) -> dict[str, Any]:
+    from sklearn.neighbors import NearestNeighbors
+
+    # Of unit vectors, the nearest are those of the largest cosine; and no copy is made, as for "cosine"
+    neighbours = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="euclidean").fit(x)
+    units = unit(queries)
+    contenders = {
+        "scikit-learn": speed(neighbours.kneighbors, units),
+        "scikit-learn, one by one": speed(one_by_one(neighbours.kneighbors), units[:SINGLE_QUERIES]),
+    }
+    found = neighbours.kneighbors(units, return_distance=False)
+    return {
+        "recall_at_10": recall(found, true),
+        "queries_per_second": take_turns(contenders, repeats),
+        "memory_bytes": x.nbytes,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--plain-build", action="store_true", help="let plain FAISS build each index, too")
+    parser.add_argument("--scratch", type=Path, help="folder for the store (default: temporary)")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    faiss = load_faiss()
+    data = Clusters(args.rows, args.dim)
+    queries = data.block(-1, args.queries)
+    x = in_memory(data)
+    flat = faiss.IndexFlatIP(args.dim)
+    flat.add(x)
+    _, true = flat.search(unit(queries), K)
+    del flat
+    results = {"scikit-learn": scikit_learn(x, queries, true, args.repeats)}
+    built_from = x if args.plain_build else None
+    del x
+    with tempfile.TemporaryDirectory(prefix="hser-index-", dir=args.scratch) as folder:
+        run = Path(folder) / "run"
+        write_store(run, data)
+        for kind in args.kinds.split(","):
+            results[kind] = measure_kind(run, kind, queries, true, args.repeats, built_from)
+    report(results, args.rows)
+    result = {
+        "what": "indexes of clustered rows: time to build, memory, recall@10, queries per second",
+        "rows": args.rows,
+        "dim": args.dim,
+        "queries": args.queries,
+        "faiss": faiss.__version__,
+        "threads": faiss.omp_get_max_threads(),
+        "kinds": results,
+    }
+    write_result("index", result, args.out)
+
+
+def report(results: dict[str, dict[str, Any]], rows: int) -> None:
+    lines = []
+    for kind, each in results.items():
+        speeds = each["queries_per_second"]
+        batch, single = ("scikit-learn", "scikit-learn, one by one")
+        overhead = ""
+        if "hser" in speeds:
+            batch, single = ("hser", "hser, one by one")
+            overhead = f"{100 * (median(speeds['FAISS']) / median(speeds['hser']) - 1):.1f} %"
+        lines.append(
+            [
+                kind,
+                f"{each.get('build_seconds', 0):,.1f}",
+                f"{each['memory_bytes'] / rows / 1e3:.2f}",
+                f"{each['recall_at_10']:.3f}",
+                spread(speeds[batch]),
+                spread(speeds[single]),
+                overhead,
+            ]
+        )
+    header = ["", "build s", "GB a million", "recall@10", "queries/s", "one by one", "slower than FAISS"]
+    print_table(header, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""``Lookup``: which stored recordings are near to a query, and what emotion they have.
+
+lookup = classifiers.lookup.open("runs/ravdess", layer=12)
+hits = lookup.search("query.wav", k=10, where="speaker != '12'")
+print(hits.winner, hits.confidence)
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from classifiers.lookup.hits import Hits, Neighbour, shares_of
+from classifiers.lookup.memory import MAX_ROWS, MemoryIndex, Searchable
+from classifiers.lookup.query import Query, QueryEncoder
+from classifiers.lookup.where import Factored, factor, parse_where
+from extractor.errors import InputError, SettingsError, StoreError, unknown
+from extractor.store import Store
+from extractor.types import Failure
+
+Path: TypeAlias = "str | os.PathLike[str]"
+
+ROW_COLUMNS = ("id", "path")  # beside the labels, what `where` can name
+OVERFETCHED = 64  # rows left out by asking for so many more; of more than that the index is told
+_NEAREST_NAMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which rows may be neighbours, and how they vote."""
+
+    where: str | None = None  # see `where`
+    exclude_speaker: str | Sequence[str] = ()  # these speakers' rows
+    exclude_own_speaker: bool = False  # rows of the query's speaker, who must be known
+    exclude_own_file: bool = False  # rows of the query's file, or of the same audio under another name
+    copies: bool = False  # augmented copies count too
+    temperature: float | None = None  # of the vote, see `vote`
+
+
+def open(  # noqa: A001 - reads as `lookup.open(run)`
+    run: Path,
+    layer: int | None = None,
+    pooling: str | None = None,
+    device: str = "auto",
+    model: str | None = None,
+) -> Lookup:
+    """Open a run to look things up in it.
+
+    Args:
+        run: the run's folder, or a file made by ``hser-store pack``.
+        layer, pooling: may be left out where there is one index, or else one layer and pooling. A
+            negative layer counts from the last one that is stored.
+        device: where query recordings are encoded.
+        model: the run's model, where it is no longer found under the name that the run knows.
+
+    Raises:
+        StoreError: no run, a run without rows, an index that no longer fits it, or a run too large
+            to do without an index.
+        SettingsError: an unknown layer or pooling, or several to choose from.
+    """
+    store = Store(run)
+    if not len(store):
+        raise StoreError(f"{store.path}: has no rows to look anything up in")
+    layer, pooling = _choose(store, layer, pooling)
+    index, notes = _open_index(store, layer, pooling)
+    return Lookup(store, index, QueryEncoder(store, layer, pooling, device, model), notes)
+
+
+class Lookup:
+    """A run, an index of it, and its model for queries. Safe to search from several threads.
+
+    ``notes``: what a person should know of how it was opened.
+    """
+
+    def __init__(
+        self, store: Store, index: Searchable, encoder: QueryEncoder, notes: Sequence[str] = ()
+    ) -> None:
+        self.store, self.index, self.notes = store, index, tuple(notes)
+        self.layer, self.pooling = encoder.layer, encoder.pooling
+        self._encoder = encoder
+        self._columns: dict[str, Factored] = {}
+        self._indexed = np.isin(store.positions, index.positions)  # bool [N]: rows can be removed from it
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def search(
+        self,
+        query: Path | np.ndarray | None = None,
+        k: int = 10,
+        *,
+        row: str | None = None,
+        **rules: Any,
+    ) -> Hits:
+        """The ``k`` nearest rows of one query, and their vote.
+
+        Args:
+            query: a recording, or float32 ``[D']`` pooled as the run's rows are.
+            k: fewer are found where fewer rows may be neighbours.
+            row: instead of ``query``, the id of a stored row; it is left out itself, and so are
+                other copies of its recording.
+            **rules: fields of `Rules`.
+
+        Raises:
+            InputError: the recording cannot be decoded or encoded; it says why.
+            SettingsError: a rule that cannot work, an unknown row, a vector of another shape.
+            SettingsDiffer, ModelError: the run's model cannot be had.
+        """
+        made, allowed = self._prepared(k, rules)
+        if (query is None) == (row is None):
+            raise SettingsError("name one query: a recording, a vector, or row=")
+        if row is not None:
+            return self._find(self._stored(row), k, made, allowed)
+        if isinstance(query, np.ndarray):
+            return self._find(self._vector(query), k, made, allowed)
+        assert query is not None
+        found = list(self.embed(query))
+        if len(found) != 1:
+            raise InputError(f"{os.fspath(query)}: names {len(found)} recordings; use search_batch")
+        if isinstance(found[0], Failure):
+            raise InputError(f"{found[0].path}: {found[0].reason}")
+        return self._find(found[0], k, made, allowed)
+
+    def search_batch(
+        self, inputs: Path | Sequence[Path], k: int = 10, corpus: str | None = None, **rules: Any
+    ) -> Iterator[Hits | Failure]:
+        """`search` for every recording that ``inputs`` name, in their order, as they are done.
+
+        ``inputs`` and ``corpus`` are what ``hser-extract`` takes: folders, files, globs, manifests.
+        A recording that cannot be embedded or looked up is a Failure; the others go on. Raises as
+        `search`, and InputError for inputs that cannot be read at all.
+        """
+        made, allowed = self._prepared(k, rules)
+        return (self._found(each, k, made, allowed) for each in self.embed(inputs, corpus))
+
+    def _found(self, query: Query | Failure, k: int, rules: Rules, allowed: np.ndarray) -> Hits | Failure:
+        if isinstance(query, Failure):
+            return query
+        try:
+            return self._find(query, k, rules, allowed)
+        except SettingsError as error:  # of this query alone: the rules themselves have been checked
+            return Failure(query.name, query.name, "lookup", str(error))
+
+    def embed(self, inputs: Path | Sequence[Path], corpus: str | None = None) -> Iterator[Query | Failure]:
+        """Vectors of recordings as the run has its rows, one each, in their order."""
+        from extractor.manifest import read_manifest
+
+        manifest = read_manifest(inputs, corpus)
+        return self._encoder.embed(manifest.utterances, manifest.columns)
+
+    # Which rows may be neighbours
+
+    def _prepared(self, k: int, rules: dict[str, Any]) -> tuple[Rules, np.ndarray]:
+        """The rules, and bool [N]: rows that they allow to every query."""
+        if k < 1:
+            raise SettingsError(f"--k {k}: must be at least 1")
+        try:
+            made = Rules(**rules)
+        except TypeError as error:
+            raise SettingsError(f"search(): {error}") from error
+        if made.temperature is not None and not made.temperature > 0:
+            raise SettingsError(f"--temperature {made.temperature}: must be more than 0")
+        allowed = self._indexed.copy()
+        if "copy" in self.store.columns and not made.copies:
+            allowed &= self._equals("copy", "0")
+            if not allowed.any():
+                raise SettingsError(f"{self.store.path}: all rows are augmented copies; take --copies")
+        if made.where is not None:
+            where = parse_where(made.where, (*self.store.columns, *ROW_COLUMNS))
+            allowed &= where.mask(self._column)
+            if not allowed.any():
+                raise SettingsError(f"--where {made.where!r}: holds for no row of {self.store.path}")
+        speakers = made.exclude_speaker
+        for speaker in [speakers] if isinstance(speakers, str) else speakers:
+            self._known("speaker", speaker)
+            allowed &= ~self._equals("speaker", speaker)
+        return made, allowed
+
+    def _own_rows(self, query: Query, rules: Rules) -> np.ndarray:
+        """bool [N]: rows that are no neighbours of this query."""
+        own = np.zeros(len(self.store), bool)
+        if query.row is not None:
+            own[query.row] = True
+            if "original" in self.store.columns:
+                own |= self._equals("original", self._value("original", query.row))
+        if rules.exclude_own_file:
+            own |= self._same_file(query)
+        if rules.exclude_own_speaker:
+            speaker = self._speaker(query)
+            if not speaker:
+                raise SettingsError(
+                    "the query's own speaker is to be left out, and is not known; name the speaker with"
+                    " --exclude-speaker"
+                )
+            own |= self._equals("speaker", speaker)
+        return own
+
+    def _same_file(self, query: Query) -> np.ndarray:
+        same = np.zeros(len(self.store), bool)
+        if query.path is not None:
+            same |= self._equals("path", query.path)
+        if query.checksum:
+            same |= self._equals("checksum", query.checksum)
+        return same
+
+    def _speaker(self, query: Query) -> str:
+        """As the store names it, where the recording is one of its own; else as its file name does."""
+        for row in np.flatnonzero(self._same_file(query)).tolist():
+            if speaker := self._value("speaker", row):
+                return speaker
+        return query.labels.get("speaker", "")
+
+    # Queries
+
+    def _stored(self, row_id: str) -> Query:
+        row = int(np.flatnonzero(self._known("id", row_id))[0])
+        vector = self.store.load_rows([row], self.layer, self.pooling)[0]
+        labels = {name: self._value(name, row) for name in self.store.columns}
+        path, checksum = self._value("path", row), self._value("checksum", row)
+        return Query(row_id, vector, path, labels, checksum, row)
+
+    def _vector(self, vector: np.ndarray) -> Query:
+        width = self.store.shapes[self.pooling]
+        if vector.shape != (width,):
+            raise SettingsError(f"a query vector of shape {vector.shape}: the run's rows are ({width},)")
+        if not np.isfinite(vector).all():
+            raise SettingsError("a query vector with values that are not finite")
+        return Query("vector", vector.astype(np.float32))
+
+    def _find(self, query: Query, k: int, rules: Rules, allowed: np.ndarray) -> Hits:
+        own = self._own_rows(query, rules)
+        allowed_here = allowed & ~own
+        candidates = int(allowed_here.sum())
+        # A few rows are left out by looking past them, so that the index need not test every row.
+        spare = int((allowed & own).sum())
+        if spare > OVERFETCHED:
+            allowed, spare = allowed_here, 0
+        among = None if np.array_equal(allowed, self._indexed) else self.store.positions[allowed]
+        speakers = [self._speaker(query)] if self.index.normalisation == "speaker" else None
+        count = min(k + spare, len(self.store))
+        similarity, position = self.index.search(query.vector[None], count, among, speakers)
+        pairs = [
+            (row, value)
+            for row, value in zip(self._rows(position[0]), similarity[0].tolist(), strict=True)
+            if row >= 0 and allowed_here[row]
+        ]
+        neighbours = [self._neighbour(rank, *pair) for rank, pair in enumerate(pairs[:k], start=1)]
+        vote = shares_of(neighbours, rules.temperature)
+        return Hits(query.name, tuple(neighbours), vote, k, candidates, self.layer, self.pooling)
+
+    def _rows(self, positions: np.ndarray) -> list[int]:
+        """Rows of the store, -1 where there is none."""
+        rows = np.searchsorted(self.store.positions, positions).clip(max=len(self.store) - 1)
+        there = self.store.positions[rows] == positions
+        return [int(row) for row in np.where(there, rows, -1)]
+
+    def _neighbour(self, rank: int, row: int, similarity: float) -> Neighbour:
+        labels = {name: self._value(name, row) for name in self.store.columns}
+        start, end = (
+            None if np.isnan(t) else float(t) for t in (self.store.starts[row], self.store.ends[row])
+        )
+        return Neighbour(
+            rank, self._value("id", row), self._value("path", row), similarity, labels, row, start, end
+        )
+
+    # Columns, each distinct value once
+
+    def _column(self, name: str) -> Factored:
+        if name not in self._columns:
+            store = self.store
+            self._columns[name] = factor(store.labels(name) if name in store.columns else store.column(name))
+        return self._columns[name]
+
+    def _equals(self, name: str, value: str) -> np.ndarray:
+        """bool [N]: rows with this value in a column."""
+        distinct, codes = self._column(name)
+        return codes == (distinct.index(value) if value in distinct else -1)
+
+    def _value(self, name: str, row: int) -> str:
+        distinct, codes = self._column(name)
+        return distinct[codes[row]]
+
+    def _known(self, name: str, value: str) -> np.ndarray:
+        """`_equals`, for a value that must be there."""
+        found = self._equals(name, value)
+        if not found.any():
+            near = difflib.get_close_matches(value, self._column(name)[0], n=_NEAREST_NAMES, cutoff=0.5)
+            hint = f"; near to it: {', '.join(near)}" if near else ""
+            raise SettingsError(f"{self.store.path}: no row has the {name} {value!r}{hint}")
+        return found
+
+
+def _choose(store: Store, layer: int | None, pooling: str | None) -> tuple[int, str]:
+    """Which layer and pooling: as asked, or the only index, or the only ones that are stored."""
+    from extractor.index import list_indexes
+
+    layers, poolings = store.layers, [name for name in store.poolings if name != "none"]
+    if layer is not None and -len(layers) <= layer < 0:
+        layer = layers[layer]
+    if layer is not None and layer not in layers:
+        raise SettingsError(f"{store.path}: layer {layer} is not stored; there are: {layers}")
+    if pooling is not None and pooling not in poolings:
+        raise SettingsError(f"{store.path}: {unknown('pooling', pooling, poolings)}")
+    stored = [(p, n) for p in poolings for n in layers]
+    indexed = [(p, n) for p, n, *_ in list_indexes(store.path)] if store.path.is_dir() else []
+    for there in (indexed, stored):
+        fitting = [(p, n) for p, n in there if pooling in (None, p) and layer in (None, n)]
+        if len(fitting) == 1:
+            return fitting[0][1], fitting[0][0]
+        if fitting:
+            shown = ", ".join(f"{p}:{n}" for p, n in fitting)
+            what = "indexes" if there is indexed else "poolings and layers"
+            raise SettingsError(f"{store.path}: name a --layer and --pooling; there are {what} {shown}")
+    raise StoreError(f"{store.path}: only frames are stored; extract with a pooling to look things up")
+
+
+def _open_index(store: Store, layer: int, pooling: str) -> tuple[Searchable, list[str]]:
+    from extractor.index import Index, IndexMissing
+
+    if store.path.is_dir():
+        try:
+            return Index.open(store.path, layer, pooling), []
+        except IndexMissing:
+            if len(store) > MAX_ROWS:
+                raise
+    elif len(store) > MAX_ROWS:
+        raise StoreError(
+            f"{store.path}: {len(store):,} rows need an index, and a packed file has none; use the run folder"
+        )
+    note = f"no index of {pooling}:{layer}: all {len(store):,} rows are searched, in memory"
+    return MemoryIndex(store, layer, pooling), [note]
