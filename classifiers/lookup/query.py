@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class QueryEncoder:
     ) -> list[Query | Failure]:
         from extractor.batch import Job
 
-        decoded = _decode(utterances, self.store.settings)
+        decoded = decode(utterances, self.store.settings)
         result = encode(Job(0, range(len(utterances)), utterances, decoded))
         found: dict[str, Query | Failure] = {failure.id: failure for failure in result.failures}
         for row, vector in zip(result.rows, result.pooled[self.pooling][:, 0], strict=True):
@@ -102,30 +103,39 @@ class QueryEncoder:
         return BatchEncoder(model, (self.layer,), (self.pooling,), window, round(budget * SAMPLE_RATE))
 
 
-def refuse_other_model(store: Store, spec: str, provenance: Mapping[str, str]) -> None:
+class Extracted(Protocol):
+    """What is known of how embeddings were made: a store, or a model's memory of one."""
+
+    @property
+    def path(self) -> str | Path: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+def refuse_other_model(origin: Extracted, spec: str, provenance: Mapping[str, str]) -> None:
     """Raises SettingsDiffer unless the model, and what hser makes of it, are those of the run's rows."""
     from extractor.encoders import LAYER_CONVENTION
     from extractor.windows import OVERLAP
 
     here: dict[str, Any] = {
+        "layer_convention": LAYER_CONVENTION,  # a model that has another says so itself
         **provenance,
-        "layer_convention": LAYER_CONVENTION,
         "sample_rate": SAMPLE_RATE,
         "window_overlap_seconds": OVERLAP,
     }
     differences = [
-        f"{name}: the run has {store.settings.get(name)!r}, this is {value!r}"
+        f"{name}: the run has {origin.settings.get(name)!r}, this is {value!r}"
         for name, value in here.items()
-        if store.settings.get(name) != value
+        if origin.settings.get(name) != value
     ]
     if differences:
         raise SettingsDiffer(
-            f"{store.path}: model {spec!r} is not the one that made this run. {'; '.join(differences)}."
+            f"{origin.path}: model {spec!r} is not the one that made this run. {'; '.join(differences)}."
             " Name the run's own with --model, or extract again"
         )
 
 
-def _decode(utterances: Sequence[Utterance], settings: Mapping[str, Any]) -> list[Decoded | Failure]:
+def decode(utterances: Sequence[Utterance], settings: Mapping[str, Any]) -> list[Decoded | Failure]:
     """Aligned with ``utterances``; as the engine decodes, with the run's channel."""
     from extractor.decode import DecodeOptions, decode_batch
     from extractor.probe import probe

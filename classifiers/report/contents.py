@@ -1,0 +1,101 @@
+"""What is read of the folders that a report is about. No estimator is loaded for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from classifiers.folder_aside import settled
+from classifiers.layer_study import NAME as STUDY
+from classifiers.model_folder import Origin, read_config, read_origins
+from classifiers.projection import FILE as PROJECTION
+from classifiers.projection import Projection, read_projection
+from classifiers.results import Result
+from extractor.errors import InputError, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContents:
+    """One model's folder."""
+
+    name: str  # the shortest end of its path that tells it from the others
+    path: str
+    config: Mapping[str, Any]
+    result: Result
+    figures: Mapping[str, Any]  # `Result.figures`
+    origins: Sequence[Origin]
+    projection: Projection | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyContents:
+    """A layer study, as `classifiers.layer_study` writes it."""
+
+    name: str
+    path: str
+    values: Mapping[str, Any]
+
+
+def read_contents(
+    folders: Sequence[str | PathLike[str]],
+) -> tuple[list[ModelContents], list[StudyContents]]:
+    """Models and studies, in the order in which they are named; a folder may hold both.
+
+    Raises StoreError for a folder that holds neither, or is damaged; InputError for one named twice.
+    """
+    paths = [Path(folder) for folder in folders]
+    resolved = [path.resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if resolved[number] in resolved[:number]:
+            raise InputError(f"{path}: is named twice")
+    models, studies = [], []
+    for path, name in zip(paths, _names(resolved), strict=True):
+        at = settled(path)
+        study = at / f"{STUDY}.json"
+        if study.is_file():
+            studies.append(StudyContents(name, str(path), _read_study(study)))
+        if not study.is_file() or (at / "model.json").is_file():
+            models.append(_read_model(path, name))
+    return models, studies
+
+
+def _read_model(path: Path, name: str) -> ModelContents:
+    at = settled(path)
+    result = Result.load(at)
+    picture = at / PROJECTION
+    return ModelContents(
+        name,
+        str(path),
+        read_config(at),
+        result,
+        result.figures(),
+        read_origins(at),
+        read_projection(picture) if picture.is_file() else None,
+    )
+
+
+def _read_study(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        for score in values["scores"]:
+            tuple(score[key] for key in ("pooling", "layer", "UA", "low", "high"))
+        tuple(values[key] for key in ("classes", "config", "num_tested", "speaker_dependent", "caution"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: not readable as a layer study ({error!r}); make it again") from error
+    return values
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Of each path as many last parts as tell it from all others."""
+    names = []
+    for path in paths:
+        length = 1
+        others = [other for other in paths if other != path]
+        while any(other.parts[-length:] == path.parts[-length:] for other in others):
+            length += 1
+        names.append("/".join(path.parts[-length:]))
+    return names

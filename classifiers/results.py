@@ -1,0 +1,218 @@
+"""What an experiment found: every prediction, and what made it. Written and read here.
+
+predictions.csv   one line a tested row and seed: the numbers that everything else follows from
+metrics.json      figures of each seed, mean, deviation, 95 % interval
+result.json       the experiment, folds with what was selected, provenance, notes
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classifiers.metrics import METRICS, bootstrap_interval, mcnemar, scores
+from extractor.errors import InputError, StoreError
+from extractor.store.aside import aside
+from extractor.store.run_folder import write_text
+
+FORMAT = 1
+PREDICTIONS, METRICS_FILE, RESULT = "predictions.csv", "metrics.json", "result.json"
+_TEXT = ("utf-8", "surrogateescape")  # ids may be file names that are no valid UTF-8
+_FIXED = ("seed", "fold", "row", "id", "true", "predicted", "confidence")
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Of one seed, every tested row once."""
+
+    rows: np.ndarray  # int64 [M], index into Result.ids
+    fold: np.ndarray  # int64 [M], index into Result.folds of the seed
+    y_true: np.ndarray  # int64 [M], codes of the classes
+    proba: np.ndarray  # float32 [M, C]
+
+    @property
+    def y_pred(self) -> np.ndarray:
+        """int64 [M]."""
+        return self.proba.argmax(axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldInfo:
+    """One fold of one seed: its size and what was selected inside its training rows."""
+
+    name: str
+    num_train: int
+    num_test: int
+    layer: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)  # epoch, train_loss, val_loss, ...
+    layer_weights: list[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An experiment and all that it predicted."""
+
+    config: dict[str, Any]  # plain values
+    classes: tuple[str, ...]
+    ids: list[str]  # of all rows of the features, tested or not
+    seeds: list[int]
+    predictions: list[Predictions]  # one a seed
+    folds: list[list[FoldInfo]]  # of each seed
+    provenance: dict[str, Any] = field(default_factory=dict)  # of each source
+    notes: list[str] = field(default_factory=list)
+    speaker_dependent: bool = False
+    speakers: list[str] = field(default_factory=list)  # aligned with ids; empty where not known
+
+    def figures(self) -> dict[str, Any]:
+        """Of each seed, their mean and standard deviation, and bootstrap intervals of the mean.
+
+        ``interval``: over rows; ``interval_by_speaker``: whole speakers drawn, where they are known.
+        ``folds``: mean and deviation over the folds of UA and WA, first seed.
+        """
+        each = [scores(p.y_true, p.proba, self.classes) for p in self.predictions]
+        names = [name for name, value in each[0].items() if isinstance(value, float)]
+        values = {name: [one[name] for one in each] for name in names}
+        spread = {name: float(np.std(of, ddof=1)) if len(of) > 1 else 0.0 for name, of in values.items()}
+        known = bool(self.speakers) and all(self.speakers) and len(set(self.speakers)) > 1
+        return {
+            "mean": {name: float(np.mean(of)) for name, of in values.items()},
+            "deviation": spread,
+            "interval": {name: list(bootstrap_interval(self.predictions, name)) for name in METRICS},
+            "interval_by_speaker": {
+                name: list(bootstrap_interval(self.predictions, name, groups=self.speakers))
+                for name in METRICS
+            }
+            if known
+            else None,
+            "folds": self._over_folds(),
+            "seeds": [{"seed": seed, **one} for seed, one in zip(self.seeds, each, strict=True)],
+            "classes": list(self.classes),
+            "num_tested": len(self.predictions[0].rows),
+            "speaker_dependent": self.speaker_dependent,
+        }
+
+    def _over_folds(self) -> dict[str, Any]:
+        """Some papers average folds; a fold that lacks a class has fewer recalls to average."""
+        p = self.predictions[0]
+        each = [scores(p.y_true[p.fold == k], p.proba[p.fold == k], self.classes) for k in np.unique(p.fold)]
+        values = {name: [one[name] for one in each] for name in ("UA", "WA")}
+        return {
+            name: {"mean": float(np.mean(of)), "deviation": float(np.std(of))} for name, of in values.items()
+        }
+
+    def compare(self, other: Result, seed: int = 0) -> dict[str, Any]:
+        """McNemar's test against another result of the same recordings, by id; the seed-th seeds.
+
+        Raises InputError where recordings or labels differ.
+        """
+        number: dict[str, int] = {}
+        mine = _by_id(self, seed, number)
+        return mcnemar(mine, _by_id(other, seed, number, self.classes))
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the three files; each appears whole. Raises StoreUnwritable."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        with aside(path / PREDICTIONS) as file:
+            file.write(self._csv().encode(*_TEXT))
+        write_text(path / METRICS_FILE, [to_json(self.figures())])
+        rest = {
+            "format": FORMAT,
+            "config": self.config,
+            "classes": self.classes,
+            "ids": self.ids,
+            "speakers": self.speakers,
+            "seeds": self.seeds,
+            "folds": [[asdict(fold) for fold in folds] for folds in self.folds],
+            "provenance": self.provenance,
+            "notes": self.notes,
+            "speaker_dependent": self.speaker_dependent,
+        }
+        write_text(path / RESULT, [to_json(rest)])
+
+    def _csv(self) -> str:
+        text = io.StringIO(newline="")
+        out = csv.writer(text, lineterminator="\n")
+        out.writerow([*_FIXED, *(f"p_{name}" for name in self.classes)])
+        for seed, p, folds in zip(self.seeds, self.predictions, self.folds, strict=True):
+            for row, fold, true, proba in zip(
+                p.rows.tolist(), p.fold.tolist(), p.y_true, p.proba, strict=True
+            ):
+                best = int(proba.argmax())
+                # Shortest text that reads back as the same float32.
+                shares = [np.format_float_positional(value, unique=True, trim="0") for value in proba]
+                fixed = (seed, folds[fold].name, row, self.ids[row], self.classes[true], self.classes[best])
+                out.writerow([*fixed, shares[best], *shares])
+        return text.getvalue()
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> Result:
+        """Raises StoreError where the folder holds no result or a damaged one."""
+        path = Path(folder)
+        try:
+            values = json.loads((path / RESULT).read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise StoreError(f"{path / RESULT}: not of format {FORMAT}; use the hser that wrote it")
+            folds = [[FoldInfo(**fold) for fold in of_seed] for of_seed in values.pop("folds")]
+            classes = tuple(values.pop("classes"))
+            text = (path / PREDICTIONS).read_bytes().decode(*_TEXT)
+            lines = list(csv.DictReader(io.StringIO(text, newline="")))
+            names = [{fold.name: k for k, fold in enumerate(of_seed)} for of_seed in folds]
+            predictions = [
+                _read_predictions([line for line in lines if line["seed"] == str(seed)], of_seed, classes)
+                for seed, of_seed in zip(values["seeds"], names, strict=True)
+            ]
+            return cls(classes=classes, folds=folds, predictions=predictions, **values)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path}: no result here ({error.filename} is missing)") from error
+        except (ValueError, KeyError, TypeError, UnicodeError) as error:
+            raise StoreError(f"{path}: the result is damaged ({error!r})") from error
+
+
+def _read_predictions(
+    lines: Sequence[dict[str, str]], fold: dict[str, int], classes: tuple[str, ...]
+) -> Predictions:
+    code = {name: k for k, name in enumerate(classes)}
+    proba = [[float(line[f"p_{name}"]) for name in classes] for line in lines]
+    return Predictions(
+        rows=np.array([int(line["row"]) for line in lines], np.int64),
+        fold=np.array([fold[line["fold"]] for line in lines], np.int64),
+        y_true=np.array([code[line["true"]] for line in lines], np.int64),
+        proba=np.array(proba, np.float32).reshape(len(lines), len(classes)),
+    )
+
+
+def _by_id(
+    result: Result, seed: int, number: dict[str, int], classes: tuple[str, ...] | None = None
+) -> Predictions:
+    """Predictions with rows numbered by id, the same for every result that shares ``number``."""
+    if classes is not None and classes != result.classes:
+        raise InputError(f"the models tell different classes apart: {classes} and {result.classes}")
+    p = result.predictions[seed]
+    rows = [number.setdefault(result.ids[row], len(number)) for row in p.rows.tolist()]
+    return Predictions(np.array(rows, np.int64), p.fold, p.y_true, p.proba)
+
+
+def to_json(value: Any) -> str:
+    """JSON with null for what is not a number, since JSON has no NaN."""
+    return json.dumps(_plain(value), indent=1) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(of) for of in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

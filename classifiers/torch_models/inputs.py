@@ -1,0 +1,193 @@
+"""What the models read: pooled rows, or frames of recordings of different lengths.
+
+Both answer the same three questions: how many rows, how many frames each, and the values of some rows.
+Frames come packed, ``[sum of lengths, D]``, one recording after the other, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extractor.errors import InputError
+
+HOLD_BYTES = 1 << 30  # recordings that are read from a store stay in memory up to this; else they are reread
+BLOCK_ROWS = 256  # of pooled rows whose moments are taken at once: 50 MB in float64 of 25 x 1,024
+POOL_BATCHES = 32  # batches are cut from this many batches' rows at a time, sorted by length
+
+
+class Inputs(Protocol):
+    """Rows that a network reads."""
+
+    lengths: np.ndarray  # int64 [N], frames of each row; 1 for pooled rows
+    shape: tuple[int, ...]  # of one frame or of one pooled row: (D,) or (L, D)
+
+    def values(self, rows: np.ndarray) -> Tensor:
+        """float32 ``[sum of lengths, *shape]`` of these rows, one after the other."""
+        ...
+
+    def moments(self, rows: np.ndarray) -> Moments:
+        """Mean and variance over all frames of these rows."""
+        ...
+
+
+@dataclass(slots=True)
+class Moments:
+    """Running mean and sum of squared deviations in float64 (Chan, Golub and LeVeque 1983)."""
+
+    shape: tuple[int, ...]
+    count: int = 0
+    mean: np.ndarray = field(init=False)  # float64 [*shape]
+    m2: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mean, self.m2 = np.zeros(self.shape), np.zeros(self.shape)
+
+    def add(self, block: np.ndarray) -> None:
+        """Rows ``[n, *shape]``."""
+        block = block.astype(np.float64)
+        mean = block.mean(axis=0)
+        total = self.count + len(block)
+        delta = mean - self.mean
+        self.mean += delta * (len(block) / total)
+        self.m2 += np.square(block - mean).sum(axis=0) + delta**2 * (self.count * len(block) / total)
+        self.count = total
+
+    @property
+    def std(self) -> np.ndarray:
+        """The population's; a feature that is constant but for float32's rounding has 1."""
+        std = np.sqrt(self.m2 / max(self.count, 1))
+        return np.where(std > np.finfo(np.float32).eps * np.abs(self.mean), std, 1.0)
+
+
+class Pooled:
+    """Pooled rows ``[N, D]``, or ``[N, L, D]`` of all layers."""
+
+    def __init__(self, rows: Any, ndim: int) -> None:
+        """``rows``: anything numpy makes float32 of. Raises InputError: other axes, NaN, infinity."""
+        self.rows = np.asarray(rows, np.float32)
+        if self.rows.ndim != ndim or 0 in self.rows.shape:
+            wanted = {2: "[rows, features]", 3: "[rows, layers, features]"}[ndim]
+            raise InputError(f"expected embeddings {wanted}, got an array of shape {list(self.rows.shape)}")
+        self.shape = self.rows.shape[1:]
+        self.lengths = np.ones(len(self.rows), np.int64)
+        blocks = (self.rows[i : i + BLOCK_ROWS] for i in range(0, len(self.rows), BLOCK_ROWS))
+        axes = tuple(range(1, ndim))
+        bad = np.flatnonzero(~np.concatenate([np.isfinite(block).all(axis=axes) for block in blocks]))
+        if len(bad):
+            raise InputError(_not_finite(bad))
+
+    def values(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.rows[rows])
+
+    def moments(self, rows: np.ndarray) -> Moments:
+        moments = Moments(self.shape)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            moments.add(self.rows[rows[start : start + BLOCK_ROWS]])
+        return moments
+
+
+class Frames:
+    """Frames of recordings, each ``[T, D]``; read once for lengths and checks, kept if they fit."""
+
+    def __init__(self, recordings: Sequence[Any], hold_bytes: int = HOLD_BYTES) -> None:
+        """``recordings``: a list of arrays, or a sequence that reads an array each time it is asked."""
+        if not len(recordings):
+            raise InputError("no recordings were given")
+        in_memory = isinstance(recordings, list | tuple)
+        kept: list[np.ndarray] | None = []
+        lengths, size = [], 0
+        self.shape = _frames(recordings, 0).shape[1:]
+        for i in range(len(recordings)):
+            frames = _frames(recordings, i, self.shape)
+            lengths.append(len(frames))
+            size += 0 if in_memory else frames.nbytes
+            kept = kept if size <= hold_bytes else None
+            if kept is not None:
+                kept.append(frames)
+        self.lengths = np.array(lengths, np.int64)
+        self.recordings: Sequence[Any] = recordings if kept is None else kept
+
+    def values(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.concatenate([np.asarray(self.recordings[i], np.float32) for i in rows]))
+
+    def moments(self, rows: np.ndarray) -> Moments:
+        moments = Moments(self.shape)
+        for i in rows:
+            moments.add(np.asarray(self.recordings[i], np.float32))
+        return moments
+
+
+def time_means(recordings: Sequence[Any]) -> np.ndarray:
+    """float32 ``[N, L, D]``: the mean over time of frames ``[T, L, D]``; one recording in memory at a time.
+
+    ``[N, L, D]``, which are such means already, are passed through.
+    """
+    if isinstance(recordings, np.ndarray) and recordings.ndim == 3:
+        return recordings
+    if not len(recordings):
+        raise InputError("no recordings were given")
+    shape = _frames(recordings, 0, ndim=3).shape[1:]
+    means = np.empty((len(recordings), *shape), np.float32)
+    for i in range(len(recordings)):
+        means[i] = _frames(recordings, i, shape, ndim=3).mean(axis=0, dtype=np.float64)
+    return means
+
+
+def _frames(
+    recordings: Sequence[Any], i: int, shape: tuple[int, ...] | None = None, ndim: int = 2
+) -> np.ndarray:
+    """Recording ``i``, checked: float32 ``[T, *shape]``."""
+    frames = np.asarray(recordings[i], np.float32)
+    wanted = {2: "[frames, features]", 3: "[frames, layers, features]"}[ndim]
+    if frames.ndim != ndim or 0 in frames.shape:
+        raise InputError(f"row {i}: expected {wanted}, got an array of shape {list(frames.shape)}")
+    if shape is not None and frames.shape[1:] != shape:
+        raise InputError(f"row {i}: a frame has shape {list(frames.shape[1:])}, in row 0 {list(shape)}")
+    if not np.isfinite(frames).all():
+        raise InputError(_not_finite([i]))
+    return frames
+
+
+def _not_finite(rows: Sequence[int] | np.ndarray) -> str:
+    named = ", ".join(str(i) for i in rows[:5]) + (", ..." if len(rows) > 5 else "")
+    return f"{len(rows)} rows hold NaN or infinity (row {named}); leave them out"
+
+
+def batches(
+    rows: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Each row once, in a random order, in batches of rows of about the same length.
+
+    Sorted by length within `POOL_BATCHES` batches only, so that batches differ from epoch to epoch.
+    Rows of equal length, pooled ones, are simply shuffled.
+    """
+    order = random.permutation(rows)
+    cut: list[np.ndarray] = []
+    pool = batch_size * POOL_BATCHES
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        cut += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    for i in random.permutation(len(cut)):
+        yield cut[i]
+
+
+def passes(rows: np.ndarray, lengths: np.ndarray, max_frames: int) -> Iterator[np.ndarray]:
+    """Runs of ``rows`` of at most ``max_frames`` frames, each counted as long as the run's longest.
+
+    A recording that is longer goes alone.
+    """
+    start, longest = 0, 0
+    for i, length in enumerate(lengths[rows]):
+        longest = max(longest, length)
+        if i > start and longest * (i + 1 - start) > max_frames:
+            yield rows[start:i]
+            start, longest = i, length
+    if start < len(rows):
+        yield rows[start:]

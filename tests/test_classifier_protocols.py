@@ -1,0 +1,230 @@
+"""Every protocol: each clean row tested once, nothing on both sides of a fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classifiers.features import Features
+from classifiers.protocols import (
+    EMOBOX_RAVDESS,
+    EMOBOX_SAVEE,
+    PROTOCOLS,
+    Fold,
+    check_folds,
+    fit_groups,
+    inner_splits,
+    make_folds,
+    shares_speakers,
+)
+from classifiers.source import Labelling, Source
+from extractor.errors import InputError, SettingsError
+from tests.classifier_cases import Corpus, corpus, without, write_run
+
+# Speakers as the corpora of the published folds name them.
+NAMES: dict[str, Callable[[int], str]] = {
+    "emobox-ravdess": lambda k: f"{k + 1:02}",
+    "emobox-savee": lambda k: ("DC", "JE", "JK", "KL")[k],
+}
+NUM_SPEAKERS = {"emobox-ravdess": 24, "emobox-savee": 4}
+PARTIAL = ("split", "stratified-80-10-10")  # test some of the rows only, by intent
+
+
+def named(rows: Corpus, name: Callable[[int], str]) -> Corpus:
+    labels = [row | {"speaker": name(int(row["speaker"][1:]))} for row in rows.labels]
+    return replace(rows, labels=labels)
+
+
+def features_for(
+    tmp_path: Path, protocol: str = "loso", copies: int = 2, labelling: Labelling | None = None
+) -> Features:
+    rows = corpus(NUM_SPEAKERS.get(protocol, 6), takes=3, copies=copies, dim=2)
+    if protocol in NAMES:
+        rows = named(rows, NAMES[protocol])
+    return Features.open([Source(str(write_run(tmp_path / "run", rows)))], labelling)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_clean_row_is_tested_once_and_nothing_crosses_a_fold(protocol: str, tmp_path: Path) -> None:
+    features = features_for(tmp_path, protocol)
+    folds, _ = make_folds(features, protocol, num_folds=3)
+    tested = np.concatenate([fold.test for fold in folds])
+    assert len(np.unique(tested)) == len(tested)
+    assert features.clean[tested].all()
+    if protocol not in PARTIAL:
+        assert set(tested.tolist()) == set(np.flatnonzero(features.clean).tolist())
+    originals = np.array(features.originals)
+    for fold in folds:
+        assert not set(originals[fold.train]) & set(originals[fold.test])
+        assert not np.intersect1d(fold.train, fold.test).size
+        column = PROTOCOLS[protocol].group
+        if column is not None:
+            group = np.array(features.column(column))
+            assert not set(group[fold.train]) & set(group[fold.test])
+    # Copies are trained on, those of tested originals excepted.
+    fold = folds[0]
+    assert not features.clean[fold.train].all()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_inner_splits_stay_inside_the_training_rows(protocol: str, tmp_path: Path) -> None:
+    features = features_for(tmp_path, protocol)
+    folds, _ = make_folds(features, protocol, num_folds=3)
+    originals, column = np.array(features.originals), PROTOCOLS[protocol].group
+    group = originals if column is None else np.array(features.column(column))
+    for fold in folds:
+        splits = inner_splits(features, fold, protocol, 3, seed=0)
+        held = np.concatenate([validation for _, validation in splits])
+        assert len(np.unique(held)) == len(held)
+        assert features.clean[held].all()
+        for train, validation in splits:
+            assert np.isin(train, fold.train).all()
+            assert np.isin(validation, fold.train).all()
+            assert not set(group[train]) & set(group[validation])
+            assert not set(originals[train]) & set(originals[validation])
+        if fold.dev is not None:
+            assert len(splits) == 1
+            assert set(held.tolist()) == set(fold.dev.tolist())
+
+
+def test_copies_are_tested_when_asked_and_still_stay_with_their_original(tmp_path: Path) -> None:
+    features = features_for(tmp_path, labelling=Labelling(copies="all"))
+    folds, _ = make_folds(features, "loso", test_copies=True)
+    tested = np.concatenate([fold.test for fold in folds])
+    assert sorted(tested.tolist()) == list(range(len(features)))
+
+
+def test_emobox_folds_are_the_published_ones(tmp_path: Path) -> None:
+    for protocol, published in (("emobox-ravdess", EMOBOX_RAVDESS), ("emobox-savee", EMOBOX_SAVEE)):
+        features = features_for(tmp_path / protocol, protocol, copies=0)
+        folds, _ = make_folds(features, protocol)
+        speaker = features.column("speaker")
+        found = [{speaker[row].lstrip("0") for row in fold.test.tolist()} for fold in folds]
+        assert found == [set(fold) for fold in published]
+    with pytest.raises(InputError, match="the run has speaker 's0'"):
+        make_folds(features_for(tmp_path / "other"), "emobox-savee")
+
+
+@pytest.mark.parametrize("protocol", [name for name, row in PROTOCOLS.items() if row.shuffled])
+def test_shuffled_folds_follow_the_seed(protocol: str, tmp_path: Path) -> None:
+    features = features_for(tmp_path, protocol)
+
+    def tests(seed: int) -> list[list[int]]:
+        return [fold.test.tolist() for fold in make_folds(features, protocol, 3, seed)[0]]
+
+    assert tests(1) == tests(1)
+    assert tests(1) != tests(2)
+
+
+def test_a_speaker_who_crosses_is_a_leak_and_refused(tmp_path: Path) -> None:
+    """Planted: one row of a tested speaker among the training rows."""
+    features = features_for(tmp_path)
+    fold = make_folds(features, "loso")[0][0]
+    leaky = replace(fold, train=np.append(fold.train, fold.test[0]), test=fold.test[1:])
+    with pytest.raises(InputError, match=r"speaker .*s0.* a leak"):
+        check_folds(features, [leaky], "speaker")
+
+
+def test_a_copy_that_crosses_is_a_leak_and_refused(tmp_path: Path) -> None:
+    features = features_for(tmp_path)
+    copy = np.flatnonzero(~features.clean)[:1]
+    clean = np.array([features.ids.index(features.originals[int(copy[0])])])
+    train = np.append(copy, np.flatnonzero(features.y != features.y[0]))
+    with pytest.raises(InputError, match=r"original .* a leak"):
+        check_folds(features, [Fold("x", train, clean)], None)
+
+
+def test_a_row_tested_twice_is_refused(tmp_path: Path) -> None:
+    features = features_for(tmp_path)
+    fold = make_folds(features, "loso")[0][0]
+    with pytest.raises(InputError, match="tested more than once"):
+        check_folds(features, [fold, replace(fold, name="again")], "speaker")
+
+
+def test_speaker_dependence_is_seen_whatever_the_protocol_is_called(tmp_path: Path) -> None:
+    features = features_for(tmp_path)
+    for protocol, shares in (("loso", False), ("split", False), ("stratified-kfold", True)):
+        assert shares_speakers(features, make_folds(features, protocol, 3)[0]) is shares, protocol
+    rows = corpus(4)
+    unknown = replace(rows, labels=[row | {"speaker": ""} for row in rows.labels])
+    features = Features.open([Source(str(write_run(tmp_path / "unknown", unknown)))])
+    assert shares_speakers(features, make_folds(features, "stratified-kfold", 3)[0]) is None
+
+
+def test_training_rows_of_one_class_are_refused(tmp_path: Path) -> None:
+    rows = corpus(2)
+    one = without(rows, [row["speaker"] == "s0" or row["emotion"] == "anger" for row in rows.labels])
+    features = Features.open([Source(str(write_run(tmp_path / "run", one)))])
+    with pytest.raises(InputError, match=r"fold 's0': its 3 training rows are of one class \(anger\)"):
+        make_folds(features, "loso")
+
+
+def test_a_class_missing_from_training_is_noted_and_counted(tmp_path: Path) -> None:
+    rows = corpus(3)
+    kept = without(rows, [row["emotion"] != "neutral" or row["speaker"] == "s1" for row in rows.labels])
+    features = Features.open([Source(str(write_run(tmp_path / "run", kept)))])
+    notes = make_folds(features, "loso")[1]
+    assert any("fold 's1': 'neutral'" in note and "3 test rows" in note for note in notes)
+
+
+def test_rows_without_a_speaker_take_no_part_and_are_named(tmp_path: Path) -> None:
+    rows = corpus(3)
+    rows.labels[4] = rows.labels[4] | {"speaker": ""}
+    features = Features.open([Source(str(write_run(tmp_path / "run", rows)))])
+    folds, notes = make_folds(features, "loso")
+    used = {row for fold in folds for row in [*fold.train.tolist(), *fold.test.tolist()]}
+    assert 4 not in used
+    assert any(rows.ids[4] in note and "without speaker" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "folds", "message"),
+    [
+        ("grouped-kfold", 7, "there are 6 groups only"),
+        ("stratified-kfold", 30, "has 18 recordings, 30 are needed"),
+    ],
+)
+def test_folds_that_cannot_be_made_are_refused(
+    protocol: str, folds: int, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make_folds(features_for(tmp_path), protocol, folds)
+
+
+def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    rows = corpus(3)
+    bare = replace(rows, labels=[{k: row[k] for k in ("emotion", "speaker")} for row in rows.labels])
+    features = Features.open([Source(str(write_run(tmp_path / "run", bare)))])
+    with pytest.raises(SettingsError, match="unknown column 'session'"):
+        make_folds(features, "session")
+    with pytest.raises(SettingsError, match="known: loso"):
+        make_folds(features, "losso")
+
+
+def test_a_split_that_is_not_understood_is_refused(tmp_path: Path) -> None:
+    rows = corpus(3)
+    for value, message in (("tests", "column 'split' has 'tests'"), ("dev", "names no 'test' rows")):
+        labels = [row | {"split": value if row["split"] == "test" else row["split"]} for row in rows.labels]
+        path = write_run(tmp_path / value, replace(rows, labels=labels))
+        with pytest.raises(InputError, match=message):
+            make_folds(Features.open([Source(str(path))]), "split")
+
+
+def test_copies_that_contradict_their_original_are_refused(tmp_path: Path) -> None:
+    rows = corpus(3, copies=1)
+    rows.labels[1] = rows.labels[1] | {"speaker": "s2"}
+    features = Features.open([Source(str(write_run(tmp_path / "run", rows)))])
+    with pytest.raises(InputError, match="another speaker than"):
+        make_folds(features, "loso")
+
+
+def test_estimators_keep_speakers_apart_or_else_originals(tmp_path: Path) -> None:
+    features = features_for(tmp_path)
+    assert len(set(fit_groups(features, "loso").tolist())) == 6
+    by_original = fit_groups(features, "stratified-kfold")
+    assert len(set(by_original.tolist())) == len(features) // 3
+    assert (by_original[::3] == by_original[1::3]).all()

@@ -1,0 +1,152 @@
+"""``hser-train`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from classifiers import cli_evaluate, cli_train
+from classifiers.cli_train import command
+from classifiers.model_folder import load_model
+from classifiers.results import Result as Found
+from classifiers.table import CLASSIFIERS
+from extractor.cli import EXIT_ERROR
+from extractor.errors import HserError
+from tests.classifier_cases import corpus, write_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def train(*arguments: object) -> Result:
+    # UMAP takes ten seconds to import.
+    return CliRunner().invoke(command, ["--projection", "pca", *map(str, arguments)])
+
+
+def test_a_model_folder_holds_the_model_and_what_it_is_worth(tmp_path: Path) -> None:
+    rows = corpus(4, num_layers=2)
+    run, out = write_run(tmp_path / "run", rows), tmp_path / "models" / "svm"
+    done = train(run, "--classifier", "svm", "--layer", "0", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "UA" in done.output
+    assert "leave one speaker out" in done.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["num_tested"] == len(rows.ids)
+    model = load_model(out)
+    assert model.origins[0].layers == (0,)
+    proba = model.predict_proba([rows.x[:, :1]])
+    guess = [model.classes[code] for code in proba.argmax(axis=1)]
+    assert np.mean([g == row["emotion"] for g, row in zip(guess, rows.labels, strict=True)]) > 0.9
+
+
+def test_the_written_config_trains_the_same_model_again(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", corpus(3, num_layers=2, signal=0.7))
+    flags = ("--classifier", "lda", "--layer", "best", "--grid", "shrinkage=0.1,0.9", "--inner-folds", "2")
+    first = train(run, *flags, "--out", tmp_path / "a")
+    second = train("--config", tmp_path / "a" / "config.yaml", "--out", tmp_path / "b")
+    assert first.exit_code == second.exit_code == 0, first.output + second.output
+    a, b = Found.load(tmp_path / "a"), Found.load(tmp_path / "b")
+    assert a.config == b.config
+    assert a.folds == b.folds
+    np.testing.assert_array_equal(a.predictions[0].proba, b.predictions[0].proba)
+
+
+def test_flags_win_over_the_file_and_the_whole_is_printed_back(tmp_path: Path) -> None:
+    config = tmp_path / "experiment.yaml"
+    config.write_text("features: [runs/x:mean]\nclassifier: knn\nparams: {n_neighbors: 3}\nfolds: 4\n")
+    done = train("--config", config, "--folds", "7", "--param", "weights=uniform", "--print-config")
+    values = yaml.safe_load(done.output)
+    assert (values["classifier"], values["folds"], values["features"]) == ("knn", 7, ["runs/x:mean"])
+    assert values["params"] == {"weights": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-3", 1e-3), ("0.1", 0.1), ("none", None), ("true", True), ("scale", "scale")],
+)
+def test_parameters_are_read_as_what_they_look_like(text: str, value: object) -> None:
+    done = train("runs/x", "--param", f"p={text}", "--print-config")
+    assert yaml.safe_load(done.output)["params"] == {"p": value}
+
+
+def test_several_runs_are_fused(tmp_path: Path) -> None:
+    a, b = write_run(tmp_path / "a", corpus(3)), write_run(tmp_path / "b", corpus(3, seed=1))
+    out = tmp_path / "model"
+    done = train("--features", a, "--features", f"{b}:mean:0", "--fusion", "average", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert len(load_model(out).origins) == 2
+
+
+def test_a_layer_study_scores_every_layer_and_writes_no_model(tmp_path: Path) -> None:
+    rows = corpus(3, num_layers=3, signal_layer=2)
+    run, out = write_run(tmp_path / "run", rows), tmp_path / "study"
+    done = train(run, "--layer", "each", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "too high" in done.output
+    scores = json.loads((out / "layer_study.json").read_text())["scores"]
+    assert [each["layer"] for each in scores] == [0, 1, 2]
+    assert max(scores, key=lambda each: each["UA"])["layer"] == 2
+    for each in scores:
+        assert each["low"] <= each["UA"] <= each["high"]
+        alone = train(run, "--layer", each["layer"], "-q")
+        assert f"{100 * each['UA']:5.1f} %" in alone.output
+    assert (out / "layer_study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_speaker_dependent_is_called_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", corpus(3))
+    done = train(run, "--protocol", "stratified-kfold", "--folds", "3", "-q")
+    assert "SPEAKER-DEPENDENT" in done.output
+    assert "SPEAKER-DEPENDENT" not in train(run, "-q").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name a run"),
+        (("nowhere",), "no such run folder"),
+        (("nowhere", "--classifier", "svn"), "known: svm"),
+        (("nowhere", "--param", "C"), "write name=value"),
+        (("nowhere", "--features", "x"), "not both"),
+        (("nowhere", "--layer", "x"), "write a number"),
+        (("--config", "nowhere.yaml"), "No such file"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(
+    arguments: tuple[str, ...], message: str
+) -> None:
+    done = train(*arguments)
+    assert isinstance(done.exception, HserError)
+    assert message in str(done.exception)
+
+
+def test_an_error_is_a_line_and_an_exit_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "classifiers.cli_train", "nowhere", "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == EXIT_ERROR
+    assert done.stderr == "error: nowhere: no such run folder or file\n"
+
+
+@pytest.mark.parametrize("module", [cli_train, cli_evaluate])
+def test_commands_start_without_the_heavy_packages(module: object) -> None:
+    name = module.__name__  # type: ignore[attr-defined]
+    heavy = ["torch", "sklearn", "numpy", "h5py", "xgboost", "optuna", "matplotlib", "pandas"]
+    code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+
+
+def test_help_names_every_classifier() -> None:
+    text = train("--help").output
+    assert {name for name in CLASSIFIERS if name not in text} <= {"linear-svm"}  # there by its alias
