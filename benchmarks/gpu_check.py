@@ -3,6 +3,7 @@
     python -m benchmarks.gpu_check [--quick] [--only kernels augment kernels-speed]
 
     layers   small random models of every kind, every layer, CUDA against the CPU, fp32 without TF32
+    attention, fused  each layer kernel of the encoder, and whole encoders through them, against the CPU
     bf16     full-size random models on CUDA, bf16 against fp32, every layer mean-pooled
     pooling  every pooling of the same frames, CUDA against the CPU
     engine   the whole command on generated recordings, CUDA against the CPU in fp32
@@ -33,6 +34,7 @@ from benchmarks import kernels
 from benchmarks.common import machine, print_table, spread, take_turns, write_result
 from benchmarks.findings import Finding, collect, largest, print_finding, relative_error
 from benchmarks.gpu_kernels import check_augment, check_kernels
+from benchmarks.gpu_layers import check_attention, check_layers_fused
 from benchmarks.kernel_cases import Size
 from benchmarks.stand_ins import NORMS, small_encoders, write_clips, write_config
 from extractor.encoders import exact_fp32
@@ -46,7 +48,7 @@ POOLING_RELATIVE = 1e-5
 BF16_COSINE = 0.999
 
 SPEEDS = ("speed", "kernels-speed")
-CHECKS = ("layers", "bf16", "pooling", "engine", "kernels", "augment", *SPEEDS)
+CHECKS = ("layers", "attention", "fused", "bf16", "pooling", "engine", "kernels", "augment", *SPEEDS)
 KINDS = ("hubert", "wavlm", "wav2vec2")
 FULL_SIZE = ("hubert-base", "hubert-large", "wavlm-large")
 SPEED_MODELS = ("hubert-large", "wavlm-large")
@@ -246,6 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         checks: dict[str, Callable[[], Iterator[Finding]]] = {
             "layers": lambda: check_layers(device),
+            "attention": lambda: check_attention(device),
+            "fused": lambda: check_layers_fused(device),
             "bf16": lambda: check_bf16(device, [f"random:{name}" for name in FULL_SIZE]),
             "pooling": lambda: check_pooling(device),
             "engine": lambda: check_engine(device, scratch),

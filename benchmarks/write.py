@@ -2,10 +2,11 @@
 
     python -m benchmarks.write [--rows 4000] [--repeats 5] [--out FILE.json]
 
-hser syncs each batch to the disk, renames it and merges batches into parts; plain h5py, as people
-write it, resizes one dataset and flushes after each batch, and loses the file to a crash. Both
-write hubert-large's shape, all 25 layers mean-pooled, to the same folder, turn by turn. The floor
-is plain ``write`` and ``fsync`` of the same bytes.
+hser syncs what it commits to the disk, renames it and makes parts of it: as a run does it, in a
+thread that commits together what has come in meanwhile, and each batch alone, merged later. Plain
+h5py, as people write it, resizes one dataset and flushes after each batch, and loses the file to a
+crash. All write hubert-large's shape, all 25 layers mean-pooled, to the same folder, turn by turn.
+The floor is plain ``write`` and ``fsync`` of the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import h5py
 import numpy as np
 
 from benchmarks.common import median, print_table, spread, take_turns, write_result
+from extractor.committing import Committer
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Row, Utterance
@@ -47,16 +49,27 @@ def _row(position: int) -> Row:
 
 
 def with_hser(folder: Path, results: Sequence[BatchResult]) -> None:
+    with _opened(folder, results) as writer, Committer(writer, lambda result, refused: None) as committer:
+        for result in results:
+            committer.put(result)
+
+
+def with_hser_alone(folder: Path, results: Sequence[BatchResult]) -> None:
+    with _opened(folder, results) as writer:
+        for result in results:
+            writer.commit(result)
+
+
+def _opened(folder: Path, results: Sequence[BatchResult]) -> RunWriter:
     manifest = [
         ManifestRow(row.position, row.utterance, row.num_samples, result.batch)
         for result in results
         for row in result.rows
     ]
     dim = {"mean": WIDTH}
-    with RunWriter.open(folder / "run", {}, {}, COLUMNS, range(NUM_LAYERS), dim) as writer:
-        writer.write_manifest(manifest)
-        for result in results:
-            writer.commit(result)
+    writer = RunWriter.open(folder / "run", {}, {}, COLUMNS, range(NUM_LAYERS), dim)
+    writer.write_manifest(manifest)
+    return writer
 
 
 def with_h5py(folder: Path, results: Sequence[BatchResult]) -> None:
@@ -85,6 +98,7 @@ def with_write(folder: Path, results: Sequence[BatchResult]) -> None:
 Writer = Callable[[Path, Sequence[BatchResult]], None]
 WRITERS: dict[str, Writer] = {
     "hser": with_hser,
+    "hser, each batch alone": with_hser_alone,
     "h5py, one resizable file": with_h5py,
     "write and fsync": with_write,
 }

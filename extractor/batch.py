@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extractor.budget import Memory
 from extractor.encoders import Encoder, Model
-from extractor.pooling import Piece, Pooler
+from extractor.errors import SettingsError
+from extractor.pooling import Arriving, Piece, Pooler
+from extractor.staging import Staged, arrived, stage
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, LatentMask, Row, Utterance
 from extractor.windows import Window, split_windows
 
@@ -53,25 +58,55 @@ class Embedding:
     frames: list[np.ndarray]  # float32 [T, L, D] each, or empty
     finite: np.ndarray  # bool [U]
 
+    @classmethod
+    def of(cls, arriving: Arriving) -> Embedding:
+        """Waits for the device."""
+        return cls(arriving.pooled(), arriving.frames, arriving.finite())
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A job that the device is at work on."""
+
+    job: Job
+    sounds: list[Sound]
+    failures: list[Failure]
+    arriving: Arriving
+
 
 @dataclass(frozen=True, slots=True)
 class BatchEncoder:
-    """Turns jobs into results. Safe to call from several threads at once."""
+    """Turns jobs into results. Safe to call from several threads at once.
+
+    On CUDA a thread waits once a batch, for its results; meanwhile another may launch the next.
+    """
 
     model: Model
     layers: tuple[int, ...]
     poolings: tuple[str, ...]
     window_samples: int
-    budget_samples: int
+    budget_samples: int  # of audio in a forward pass; a batch that holds more goes in several
+    memory: Memory = field(default_factory=Memory)
+    launching: threading.Lock = field(default_factory=threading.Lock)  # on CUDA: batches in their order
 
-    def __call__(self, job: Job) -> BatchResult:
-        heard = list(self._sounds(job))
+    def __call__(self, job: Job | Staged) -> BatchResult:
+        """``job``: as it was decoded, or `stage`d already, so that its audio is there by now."""
+        staged = job if isinstance(job, Staged) else stage(job, self.model.device)
+        with self.launching if self.model.device.type == "cuda" else nullcontext():
+            launched = self.launch(staged)
+        return self.finish(launched)
+
+    def launch(self, staged: Staged) -> Launched:
+        """Set the device to work on a job."""
+        heard = list(self._sounds(staged))
         failures = [each for each in heard if isinstance(each, Failure)]
         sounds = [each for each in heard if isinstance(each, Sound)]
-        if not sounds:
-            return BatchResult(job.batch, [], self._empty(), [], failures)
+        return Launched(staged.job, sounds, failures, self._embed(self.model.encoder, sounds))
 
-        embedding = self._embed(self.model.encoder, sounds)
+    def finish(self, launched: Launched) -> BatchResult:
+        """Wait for what it gives."""
+        job, sounds, failures = launched.job, launched.sounds, launched.failures
+        embedding = Embedding.of(launched.arriving)
         precision = [self.model.dtype] * len(sounds)
         for i in np.flatnonzero(~embedding.finite).tolist():
             if self._rerun(embedding, i, sounds[i]):
@@ -94,10 +129,10 @@ class BatchEncoder:
             failures,
         )
 
-    def _sounds(self, job: Job) -> Iterator[Sound | Failure]:
+    def _sounds(self, staged: Staged) -> Iterator[Sound | Failure]:
         """Each utterance of the job, augmented, or why it cannot be encoded."""
-        audio = augmented(job, self.model.device)
-        for i, waveform in enumerate(audio):
+        job = staged.job
+        for i, waveform in enumerate(augmented(job, self.model.device, staged)):
             if isinstance(waveform, Failure):
                 yield waveform
                 continue
@@ -115,9 +150,6 @@ class BatchEncoder:
 
     def _num_frames(self, sound: Sound) -> int:
         return self.model.encoder.num_frames(len(sound.waveform))
-
-    def _empty(self) -> dict[str, np.ndarray]:
-        return self._pooler(self.model.encoder, 0, windowed=False).pooled()
 
     def _refusal(self, utterance: Utterance, n: int) -> Failure | None:
         encoder = self.model.encoder
@@ -140,7 +172,7 @@ class BatchEncoder:
         """Replace a row that is not finite by the same in fp32; whether that came out finite."""
         if self.model.dtype == "fp32":
             return False
-        again = self._embed(self.model.in_fp32(), [sound])
+        again = Embedding.of(self._embed(self.model.in_fp32(), [sound]))
         for name, values in again.pooled.items():
             embedding.pooled[name][i] = values[0]
         if again.frames:
@@ -151,7 +183,7 @@ class BatchEncoder:
     def _pooler(self, encoder: Encoder, num_utterances: int, windowed: bool) -> Pooler:
         return Pooler(num_utterances, self.layers, encoder.dim, self.poolings, self.model.device, windowed)
 
-    def _embed(self, encoder: Encoder, sounds: Sequence[Sound]) -> Embedding:
+    def _embed(self, encoder: Encoder, sounds: Sequence[Sound]) -> Arriving:
         windows = [
             (u, w)
             for u, sound in enumerate(sounds)
@@ -160,42 +192,75 @@ class BatchEncoder:
             )
         ]
         pooler = self._pooler(encoder, len(sounds), windowed=len(windows) > len(sounds))
+        if not sounds:
+            return pooler.arriving()
         with torch.inference_mode():
             # Normalised whole: a window must not be scaled by itself.
             audio = encoder.normalise([sound.waveform for sound in sounds])
-            for group in self._groups(windows):
-                pooler.begin([Piece(u, w.num_frames, w.keep) for u, w in group])
+            first = 0
+            while first < len(windows):
+                group = self._group(windows, first)
                 masks = [_within(sounds[u].mask, w, encoder.stride) for u, w in group]
                 pieces = [audio[u][w.start : w.stop] for u, w in group]
-                encoder.forward(pieces, pooler, self.layers[-1], masks)
-        return Embedding(pooler.pooled(), pooler.frame_rows(), pooler.finite())
+                pooler.begin([Piece(u, w.num_frames, w.keep) for u, w in group])
+                if _fits(encoder, pieces, pooler, self.layers[-1], masks):
+                    first += len(group)
+                else:  # again, in parts
+                    self._shrink(group)
+            return pooler.arriving()
 
-    def _groups(self, windows: Sequence[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
-        """Windows to encode at once, in their order, each group within the budget."""
-        group: list[tuple[int, Window]] = []
-        filled = 0
-        for u, window in windows:
-            size = window.stop - window.start
-            if group and filled + size > self.budget_samples:
-                yield group
-                group, filled = [], 0
-            group.append((u, window))
-            filled += size
-        yield group
+    def _group(self, windows: Sequence[tuple[int, Window]], first: int) -> Sequence[tuple[int, Window]]:
+        """The next windows to encode at once: as many as the budget holds, at least one."""
+        budget, filled, last = self.memory.left_of(self.budget_samples), 0, first
+        for _, window in windows[first:]:
+            filled += window.stop - window.start
+            if last > first and filled > budget:
+                break
+            last += 1
+        return windows[first:last]
+
+    def _shrink(self, group: Sequence[tuple[int, Window]]) -> None:
+        """Take less from now on. Raises SettingsError where there is no less."""
+        num_samples = sum(w.stop - w.start for _, w in group)
+        if len(group) == 1:
+            raise SettingsError(
+                f"--window: {num_samples / SAMPLE_RATE:.1f} s of audio alone do not fit in the memory of"
+                f" {self.model.device} beside {self.model.spec}; free some of it, take a shorter --window,"
+                " --dtype bf16 or fp16, a smaller model or --device cpu; what is stored stays"
+            )
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()  # blocks that were cut for the larger size would be in the way
+        self.memory.did_not_fit(num_samples)
+
+
+def _fits(
+    encoder: Encoder,
+    pieces: Sequence[Tensor],
+    pooler: Pooler,
+    last_layer: int,
+    masks: Sequence[LatentMask | None],
+) -> bool:
+    """A forward pass; False where it ran out of memory: then the pooler is as it was before.
+
+    By returning it lets go of the error, and of all tensors that its traceback holds.
+    """
+    try:
+        encoder.forward(pieces, pooler, last_layer, masks)
+    except torch.OutOfMemoryError:
+        pooler.undo()
+        return False
+    return True
 
 
 def _failed(utterance: Utterance, stage: str, reason: str) -> Failure:
     return Failure(utterance.id, utterance.path, stage, reason)
 
 
-def augmented(job: Job, device: torch.device) -> list[Tensor | Failure]:
+def augmented(job: Job, device: torch.device, staged: Staged | None = None) -> list[Tensor | Failure]:
     """The job's waveforms on the device, each as its recipe says."""
-
-    def moved(decoded: Decoded) -> Tensor:
-        return torch.from_numpy(decoded.waveform).to(device)
-
-    audio = [d if isinstance(d, Failure) else moved(d) for d in job.decoded]
-    unusable = {clip: d for clip, d in job.clips.items() if isinstance(d, Failure)}
+    there = arrived(staged or stage(job, device))
+    audio = there.utterances
+    unusable = {clip: d for clip, d in there.clips.items() if isinstance(d, Failure)}
     todo: dict[int, Tensor] = {}
     for i, (waveform, recipe) in enumerate(zip(audio, job.recipes, strict=False)):
         if isinstance(waveform, Failure) or not recipe.operations:
@@ -209,7 +274,7 @@ def augmented(job: Job, device: torch.device) -> list[Tensor | Failure]:
     if todo:
         from extractor.augment.apply import augment
 
-        clips = {clip: moved(d) for clip, d in job.clips.items() if isinstance(d, Decoded)}
+        clips = {clip: d for clip, d in there.clips.items() if not isinstance(d, Failure)}
         made = augment([job.recipes[i] for i in todo], [*todo.values()], clips)
         for i, found in zip(todo, made, strict=True):
             audio[i] = _failed(job.utterances[i], "augment", found) if isinstance(found, str) else found

@@ -71,14 +71,23 @@ class _Shard(click.ParamType):
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; made when missing.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--devices", default="", metavar="0,1,...", help="Several GPUs of this machine, a process each."
+)
 @click.option("--corpus", help="How file names code labels.  [default: recognised]")
 @click.option("--batch-seconds", type=float, help="Audio in a batch.  [default: 30 on a CPU, 240 on a GPU]")
 @click.option(
     "--window", type=float, default=60.0, show_default=True, help="Seconds; longer recordings are windowed."
 )
 @click.option("--channel", type=int, help="Take this channel, from 0.  [default: the average of all]")
+@click.option(
+    "--resample",
+    default="cpu",
+    show_default=True,
+    help="Where to resample: cpu (soxr), or gpu while encoding.",
+)
 @click.option("--storage-dtype", default="fp32", show_default=True, help="fp32 or fp16.")
-@click.option("--workers", type=int, help="Decoding threads.  [default: the cores, at most 8]")
+@click.option("--workers", type=int, help="Decoding threads a process.  [default: its cores, at most 8]")
 @click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
 @click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
 @click.option(

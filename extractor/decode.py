@@ -40,7 +40,7 @@ from extractor.formats import (
     unreadable,
 )
 from extractor.segments import clip_segment
-from extractor.types import Decoded, Failure, Header, Seconds, Utterance
+from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Seconds, Utterance
 from extractor.waveform import Cut, checked, complete, mix, resample, still_planned
 
 __all__ = ["DecodeAhead", "DecodeOptions", "backends", "decode_batch"]
@@ -56,12 +56,15 @@ ARENA_BYTES = 32 << 20  # of encoded files, kept by each thread
 class DecodeOptions:
     """``channel``: None averages the channels, else the one to take, from 0.
     ``backend``: "auto" by the table in `backends`, or the name of the one to use.
-    ``checksum``: False leaves it empty; it costs about as much as decoding a WAV."""
+    ``checksum``: False leaves it empty; it costs about as much as decoding a WAV.
+    ``resample``: False leaves the audio at the recording's own rate (`Decoded.sample_rate`), for the
+    device to resample; the checksum is then of that."""
 
     channel: int | None = None
     backend: str = "auto"
     workers: int = 2
     checksum: bool = True
+    resample: bool = True
 
     def __post_init__(self) -> None:
         if self.channel is not None and self.channel < 0:
@@ -232,10 +235,12 @@ def _finish_whole(
 
     def waveform_of(utterance: Utterance) -> np.ndarray:
         first, last = clip_segment(utterance, sample_rate, len(samples))
-        return resample(mix(samples[first:last], options.channel), sample_rate)
+        mono = mix(samples[first:last], options.channel)
+        return resample(mono, sample_rate) if options.resample else mono
 
+    rate = SAMPLE_RATE if options.resample else sample_rate
     return [
-        (place, checked(utterance, partial(waveform_of, utterance), options.checksum))
+        (place, checked(utterance, partial(waveform_of, utterance), options.checksum, rate))
         for place, utterance in recording.utterances
     ]
 
@@ -286,7 +291,8 @@ def _read(
     results: _Results = []
     for place, utterance in recording.utterances:
         try:
-            cuts.append((place, Cut(utterance, reader.sample_rate, stated.num_frames)))
+            target = SAMPLE_RATE if options.resample else reader.sample_rate
+            cuts.append((place, Cut(utterance, reader.sample_rate, stated.num_frames, target)))
         except DecodeError as error:  # a segment that runs backwards
             results.append((place, Failure(utterance.id, utterance.path, "decode", str(error))))
     # soundfile seeks to the very sample, so each cut is read by itself; FFmpeg does not: one pass.
@@ -294,7 +300,7 @@ def _read(
     for group in together:
         _feed(reader, group, options.channel, stop)
     results += [
-        (place, checked(cut.utterance, partial(_finished, cut, reader, stated), options.checksum))
+        (place, checked(cut.utterance, partial(_finished, cut, reader, stated), options.checksum, cut.rate))
         for place, cut in cuts
     ]
     return results

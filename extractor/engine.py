@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 CPU_BATCH: Seconds = 30.0  # frames enough for full-speed products, few enough to stay in cache
 LARGE_BATCH: Seconds = 240.0  # on a GPU, and for spectral encoders: there a commit costs more than a batch
+LEAST_PASS: Seconds = 10.0  # in a forward pass, however little memory seems to be free
+RESAMPLING = ("cpu", "gpu")  # soxr while decoding; `cuda_kernels.resample` on the model's device
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,14 @@ class Options:
     pooling: str | Sequence[str] = "mean"
     dtype: str = "auto"
     device: str = "auto"
+    devices: str | Sequence[str | int] = ()  # several, a process each: "0,1,2,3"; see `devices`
     corpus: str | None = None  # None: recognised from the file names
     batch_seconds: Seconds | None = None  # audio in a batch; None: by device
     window: Seconds = 60.0  # longer recordings are encoded in windows of this
     channel: int | None = None  # None: the average
+    resample: str = "cpu"  # where recordings of another rate come to 16 kHz: see `RESAMPLING`
     storage_dtype: str = "fp32"
-    workers: int | None = None  # decoding threads; None: by the number of cores
+    workers: int | None = None  # decoding threads of a process; None: by the number of cores
     shard: tuple[int, int] = (0, 1)  # this process does batches with index % n == i
     retry_failed: bool = False
     index: str | Sequence[str] = ()  # indexes to build on the way: "mean:12"; see `hser-lookup`
@@ -107,7 +111,31 @@ def run(
         progress: told how far it is.
         stop: once set, the run ends after the batches in flight, with all they gave committed.
     """
+    from extractor.devices import parse_devices, run_on
+
+    progress, stop = progress or Silent(), stop or threading.Event()
+    check(options)
+    devices = parse_devices(options.devices)
+    if len(devices) > 1:
+        return run_on(devices, inputs, options, out, progress, stop)
+    one = replace(options, device=devices[0], devices=()) if devices else options
+    return run_here(inputs, one, out, progress, stop)
+
+
+def run_here(
+    inputs: Inputs,
+    options: Options,
+    out: str | os.PathLike[str],
+    progress: Progress,
+    stop: threading.Event,
+    index_later: bool = False,
+) -> Summary:
+    """`run` in this process, on one device.
+
+    ``index_later``: the indexes are not built, only named in the summary: other processes have rows too.
+    """
     from extractor.batch import BatchEncoder
+    from extractor.budget import Memory
     from extractor.copies import Copies, configured
     from extractor.decode import DecodeOptions, backends
     from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
@@ -119,8 +147,6 @@ def run(
     from extractor.store import Store
 
     began = time.perf_counter()
-    progress = progress or Silent()
-    check(options)
     parse_layers(options.layers)  # the form only: the model is not known yet
     poolings, device = parse_poolings(options.pooling), resolve_device(options.device)
     resolve_dtype(options.dtype, device)
@@ -155,12 +181,17 @@ def run(
             progress.note(message)
         budget_samples = round(budget * SAMPLE_RATE)
         plan = make_plan(writer, manifest, budget_samples, workers, options.retry_failed, progress, copies)
-        indexes = Indexes(out, wanted, layers, options.storage_dtype, len(plan.utterances), progress)
+        built_now = [] if index_later else wanted
+        indexes = Indexes(out, built_now, layers, options.storage_dtype, len(plan.utterances), progress)
+        a_pass = round(_pass_seconds(options, model, layers, budget, progress) * SAMPLE_RATE)
+        memory = Memory(progress.note)
         stages = Stages(
             plan,
-            BatchEncoder(model, layers, poolings, round(window * SAMPLE_RATE), budget_samples),
+            BatchEncoder(model, layers, poolings, round(window * SAMPLE_RATE), a_pass, memory),
             writer,
-            DecodeOptions(channel=options.channel, workers=workers),
+            DecodeOptions(
+                channel=options.channel, workers=workers, resample=options.resample == RESAMPLING[0]
+            ),
             num_streams(device.type, len(plan.batches)),
             copies,
             last.enter_context(indexes),
@@ -171,7 +202,8 @@ def run(
         done = writer.done()
         todo = [b for b in todo if b not in done]
         summary.setup_seconds = time.perf_counter() - began
-        stages.run(todo, progress, summary, stop or threading.Event())
+        summary.indexes = [(each.pooling, each.layer, each.kind) for each in wanted]
+        stages.run(todo, progress, summary, stop)
     for warning in writer.warnings:
         progress.note(warning)
     with Store(out) as store:
@@ -194,6 +226,10 @@ def check(options: Options) -> None:
         raise SettingsError(f"--workers {options.workers}: must be at least 1")
     if options.channel is not None and options.channel < 0:
         raise SettingsError(f"--channel {options.channel}: channels count from 0")
+    if options.resample not in RESAMPLING:
+        raise SettingsError(f"--resample {options.resample}: must be {' or '.join(RESAMPLING)}")
+    if options.devices and options.device != "auto":
+        raise SettingsError("--device and --devices exclude each other")
     if options.storage_dtype not in ("fp32", "fp16"):
         raise SettingsError(f"--storage-dtype {options.storage_dtype}: must be fp32 or fp16")
     i, n = options.shard
@@ -249,6 +285,23 @@ def _window(options: Options, model: Model) -> Seconds:
     return min(options.window, context)
 
 
+def _pass_seconds(
+    options: Options, model: Model, layers: Sequence[int], budget: Seconds, progress: Progress
+) -> Seconds:
+    """Audio in a forward pass: a batch's, or on CUDA what its memory holds. Rows do not depend on it."""
+    from extractor.budget import by_free_memory
+
+    if model.device.type != "cuda" or model.spectral or options.batch_seconds is not None:
+        return budget
+    seconds, free = by_free_memory(
+        model.device, model.encoder, len(layers), model.dtype, least=LEAST_PASS, most=budget
+    )
+    progress.note(
+        f"at most {seconds:g} s of audio in a forward pass: {free / 2**30:.1f} GiB of memory are free"
+    )
+    return seconds
+
+
 def _settings(
     options: Options,
     model: Model,
@@ -273,6 +326,8 @@ def _settings(
         "window_seconds": window,
         "window_overlap_seconds": OVERLAP,
         "storage_dtype": options.storage_dtype,
+        # Named only where it is not soxr, so that runs which were begun without it can go on.
+        **({} if options.resample == RESAMPLING[0] else {"resample": options.resample}),
         "augmentation": "none" if config is None else to_text(config.augmentation),
         **({} if config is None else {"copies": config.copies, "seed": config.seed, "clean": config.clean}),
     }

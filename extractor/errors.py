@@ -8,6 +8,7 @@
     │   ├── SettingsDiffer    the run was made with other settings
     │   ├── StoreLocked       another process is writing to it
     │   └── StoreUnwritable   disk full, read-only, no permission
+    ├── ProcessDied       one of several processes of a run ended before its work was done
     └── DecodeError       one recording; becomes a row of errors.jsonl, never ends a run
 
 Every message names the file or the option and the remedy. The commands print it after
@@ -50,6 +51,10 @@ class StoreLocked(StoreError):
 
 class StoreUnwritable(StoreError):
     """The run folder cannot be written: disk full, read-only or no permission."""
+
+
+class ProcessDied(HserError):
+    """One of the processes of a run on several devices ended before its work was done."""
 
 
 class DecodeError(HserError):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cuda_kernels.pool import pool_rows
+from cuda_kernels.pool import pool_rows, row_starts
 from extractor.errors import SettingsError, unknown
 
 Statistics = Mapping[str, Tensor]  # each [U, L, D]
@@ -57,6 +57,10 @@ def parse_poolings(spec: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _to_pinned(values: Tensor) -> Tensor:
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of an utterance in one forward pass: all of it, or one window of a long one."""
@@ -64,6 +68,28 @@ class Piece:
     utterance: int  # index in the batch
     num_frames: int  # in the forward pass
     keep: slice  # of those frames: each frame of the utterance is kept from one window only
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """What a batch was pooled to, on its way from the device."""
+
+    on_host: dict[str, Tensor]  # float32 [U, L, width * D] by pooling
+    all_finite: Tensor  # bool [U]
+    frames: list[np.ndarray]  # for the pooling `none`, float32 [T, L, D] an utterance
+    copied: torch.cuda.Event | None
+
+    def pooled(self) -> dict[str, np.ndarray]:
+        self._wait()
+        return {name: values.numpy() for name, values in self.on_host.items()}
+
+    def finite(self) -> np.ndarray:
+        self._wait()
+        return self.all_finite.numpy()
+
+    def _wait(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()
 
 
 class Pooler:
@@ -101,8 +127,33 @@ class Pooler:
             torch.arange(s + p.keep.start, s + p.keep.stop) for s, p in zip(starts[:-1], pieces, strict=True)
         ]
         self.utterances = [p.utterance for p in pieces]
-        self.indices = torch.tensor(self.utterances, device=self.device)
-        self.kept = torch.cat(kept).to(self.device) if partial else None
+        self.indices = self._moved(torch.tensor(self.utterances))
+        self.kept = self._moved(torch.cat(kept)) if partial else None
+        self.starts = row_starts(self.lengths, self.device)
+        self.before = self._saved()
+
+    def _saved(self) -> tuple[list[int], dict[str, Tensor], np.ndarray, list[list[int]]]:
+        """What a forward pass changes and cannot simply write again (see `undo`)."""
+        touched = sorted(set(self.utterances))
+        merged = self.state.items() if self.windowed else ()
+        num_frames = [[len(rows) for rows in self.frames[u]] for u in touched]
+        return touched, {name: s[touched] for name, s in merged}, self.count[touched], num_frames
+
+    def undo(self) -> None:
+        """Forget what was added since `begin`: that forward pass did not get through."""
+        touched, state, count, num_frames = self.before
+        for name, values in state.items():
+            self.state[name][touched] = values
+        self.count[touched] = count
+        for u, lengths in zip(touched, num_frames, strict=True):
+            for rows, length in zip(self.frames[u], lengths, strict=True):
+                del rows[length:]
+
+    def _moved(self, values: Tensor) -> Tensor:
+        """On the device, without waiting for what it does at the moment."""
+        if self.device.type != "cuda":
+            return values.to(self.device)
+        return values.pin_memory().to(self.device, non_blocking=True)
 
     def add(self, layer: int, hidden: Tensor) -> None:
         """``hidden [sum of frames, D]`` of the pieces that `begin` was told of."""
@@ -111,7 +162,7 @@ class Pooler:
         if self.kept is not None:
             hidden = hidden[self.kept]
         slot = self.slot[layer]
-        values = pool_rows(hidden, self.lengths, tuple(self.state))  # each [pieces, D]
+        values = pool_rows(hidden, self.lengths, tuple(self.state), starts=self.starts)  # each [pieces, D]
         if self.windowed:
             for i, (piece, length) in enumerate(zip(self.pieces, self.lengths, strict=True)):
                 self._merge(piece.utterance, slot, length, {name: v[i] for name, v in values.items()})
@@ -145,14 +196,27 @@ class Pooler:
 
     def finite(self) -> np.ndarray:
         """bool ``[U]``: no frame of any wanted layer holds a NaN or an infinity."""
-        return self.state["mean"].isfinite().all(dim=(1, 2)).cpu().numpy()
+        return self.arriving().finite()
 
     def pooled(self) -> dict[str, np.ndarray]:
         """float32 ``[U, L, width * D]`` for each pooling but ``none``."""
-        count = torch.from_numpy(self.count[:, :, None]).to(self.device, self.state["mean"].dtype)
+        return self.arriving().pooled()
+
+    def arriving(self) -> Arriving:
+        """Begin to move everything to the host: on CUDA into pinned memory, with one wait for all."""
+        count = self._moved(torch.from_numpy(self.count[:, :, None])).to(self.state["mean"].dtype)
         statistics = {**self.state, "count": count}
         finishers = {name: POOLINGS[name].finish for name in self.poolings}
-        return {name: f(statistics).float().cpu().numpy() for name, f in finishers.items() if f is not None}
+        results = {name: f(statistics).float() for name, f in finishers.items() if f is not None}
+        finite = self.state["mean"].isfinite().all(dim=(1, 2))
+        if self.device.type != "cuda":
+            on_host = {name: values.cpu() for name, values in results.items()}
+            return Arriving(on_host, finite.cpu(), self.frame_rows(), None)
+        on_host = {name: _to_pinned(values) for name, values in results.items()}
+        on_host_finite = _to_pinned(finite)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self.device))
+        return Arriving(on_host, on_host_finite, self.frame_rows(), copied)
 
     def frame_rows(self) -> list[np.ndarray]:
         """For the pooling ``none``: float32 ``[T, L, D]`` an utterance."""

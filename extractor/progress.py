@@ -14,6 +14,7 @@ from typing import Protocol, TextIO
 from extractor.types import Failure, Seconds
 
 LOG_INTERVAL: Seconds = 30.0  # between lines where there is no terminal
+HELD_UP = 0.1  # of a run's time: a stage that the others waited for longer is its bottleneck
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,12 @@ class Summary:
     setup_seconds: Seconds = 0.0  # manifest, model, headers, plan
     decode_wait: Seconds = 0.0  # the encoder had nothing to do
     write_seconds: Seconds = 0.0  # committing batches, meanwhile the encoder goes on
+    commit_wait: Seconds = 0.0  # results had to wait for those before them to be written
     encode_seconds: Seconds = 0.0  # busy, averaged over the streams
+    smallest_pass: Seconds | None = None  # of audio in a forward pass, where memory ran out
     stopped: bool = False  # by the user, before the end
+    # To be built behind several processes, each of which has a share of the rows: pooling, layer, kind.
+    indexes: Sequence[tuple[str, int, str]] = ()
 
     @property
     def speed(self) -> float:
@@ -197,10 +202,46 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
         ("encoding", _share(s.encode_seconds, s.seconds)),
         ("waiting for decode", _share(s.decode_wait, s.seconds)),
         ("writing", _share(s.write_seconds, s.seconds)),
+        ("bottleneck", bottleneck(s)),
     ]
+    if s.smallest_pass is not None:
+        rows.append(
+            ("memory", f"ran out; at most {s.smallest_pass:.1f} s of audio in a forward pass at last")
+        )
     if s.rerun_in_fp32:
         rows.append(("rerun in fp32", f"{s.rerun_in_fp32:,} that were not finite"))
     return rows
+
+
+def bottleneck(s: Summary) -> str:
+    """The stage that the others waited for, how long, and what to change: one line.
+
+    Encoding is what a run is for: another stage is named only where it held that up by more than
+    `HELD_UP` of the time.
+    """
+    stages = {
+        "decoding": (
+            s.decode_wait,
+            "the encoder had nothing to do {share:.0%} of the time; more --workers where there are cores,"
+            " recordings on a faster disk or as 16 kHz WAV",
+        ),
+        "writing": (
+            s.commit_wait,
+            "results waited {share:.0%} of the time; a faster disk for --out, --storage-dtype fp16,"
+            " fewer --layers",
+        ),
+    }
+    name, (seconds, advice) = max(stages.items(), key=lambda stage: stage[1][0])
+    share = seconds / s.seconds if s.seconds else 0.0
+    if share <= HELD_UP:
+        name, share = "encoding", s.encode_seconds / s.seconds if s.seconds else 0.0
+        advice = (
+            "busy {share:.0%} of the time, as it should be; faster with --dtype bf16 where the hardware has"
+            " it, more --devices, or --layers that end earlier"
+        )
+        if share < 1 - HELD_UP:
+            advice = "busy {share:.0%} of the time; a larger --batch-seconds or a longer run would fill it"
+    return f"{name}: {advice.format(share=share)}"
 
 
 def _share(part: Seconds, whole: Seconds) -> str:

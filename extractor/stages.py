@@ -1,25 +1,32 @@
-"""Decode ahead -> encode and pool, some batches at once -> commit: the stages of a run, overlapping."""
+"""Decode ahead -> encode and pool, some batches at once -> commit behind: a run's stages, overlapping."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from extractor.progress import Counts, Progress, Summary, showing
-from extractor.types import SAMPLE_RATE, BatchResult, Seconds
+from extractor.types import SAMPLE_RATE, BatchResult, Failure, Seconds
 
 if TYPE_CHECKING:
     from extractor.batch import BatchEncoder, Job
+    from extractor.committing import Committer
     from extractor.copies import Copies
     from extractor.decode import DecodeOptions
     from extractor.indexing import Indexes
     from extractor.jobs import Jobs
     from extractor.run_plan import RunPlan
+    from extractor.staging import Staged
     from extractor.store.writer import RunWriter
+
+EMBEDDING = "embedding"  # what a run's progress is called while its batches are done
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def num_cores() -> int:
@@ -42,7 +49,10 @@ def num_streams(device: str, num_batches: int) -> tuple[int, int]:
 
 
 class Stages:
-    """Decode ahead -> encode and pool, some batches at once -> commit, in the calling thread."""
+    """Decode ahead -> move to the device -> encode and pool, some batches at once -> commit behind.
+
+    Decoding, encoding and committing have threads of their own; the calling thread hands batches on.
+    """
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class Stages:
         """Do the batches of ``todo``; a failed recording is a row, anything else ends the run."""
         import torch
 
+        from extractor.committing import Committer
         from extractor.jobs import Jobs
 
         audio = self.plan.audio(todo)
@@ -72,57 +83,113 @@ class Stages:
         )
         began = time.perf_counter()
         threads_before = torch.get_num_threads()
+        # On CUDA one more, which launches a batch while the one before is waited for.
+        num_threads = self.streams + (self.encode.model.device.type == "cuda")
         pool = ThreadPoolExecutor(
-            self.streams, "encode", initializer=torch.set_num_threads, initargs=(self.threads,)
+            num_threads, "encode", initializer=torch.set_num_threads, initargs=(self.threads,)
         )
         jobs = Jobs(self.plan, todo, self.decoding, self.copies)
+        busy = Busy(self.streams)
+        tally = _Tally(self.plan, self.encode.model.dtype, self.indexes, progress, summary)
+        committer = Committer(self.writer, tally)
         try:
-            with showing(progress, "embedding", recordings, audio, summary.padding_share), jobs, pool:
-                finished = self._flow(jobs, pool, progress, summary, stop)
+            with (
+                showing(progress, EMBEDDING, recordings, audio, summary.padding_share),
+                jobs,
+                pool,
+                committer,
+            ):
+                self._flow(jobs, pool, num_threads, busy, committer, summary, stop)
         finally:
             torch.set_num_threads(threads_before)
+        summary.encode_seconds = busy.seconds
+        summary.write_seconds, summary.commit_wait = committer.write_seconds, committer.wait_seconds
+        summary.smallest_pass = self.encode.memory.limit
         summary.seconds = time.perf_counter() - began
-        summary.stopped = finished < recordings
+        summary.stopped = tally.finished < recordings
 
     def _flow(
         self,
         jobs: Jobs,
         pool: ThreadPoolExecutor,
-        progress: Progress,
+        num_threads: int,
+        busy: Busy,
+        committer: Committer,
         summary: Summary,
         stop: threading.Event,
-    ) -> int:
-        """Recordings that were done: all, unless it was stopped."""
-        waiting = iter(jobs)
-        flying: set[Future[tuple[BatchResult, Seconds]]] = set()
-        finished, audio, more = 0, 0.0, True
+    ) -> None:
+        """Hand on batches until all are done or it is stopped."""
+        waiting, move = iter(jobs), self._mover()
+        flying: set[Future[BatchResult]] = set()
+        more = True
         while more or flying:
-            # One batch more than streams: a stream that ends finds the next one waiting.
-            while more and len(flying) <= self.streams and not stop.is_set():
+            # One batch more than threads: one that ends finds the next one waiting, on the device.
+            while more and len(flying) <= num_threads and not stop.is_set():
                 idle, asked = len(flying) < self.streams, time.perf_counter()
                 job = next(waiting, None)
                 summary.decode_wait += (time.perf_counter() - asked) if idle else 0.0
                 more = job is not None
                 if job is not None:
-                    flying.add(pool.submit(self._timed, job))
+                    flying.add(pool.submit(busy.during, self.encode, move(job)))
             more = more and not stop.is_set()
             ready, flying = wait(flying, timeout=None, return_when=FIRST_COMPLETED)
             for future in ready:
-                result, busy = future.result()
-                summary.encode_seconds += busy / self.streams
-                asked = time.perf_counter()
-                refused = self.writer.commit(result)
-                if self.indexes is not None:
-                    self.indexes.add(result, refused)
-                summary.write_seconds += time.perf_counter() - asked
-                summary.embedded += len(result.rows) - len(refused)
-                summary.rerun_in_fp32 += sum(r.precision != self.encode.model.dtype for r in result.rows)
-                summary.audio += sum(r.num_samples for r in result.rows) / SAMPLE_RATE
-                finished += len(self.plan.batches[result.batch])
-                audio += self.plan.audio([result.batch])
-                progress.update(Counts(finished, audio))
-        return finished
+                committer.put(future.result())
 
-    def _timed(self, job: Job) -> tuple[BatchResult, Seconds]:
-        began = time.perf_counter()
-        return self.encode(job), time.perf_counter() - began
+    def _mover(self) -> Callable[[Job], Staged]:
+        """What begins to move a job's audio to the device: on CUDA beside the computing."""
+        import torch
+
+        from extractor.staging import stage
+
+        device = self.encode.model.device
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        return lambda job: stage(job, device, stream)
+
+
+class _Tally:
+    """Counts what was committed, and feeds it to the indexes. Called in the committing thread."""
+
+    def __init__(
+        self, plan: RunPlan, dtype: str, indexes: Indexes | None, progress: Progress, summary: Summary
+    ) -> None:
+        self.plan, self.dtype, self.indexes = plan, dtype, indexes
+        self.progress, self.summary = progress, summary
+        self.finished, self.audio = 0, 0.0
+
+    def __call__(self, result: BatchResult, refused: Sequence[Failure]) -> None:
+        if self.indexes is not None:
+            self.indexes.add(result, refused)
+        self.summary.embedded += len(result.rows) - len(refused)
+        self.summary.rerun_in_fp32 += sum(row.precision != self.dtype for row in result.rows)
+        self.summary.audio += sum(row.num_samples for row in result.rows) / SAMPLE_RATE
+        self.finished += len(self.plan.batches[result.batch])
+        self.audio += self.plan.audio([result.batch])
+        self.progress.update(Counts(self.finished, self.audio))
+
+
+class Busy:
+    """How long something was at work: ``seconds``, a full one where all ``streams`` were.
+
+    More than ``streams`` at once count as full: on CUDA one waits while another is computed.
+    """
+
+    def __init__(self, streams: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.streams, self.clock = streams, clock
+        self.seconds: Seconds = 0.0
+        self._running, self._since = 0, clock()
+        self._lock = threading.Lock()
+
+    def during(self, work: Callable[[T], R], argument: T) -> R:
+        """Do the work, and count it."""
+        self._change(1)
+        try:
+            return work(argument)
+        finally:
+            self._change(-1)
+
+    def _change(self, by: int) -> None:
+        with self._lock:
+            now = self.clock()
+            self.seconds += (now - self._since) * min(self._running, self.streams) / self.streams
+            self._running, self._since = self._running + by, now

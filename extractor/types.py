@@ -96,8 +96,9 @@ class Failure:
 class Decoded:
     """A recording's audio as the encoders take it."""
 
-    waveform: np.ndarray  # float32 [num_samples], mono, SAMPLE_RATE
+    waveform: np.ndarray  # float32 [num_samples], mono, at `sample_rate`
     checksum: str  # SHA-256 of the waveform's bytes: what audio gave this embedding
+    sample_rate: int = SAMPLE_RATE  # Hz; another only where resampling was left to the device
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,21 +24,26 @@ STATED_SLACK = 0.01  # and the share by which such a length may be wrong
 class Cut:
     """One utterance on its way out of a stream: samples ``[start, stop)`` of the source."""
 
-    def __init__(self, utterance: Utterance, sample_rate: int, num_frames: int) -> None:
+    def __init__(
+        self, utterance: Utterance, sample_rate: int, num_frames: int, rate: int = SAMPLE_RATE
+    ) -> None:
+        """``rate``: what it is to come out at, 16 kHz or the source's own."""
         import soxr
 
-        self.utterance = utterance
+        self.utterance, self.rate = utterance, rate
         self.start, stop = segment(utterance, sample_rate)
         self.stop = float("inf") if stop is None else stop
         self.end: int | None = None  # the source's, where it came before `stop`
         self.damage: DecodeError | None = None
         self._resampler = None
-        if sample_rate != SAMPLE_RATE:
+        if sample_rate != rate:
             self._resampler = soxr.ResampleStream(
                 sample_rate, SAMPLE_RATE, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
         planned = max(0, int(min(self.stop, num_frames)) - self.start)
-        self._waveform = np.empty(min(resampled(planned, sample_rate), PREALLOCATED_SAMPLES), np.float32)
+        expected = resampled(planned, sample_rate) if rate != sample_rate else planned
+        most = PREALLOCATED_SAMPLES * rate // SAMPLE_RATE
+        self._waveform = np.empty(min(expected, most), np.float32)
         self._filled = 0
 
     def add(self, block: np.ndarray, position: int, channel: int | None) -> None:
@@ -121,16 +126,21 @@ def resample(mono: np.ndarray, sample_rate: int) -> np.ndarray:
     return soxr.resample(mono, sample_rate, SAMPLE_RATE, quality=RESAMPLING_QUALITY)
 
 
-def checked(utterance: Utterance, waveform_of: Callable[[], np.ndarray], checksum: bool) -> Decoded | Failure:
+def checked(
+    utterance: Utterance,
+    waveform_of: Callable[[], np.ndarray],
+    checksum: bool,
+    sample_rate: int = SAMPLE_RATE,
+) -> Decoded | Failure:
     """What ``waveform_of`` gives, with its checksum; a Failure where it raises DecodeError."""
     try:
         waveform = waveform_of()
-        long_enough(len(waveform))
+        long_enough(resampled(len(waveform), sample_rate))
         _finite(waveform)
     except DecodeError as error:
         return Failure(utterance.id, utterance.path, "decode", str(error))
     digest = hashlib.sha256(waveform.data).hexdigest() if checksum else ""
-    return Decoded(waveform, digest)
+    return Decoded(waveform, digest, sample_rate)
 
 
 def _finite(waveform: np.ndarray) -> None:

@@ -34,7 +34,10 @@ STAGES = {
     "store": {"store", "index"},
     "progress": {"progress"},
 }
-ENGINE = {"batch", "copies", "indexing", "jobs", "run_plan", "stages", "engine", "render"}
+ENGINE = {
+    *("batch", "budget", "committing", "copies", "device_worker", "devices", "indexing", "jobs"),
+    *("run_plan", "staging", "stages", "engine", "render"),
+}
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 
 

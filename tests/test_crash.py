@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import soundfile
 from conftest import MakeCheckpoint
 
-from extractor import Store
+from extractor import Store, committing
 from extractor.engine import Options, run
 
 NUM_RECORDINGS = 300
@@ -20,15 +22,20 @@ NUM_KILLS = 20
 
 
 def _run(folder: str, model: str, out: str) -> None:
+    # Some batches in a commit, and still many commits to be killed between, however slow the disk is.
+    committing.MAX_BATCHES = 4
     run(folder, Options(model=model, dtype="bf16", batch_seconds=1.5), out)
 
 
-def _committed(run_folder: Path) -> int:
-    """Data files: one a batch until the merge at the end makes one of all."""
+def _committed(run_folder: Path, known: dict[str, list[int]]) -> int:
+    """Batches in the data files, which hold one or several; ``known``: what each was seen to hold."""
     parts = run_folder / "parts"
     names = os.listdir(parts) if parts.is_dir() else []  # noqa: PTH208 - names only
-    merged = any(name.startswith("part-") and name.endswith(".h5") for name in names)
-    return NUM_RECORDINGS if merged else sum(name.endswith(".h5") for name in names)
+    for name in names:
+        if name.endswith(".h5") and name not in known:
+            with contextlib.suppress(FileNotFoundError), h5py.File(parts / name, locking=False) as h5:
+                known[name] = h5["batches"][:].tolist()
+    return len({batch for batches in known.values() for batch in batches})
 
 
 def _contents(path: Path) -> tuple[list[str], list[str], bytes]:
@@ -66,18 +73,19 @@ def test_killed_twenty_times_and_resumed_equals_uninterrupted(
     targets: list[int | None] = sorted(moments.sample(range(1, num_batches), NUM_KILLS - 6))
     targets = [None, *targets[:5], None, *targets[5:], None, num_batches, num_batches, None]
     landed = []
+    known: dict[str, list[int]] = {}
     for target in targets:
         child = context.Process(target=_run, args=(str(data), model, str(tmp_path / "run")))
         child.start()
         if target is None:
             time.sleep(moments.uniform(0.0, 0.8))
-        while target is not None and child.is_alive() and _committed(tmp_path / "run") < target:
+        while target is not None and child.is_alive() and _committed(tmp_path / "run", known) < target:
             time.sleep(0.0005)
         if target is not None:
             time.sleep(moments.uniform(0.0, 0.01))
         child.kill()
         child.join()
-        landed.append(len(Store(tmp_path / "run")) if _committed(tmp_path / "run") else 0)
+        landed.append(len(Store(tmp_path / "run")) if _committed(tmp_path / "run", known) else 0)
     assert len(landed) == NUM_KILLS
     assert landed == sorted(landed), "a kill lost what was stored"
     assert len({n for n in landed if 0 < n < NUM_RECORDINGS}) >= 10, f"the kills missed the run: {landed}"

@@ -96,9 +96,14 @@ def calls() -> Iterator[Callable[[], Any]]:
     """Each launch in the dtypes, and with the options, that change its code."""
     import torch
 
+    from cuda_kernels.add_norm.kernel import add_norm
+    from cuda_kernels.attention import GatedBias
+    from cuda_kernels.attention.kernel import attend_packed
     from cuda_kernels.norm_gelu.kernel import group_norm_gelu
+    from cuda_kernels.packing import pack
     from cuda_kernels.pool import STATISTICS
     from cuda_kernels.pool.kernel import pool_rows
+    from cuda_kernels.positional_conv.kernel import positional_conv
     from cuda_kernels.resample.kernel import resample
     from cuda_kernels.spectral import NUM_BINS, SpectralEdit
     from cuda_kernels.spectral.kernel import edit_spectrogram
@@ -120,8 +125,24 @@ def calls() -> Iterator[Callable[[], Any]]:
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         rows, weight = torch.zeros(100, 512, dtype=dtype), torch.zeros(512, dtype=dtype)
         yield lambda r=rows, w=weight: group_norm_gelu(r, [0], [90], w, w, 1e-5)
-        yield lambda r=rows: pool_rows(r, [60, 40], ["mean"])
-        yield lambda r=rows: pool_rows(r, [60, 40], STATISTICS)
+        starts = torch.tensor([0, 60, 100])
+        yield lambda r=rows, s=starts: pool_rows(r, s, ["mean"])
+        yield lambda r=rows, s=starts: pool_rows(r, s, STATISTICS)
+
+    # Heads of 64 channels, as in base and large models, and of 80, as in xlarge ones.
+    packing, num_heads = pack([200, 100], torch.device("cpu")), 16
+    vector, const = torch.zeros(num_heads, 399), torch.zeros(num_heads)
+    for dtype in (torch.float32, torch.bfloat16):
+        for width in (1024, 1280):
+            rows, weight = torch.zeros(300, 3 * width + 32, dtype=dtype), torch.zeros(width, dtype=dtype)
+            qkv, x = rows[:, : 3 * width], rows[:, :width]
+            bias = GatedBias(vector.to(dtype), rows[:, 3 * width :], const.to(dtype))
+            yield lambda q=qkv: attend_packed(q, packing, num_heads, None)
+            yield lambda q=qkv, b=bias: attend_packed(q, packing, num_heads, b)
+            taps = torch.zeros(16, 128, width // 16, width // 16, dtype=dtype)
+            yield lambda x=x, t=taps, w=weight: positional_conv(x, packing, t, w, x)
+            yield lambda x=x, w=weight: add_norm(x, x, w, w, 1e-5, False, x.contiguous(), x.contiguous())
+            yield lambda x=x, w=weight: add_norm(x, None, w, w, 1e-5, True, None, x.contiguous())
 
 
 # --- The tests ----------------------------------------------------------------------------------

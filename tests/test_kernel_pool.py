@@ -7,7 +7,7 @@ import torch
 from conftest import BACKENDS, DEVICE
 from torch import Tensor
 
-from cuda_kernels.pool import STATISTICS, kernel, pool_rows
+from cuda_kernels.pool import STATISTICS, kernel, pool_rows, row_starts
 
 LENGTHS = [1, 63, 400, 32, 500, 2]
 D = 70  # not a multiple of a block of channels
@@ -182,3 +182,18 @@ def test_what_cannot_be_pooled_is_refused() -> None:
         pool_rows(x, [10], ("mean", "mean"))
     with pytest.raises(ValueError, match="backend 'cuda'"):
         pool_rows(x, [10], ("mean",), backend="cuda")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_starts_that_were_made_before_give_the_same(backend: str) -> None:
+    x, starts = rows(LENGTHS), row_starts(LENGTHS, DEVICE)
+    assert starts.tolist() == [0, 1, 64, 464, 496, 996, 998]
+    pooled = pool_rows(x, LENGTHS, STATISTICS, backend)
+    for name, values in pool_rows(x, LENGTHS, STATISTICS, backend, starts).items():
+        assert torch.equal(values, pooled[name])
+
+
+def test_starts_of_other_runs_are_refused() -> None:
+    for starts in (row_starts(LENGTHS[1:], DEVICE), row_starts(LENGTHS, DEVICE).int()):
+        with pytest.raises(ValueError, match="starts"):
+            pool_rows(rows(LENGTHS), LENGTHS, ["mean"], "triton", starts)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, relative_error
 
 from extractor.encoders import Model
 from extractor.encoders.checkpoint import load_checkpoint
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 from extractor.types import LatentMask
-from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, relative_error
 
 CPU = torch.device("cpu")
 KINDS = ("hubert", "wavlm", "wav2vec2")

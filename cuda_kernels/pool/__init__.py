@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -11,11 +12,22 @@ from cuda_kernels.backend import resolve
 from cuda_kernels.pool import reference
 from cuda_kernels.pool.reference import STATISTICS
 
-__all__ = ["STATISTICS", "pool_rows"]
+__all__ = ["STATISTICS", "pool_rows", "row_starts"]
+
+
+def row_starts(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """int64 ``[S + 1]`` on ``device``: where each run begins, and the end of the last."""
+    on_cuda = device.type == "cuda"  # from pinned memory: the copy is not waited for
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int64, pin_memory=on_cuda)
+    return starts.to(device, non_blocking=True)
 
 
 def pool_rows(
-    x: Tensor, lengths: Sequence[int], statistics: Sequence[str], backend: str = "auto"
+    x: Tensor,
+    lengths: Sequence[int],
+    statistics: Sequence[str],
+    backend: str = "auto",
+    starts: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """``[N, D]`` to ``[S, D]`` a statistic, or ``[L, N, D]`` to ``[L, S, D]`` for several layers.
 
@@ -23,6 +35,9 @@ def pool_rows(
     are reduced in float32 and come out in it, float64 in float64. ``m2`` is the sum of squared distances
     from the run's own mean: nothing cancels, however far that is from zero. A NaN in a row shows in its
     run's mean, m2, minimum and maximum, an infinity in the mean.
+
+    ``starts``: `row_starts` of the same lengths. Whoever pools the same runs of many tensors makes them once:
+    a kernel that has to copy them to its device waits, each time, until the device is done.
 
     Raises ValueError for an unknown or repeated statistic, a run without rows, and lengths that do not
     add up; TypeError for another dtype.
@@ -43,5 +58,10 @@ def pool_rows(
     if resolve(backend, x.device) == "triton":
         from cuda_kernels.pool import kernel
 
-        return kernel.pool_rows(x, lengths, statistics)
+        starts = row_starts(lengths, x.device) if starts is None else starts
+        if starts.shape != (len(lengths) + 1,) or starts.dtype != torch.int64 or starts.device != x.device:
+            raise ValueError(
+                f"starts of {len(lengths)} runs must be int64 [{len(lengths) + 1}] on {x.device}"
+            )
+        return kernel.pool_rows(x, starts, statistics)
     return reference.pool_rows(x, lengths, statistics)

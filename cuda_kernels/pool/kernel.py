@@ -9,7 +9,6 @@ LeVeque 1983), in the order of the rows: nothing cancels, and no run sees anothe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 import triton
@@ -96,16 +95,19 @@ def _pool_rows(
         tl.store(last_ptr + offset, last.to(dtype), mask=wanted)
 
 
-def pool_rows(x: Tensor, lengths: Sequence[int], statistics: Sequence[str]) -> dict[str, Tensor]:
-    """``[N, D]`` or ``[L, N, D]`` to ``[S, D]`` or ``[L, S, D]`` each; strides of ``x`` as they are."""
+def pool_rows(x: Tensor, starts: Tensor, statistics: Sequence[str]) -> dict[str, Tensor]:
+    """``[N, D]`` or ``[L, N, D]`` to ``[S, D]`` or ``[L, S, D]`` each; strides of ``x`` as they are.
+
+    ``starts``: int64 ``[S + 1]`` on the device, the end of the last run with them.
+    """
+    num_runs = len(starts) - 1
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    shape = (*x.shape[:-2], len(lengths), x.shape[-1])
+    shape = (*x.shape[:-2], num_runs, x.shape[-1])
     out = {name: torch.empty(shape, dtype=dtype, device=x.device) for name in statistics}
     if not out or 0 in shape:
         return out
     layers = x if x.dim() == 3 else x[None]
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int64, device=x.device)
-    grid = (triton.cdiv(x.shape[-1], BLOCK_CHANNELS), len(lengths), len(layers))
+    grid = (triton.cdiv(x.shape[-1], BLOCK_CHANNELS), num_runs, len(layers))
     with torch.cuda.device_of(x):
         _pool_rows[grid](
             layers,

@@ -41,16 +41,19 @@ class RelativePositionBias:
         large = (exact + log * (half - exact)).long().clamp(max=half - 1)
         return (distance > 0).long() * half + torch.where(magnitude < exact, magnitude, large)
 
+    def by_distance(self, num_frames: int) -> Tensor:
+        """``[H, 2 T - 1]`` for ``T = num_frames``: the bias of distances ``1 - T`` to ``T - 1``."""
+        distance = torch.arange(1 - num_frames, num_frames, device=self.embedding.device)
+        return self.embedding[self._buckets(distance)].t().contiguous()
+
     def square(self, num_frames: int) -> Tensor:
         """``[H, T, T]`` for ``T = num_frames`` rounded up as `attend` does it.
 
         Its top left corners serve shorter utterances.
         """
         num_frames = round_up(num_frames, ROW_MULTIPLE)
-        distance = torch.arange(1 - num_frames, num_frames, device=self.embedding.device)
-        by_distance = self.embedding[self._buckets(distance)].t().contiguous()  # [H, 2T - 1]
         # Window s holds distances s - (T - 1) + (0 .. T - 1): that is row i = T - 1 - s.
-        return by_distance.unfold(1, num_frames, 1).flip(1).contiguous()
+        return self.by_distance(num_frames).unfold(1, num_frames, 1).flip(1).contiguous()
 
 
 def attend(

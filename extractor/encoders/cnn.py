@@ -45,10 +45,12 @@ class ConvLayer:
         self.conv = Conv(weight, bias, weights.dtype, weights.device, stride, typical_rows=rows)
         self.norm = weights.norm(f"{name}.layer_norm") if norm == "layer" else None
         self.activation = activation
+        self.kernels = weights.kernels if activation is F.gelu else None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.norm is not None:
-            return self.activation(self.norm(self.conv(x)))
+            x = self.conv(x)
+            return self.norm.gelu(x, self.kernels) if self.kernels else self.activation(self.norm(x))
         return self.conv.gelu(x) if self.activation is F.gelu else self.activation(self.conv(x))
 
 
@@ -142,9 +144,10 @@ class FeatureEncoder:
     def _own(self, frames: Tensor, slots: Sequence[int], waveforms: Sequence[Tensor]) -> Tensor:
         """Of the frames of a row, those that lie within one waveform."""
         starts = [slot // self.stride for slot in slots]
-        return torch.cat(
-            [frames[s : s + self.num_frames(len(w))] for s, w in zip(starts, waveforms, strict=True)]
-        )
+        own = [self.num_frames(len(w)) for w in waveforms]
+        between = [b - a - n for a, b, n in zip(starts, [*starts[1:], len(frames)], own, strict=True)]
+        pieces = frames.split([n for pair in zip(own, between, strict=True) for n in pair])
+        return torch.cat(pieces[::2])
 
     def _normed(self, waveforms: Sequence[Tensor], first: NormedFirstLayer) -> Tensor:
         """Utterances end to end, the first layer normed over each one's own rows."""
@@ -168,10 +171,11 @@ class FeatureEncoder:
             slots.append(end)
             end += round_up(len(w), self.stride)
         num_frames = round_up(self.num_frames(end), _FRAME_MULTIPLE)
-        row = blank(max(end, (num_frames - 1) * self.stride + self.field), self.dtype, self.device)
-        for slot, w in zip(slots, waveforms, strict=True):
-            row[slot : slot + len(w)] = w
-        return row, slots
+        end = max(end, (num_frames - 1) * self.stride + self.field)
+        between = [b - a - len(w) for a, b, w in zip(slots, [*slots[1:], end], waveforms, strict=True)]
+        gaps = blank(sum(between), torch.float32, self.device).split(between)
+        row = torch.cat([piece for pair in zip(waveforms, gaps, strict=True) for piece in pair])
+        return row.to(self.dtype), slots
 
     def _blocks(self, rows: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         """``[P, C'] -> [(P - field) // stride + 1, C]`` through the last layers, a block of frames at a time.
@@ -214,5 +218,5 @@ def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def blank(num_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The row that waveforms are laid out in; what lies between them reaches no frame that is kept."""
+    """What lies between waveforms in the row that they are laid out in; it reaches no frame that is kept."""
     return torch.zeros(num_samples, dtype=dtype, device=device)

@@ -11,7 +11,8 @@ Utterances are packed, never padded to one length:
     pos. conv  [..][0][...][0][......]        64 zero frames between utterances, as at an edge
     attention  each utterance on its own
 
-so a frame never sees another utterance, whatever it is packed with.
+so a frame never sees another utterance, whatever it is packed with. That is the way of CPUs; on GPUs the
+layers are those of `fused`, and the positional convolution needs no zeros between utterances.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cuda_kernels.backend import why_not_triton
+from cuda_kernels.packing import TILE_ROWS, Packing
+from cuda_kernels.positional_conv import lay_out, positional_conv
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms
 from extractor.encoders.attention import RelativePositionBias, attend
 from extractor.encoders.cnn import Activation, FeatureEncoder
+from extractor.encoders.fused import FusedLayers, pack_frames
 from extractor.encoders.products import ROW_MULTIPLE, Conv, blank_rows, round_up
 from extractor.encoders.weights import Weights, fold_batch_norm, fold_qkv, fold_weight_norm
 from extractor.types import FrameSink, LatentMask
@@ -47,6 +52,17 @@ class PositionalConv:
         self.left = weight.shape[-1] // 2
         self.affine = fold_batch_norm(weights, f"{name}.batch_norm")
         self.activation = activation
+        self.kernels = weights.kernels if activation is F.gelu else None
+        if self.kernels:
+            self.weight = lay_out(weight.to(weights.device, weights.dtype), groups)
+            self.bias = bias.to(weights.device, weights.dtype)
+
+    def add_to(self, x: Tensor, packing: Packing) -> Tensor:
+        """``x`` and the embedding of its utterances: ``[N, D] -> [N, D]``."""
+        if not self.kernels:
+            return x + self(x, packing.lengths)
+        y = x if self.affine is None else torch.addcmul(self.affine[1], x, self.affine[0])
+        return positional_conv(y, packing, self.weight, self.bias, residual=x, backend=self.kernels)
 
     def __call__(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """``[N, D] -> [N, D]``; each utterance sees zeros before its first and after its last frame."""
@@ -140,12 +156,16 @@ class Wav2Vec2Encoder:
         device: torch.device,
         do_normalise: bool = False,
         mask_embedding: Tensor | None = None,
+        kernels: str | None = None,
     ) -> None:
         """``tensors``: by the names of the `transformers` base model; ``config``: its config.
 
         ``mask_embedding [D]``: what masked frames become; without it nothing can be masked.
+        ``kernels``: the backend to run `FusedLayers` with; None: Triton on GPUs, elsewhere other layers.
         """
-        weights = Weights(tensors, dtype, device, config.layer_norm_eps)
+        if kernels is None and device.type == "cuda" and why_not_triton("cuda") is None:
+            kernels = "triton"
+        weights = Weights(tensors, dtype, device, config.layer_norm_eps, kernels)
         conv_activation = _activation(config.feat_extract_activation)
         hidden_activation = None if config.hidden_act == "gelu" else _activation(config.hidden_act)
         self.dtype, self.device, self.do_normalise = dtype, device, do_normalise
@@ -168,6 +188,7 @@ class Wav2Vec2Encoder:
         self.bias = (
             RelativePositionBias(weights.get(table), config.max_bucket_distance) if table in tensors else None
         )
+        self.fused = FusedLayers(self.layers, self.norm, self.bias, kernels) if kernels else None
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a waveform: the CNN's output length, no padding."""
@@ -199,7 +220,10 @@ class Wav2Vec2Encoder:
         return (waveform - mean).mul_(torch.rsqrt(squares / n + 1e-7))  # eps: the reference's own
 
     def operations(self, num_samples: int) -> tuple[float, float]:
-        """Floating-point operations for one utterance: useful ones, and those spent on padding."""
+        """Floating-point operations for one utterance: useful ones, and those spent on padding.
+
+        Without what a GPU's batch is filled up with: 1 % of a large one (`fused.pack_frames`).
+        """
         T, D = self.num_frames(num_samples), self.dim
         cnn = self.cnn.operations()
         layers = len(self.layers)
@@ -207,8 +231,10 @@ class Wav2Vec2Encoder:
         positions = 2 * self.positions.conv.size
         useful = T * (cnn + dense + positions + 4 * layers * T * D)
         dropped = self.cnn.dropped_frames(num_samples) * cnn
-        attention = 4 * layers * (round_up(T, ROW_MULTIPLE) ** 2 - T * T) * D
-        return float(useful), float(dropped + self.positions.left * positions + attention)
+        multiple = ROW_MULTIPLE if self.fused is None else TILE_ROWS
+        attention = 4 * layers * (round_up(T, multiple) ** 2 - T * T) * D
+        between = self.positions.left if self.fused is None else round_up(T, TILE_ROWS) - T
+        return float(useful), float(dropped + between * positions + attention)
 
     @torch.inference_mode()
     def forward(
@@ -230,9 +256,16 @@ class Wav2Vec2Encoder:
         """
         last = self.num_layers - 1 if last_layer is None else last_layer
         lengths = [self.num_frames(len(w)) for w in waveforms]
+        N = sum(lengths)
+        if self.fused is not None:
+            packing = pack_frames(lengths, self.device)
+            x = self.embed(waveforms, lengths, masks, packing)
+            sink.add(0, x[:N])
+            for k, hidden in enumerate(self.fused(x, packing, last), start=1):
+                sink.add(k, hidden[:N])
+            return
         x = self.embed(waveforms, lengths, masks)
         sink.add(0, x)
-        N = len(x)
         x = torch.cat([x, blank_rows(round_up(N, ROW_MULTIPLE) - N, x)])
         bias = None if self.bias is None or last == 0 else self.bias.square(max(lengths))
         for k, layer in enumerate(self.layers[:last], start=1):
@@ -246,15 +279,20 @@ class Wav2Vec2Encoder:
         waveforms: Sequence[Tensor],
         lengths: Sequence[int],
         masks: Sequence[LatentMask | None] = (),
+        packing: Packing | None = None,
     ) -> Tensor:
-        """Waveforms to the transformer's input: ``[sum of frames, D]``."""
+        """Waveforms to the transformer's input: ``[sum of frames, D]``; all rows of ``packing``, if given."""
         x = self.cnn([w.to(self.device) for w in waveforms])
         if self.feature_norm is not None:
             x = self.feature_norm(x)
         x = self.projection(x)
         if any(mask is not None for mask in masks):
             self.hide(x, lengths, masks)
-        x = x + self.positions(x, lengths)
+        if packing is None:
+            x = x + self.positions(x, lengths)
+        else:
+            x = torch.cat([x, blank_rows(packing.num_rows - len(x), x)])
+            x = self.positions.add_to(x, packing)
         return x if self.norm_first else self.norm(x)
 
     def hide(self, x: Tensor, lengths: Sequence[int], masks: Sequence[LatentMask | None]) -> None:

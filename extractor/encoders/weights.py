@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extractor.encoders.products import Linear
+from cuda_kernels.add_norm import norm_rows
+from extractor.encoders.products import Linear, round_up
+
+# A product's outputs are padded to this on a GPU: rows of 16 values begin where wide loads can begin.
+_OUTPUT_MULTIPLE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,10 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
+    def gelu(self, x: Tensor, backend: str) -> Tensor:
+        """With the exact GELU behind it, in one kernel: ``[N, D] -> [N, D]``."""
+        return norm_rows(x, self.weight, self.bias, self.eps, gelu=True, backend=backend)
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -32,6 +40,7 @@ class Weights:
     dtype: torch.dtype
     device: torch.device
     eps: float
+    kernels: str | None = None  # backend of the fused kernels that will use them; None: plain products
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -82,5 +91,9 @@ def fold_qkv(weights: Weights, name: str, num_heads: int, gated: bool) -> Linear
         bias = weights.raw(f"{name}.gru_rel_pos_linear.bias").view(2, 4).sum(1)  # [2]
         for w, b in zip(weight, bias, strict=True):
             parts.append((torch.block_diag(*[w[None]] * num_heads), b.expand(num_heads)))  # [H, D], [H]
+        if weights.kernels:
+            outputs = sum(len(w) for w, _ in parts)
+            blank = round_up(outputs, _OUTPUT_MULTIPLE) - outputs
+            parts.append((parts[0][0].new_zeros(blank, D), parts[0][1].new_zeros(blank)))
     weight = torch.cat([w for w, _ in parts])
     return Linear(weight, torch.cat([b for _, b in parts]), weights.dtype, weights.device)

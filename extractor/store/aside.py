@@ -23,6 +23,7 @@ from pathlib import Path
 from extractor.errors import StoreUnwritable
 
 TMP = ".tmp"  # what a file is called beyond its name until it is complete
+EARLY_BYTES = 16 << 20  # written before the disk is told of them, so that the sync finds little left
 
 _FULL = (
     "{path}: no space left ({cause}); free space and run the same command again: what is committed is kept"
@@ -72,6 +73,7 @@ class AsideFile:
         self._position = 0
         self._held: OSError | None = None
         self._unwritten: list[tuple[int, bytes]] = []  # offset and bytes, since the error
+        self._told = 0  # of the file's bytes, those that the disk was told to begin with
 
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
@@ -85,7 +87,17 @@ class AsideFile:
             self._held = error
         if len(view):
             self._unwritten.append((at, bytes(view)))
+        if at - self._told >= EARLY_BYTES:
+            self._begin_writing(at)
         return size
+
+    def _begin_writing(self, end: int) -> None:
+        """Let the disk write while more is computed. Only a hint: `finish` is what counts."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                # On Linux "not needed" starts the writing of what is dirty, and keeps it until it is clean.
+                os.posix_fadvise(self._fd, self._told, end - self._told, os.POSIX_FADV_DONTNEED)
+        self._told = end
 
     def check(self) -> None:
         """Raise the error that was held back. To be called now and then, to stop writing in vain."""

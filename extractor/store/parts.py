@@ -11,7 +11,7 @@
 
 Chunks are ``(about 1 MiB of rows, 1, D')`` and are written layer after layer, so one layer of
 all recordings is one run of bytes in the file (but for the chunk index, which HDF5 puts behind
-the first chunk). A committed batch, a merged part and a packed run have this one layout. Strings
+the first chunk). Committed batches, a part and a packed run have this one layout. Strings
 are of fixed length, which virtual datasets join whatever it is: variable ones live in HDF5's
 heap, the one structure of this format that has no checksum.
 
@@ -25,8 +25,10 @@ import bisect
 import contextlib
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ from extractor.types import BatchResult, Failure, Row
 
 CHUNK_BYTES = 1 << 20
 MERGE_BUFFER_BYTES = 32 << 20  # embeddings held in memory while parts are merged
+# From here on the checksum, which takes about as long as the writing, has a thread of its own.
+BESIDE_BYTES = 16 << 20
 # HDF5 1.10 is the oldest that knows virtual datasets; newer formats would shut readers out.
 LIBVER = ("v110", "v110")
 
@@ -78,6 +82,10 @@ class Embeddings:
     shape: tuple[int, int, int]
     dtype: np.dtype
     read: ReadEmbeddings
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +142,26 @@ def decode_text(values: np.ndarray) -> list[str]:
 
 
 def batch_contents(
-    result: BatchResult, labels: Sequence[str], layers: Sequence[int], storage_dtype: str
+    results: Sequence[BatchResult], labels: Sequence[str], layers: Sequence[int], storage_dtype: str
 ) -> Contents:
+    """What one file of these batches holds, their rows in the order of the batches given."""
     dtype = STORAGE_DTYPES[storage_dtype]
-    embeddings = {name: join([values], dtype) for name, values in result.pooled.items() if result.rows}
+    filled = [result for result in results if result.rows]
+    poolings = filled[0].pooled if filled else {}
+    embeddings = {name: join([result.pooled[name] for result in filled], dtype) for name in poolings}
     offsets = None
-    if result.frames:
-        offsets = np.cumsum([0, *(len(frames) for frames in result.frames)], dtype="<i8")
-        embeddings[NO_POOLING] = join(result.frames, dtype)
+    frames = [frames for result in filled for frames in result.frames]
+    if frames:
+        offsets = np.cumsum([0, *map(len, frames)], dtype="<i8")
+        embeddings[NO_POOLING] = join(frames, dtype)
     return Contents(
-        batches=[result.batch],
+        batches=[result.batch for result in results],
         layers=layers,
-        columns=_row_columns(result.rows, labels),
+        columns=_row_columns([row for result in filled for row in result.rows], labels),
         embeddings=embeddings,
         frame_offsets=offsets,
-        failures=[failure_json(failure) for failure in result.failures],
-        failure_batches=[result.batch] * len(result.failures),
+        failures=[failure_json(failure) for result in results for failure in result.failures],
+        failure_batches=[result.batch for result in results for _ in result.failures],
     )
 
 
@@ -222,10 +234,10 @@ def _write_embeddings(
     digest = _digest()
     for row_range, layer_range in _tiles(embeddings, rows, buffer_bytes):
         block = embeddings.read(row_range, layer_range)  # [rows, layers, D']
-        for k, layer in enumerate(range(layer_range.start, layer_range.stop)):
-            values = np.ascontiguousarray(block[:, k])
-            dataset[row_range, layer] = values
-            digest.update(values)
+        layers = [np.ascontiguousarray(block[:, k]) for k in range(block.shape[1])]
+        with _beside(_update, digest, layers, worth_it=block.nbytes >= BESIDE_BYTES):
+            for layer, values in enumerate(layers, layer_range.start):
+                dataset[row_range, layer] = values
         check()
     dataset.attrs[CHECKSUM] = digest.hexdigest()
 
@@ -296,7 +308,8 @@ def join(pieces: Sequence[np.ndarray | _StoredArray], dtype: np.dtype) -> Embedd
     _, num_layers, width = pieces[0].shape
 
     def read(rows: slice, layers: slice) -> np.ndarray:
-        block = np.empty((rows.stop - rows.start, layers.stop - layers.start, width), dtype)
+        # Layer after layer in memory, as in the file: then a layer is written without another copy.
+        block = np.empty((layers.stop - layers.start, rows.stop - rows.start, width), dtype).swapaxes(0, 1)
         first = bisect.bisect_right(starts, rows.start) - 1
         for piece, start in zip(pieces[first:], starts[first:], strict=False):
             low, high = max(rows.start, start), min(rows.stop, start + piece.shape[0])
@@ -416,6 +429,24 @@ def _read_head(path: Path, labels: Sequence[str]) -> _Head:
 
 def _digest() -> Any:
     return hashlib.sha256()
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[..., None], *arguments: Any, worth_it: bool) -> Iterator[None]:
+    """Do the work in a thread while the block runs, or before it where that is not worth a thread."""
+    if not worth_it:
+        work(*arguments)
+        yield
+        return
+    with ThreadPoolExecutor(1, "checksum") as pool:
+        done = pool.submit(work, *arguments)
+        yield
+        done.result()
+
+
+def _update(digest: Any, pieces: Iterable[np.ndarray]) -> None:
+    for values in pieces:
+        digest.update(values)
 
 
 def column_checksum(values: np.ndarray) -> str:

@@ -1,10 +1,11 @@
 """``RunWriter``: the writing side of a run folder. Open or resume, commit batches, close.
 
     commit -> parts/batch-N.h5 -> merge of many -> parts/part-N.h5 -> embeddings.h5 over the parts
+       several batches together, where they are large enough -/
 
 Every step is one rename, so the folder is whole after each of them, whenever the process dies:
-at worst a batch in flight is lost, a ``.tmp`` is left over, or a batch is there both alone and in
-a part. Opening the run again clears that up.
+at worst the batches being committed are lost, a ``.tmp`` is left over, or a batch is there both
+alone and in a part. Opening the run again clears that up.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -78,7 +80,8 @@ class RunWriter:
         self.warnings: list[str] = []
         self._lock: FileLock | None = lock
         self._known: dict[Path, PartInfo] = {}
-        self._pending: dict[int, PartInfo] = {}  # own batch files by batch: not yet in a part
+        self._pending: dict[int, PartInfo] = {}  # own batch files by lowest batch: not yet in a part
+        self._group: list[BatchResult] | None = None  # inside `together`: to be written when it ends
         self._committed: set[int] = set()
         self._num_parts = 0
         self._merge_factor = 1  # grows when a merge fails, so that it is not tried at every commit
@@ -191,21 +194,53 @@ class RunWriter:
         return done
 
     def commit(self, result: BatchResult) -> list[Failure]:
-        """Make a batch permanent. When this returns, the batch survives a power cut.
+        """Make a batch permanent. When this returns, the batch survives a power cut; inside
+        ``together``, when that ends.
 
         Returns the recordings that the storage dtype cannot hold; they are stored as failures.
         Raises ``StoreUnwritable``; then the batch is not committed and all others still are.
         """
         self._check(result)
         result, refused = refuse_overflow(result, self.info.layers, self.info.storage_dtype)
-        contents = batch_contents(result, self.info.columns, self.info.layers, self.info.storage_dtype)
-        part = write_part(batch_path(self.path, result.batch), contents, kind="batch")
-        self._pending[result.batch] = part
-        self._committed.add(result.batch)
+        if self._group is None:
+            self._write([result])
+        else:
+            self._group.append(result)
+        return refused
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Batches committed inside are written as one file when the block ends: all of them or none.
+
+        One file of many batches costs one sync, and from `MERGE_BYTES` on it is a part at once,
+        which is not written again. When the block ends by an exception, what was committed before
+        it is still written.
+        """
+        if self._group is not None:
+            raise ValueError("batches are being committed together already")
+        self._group = []
+        try:
+            yield
+        finally:
+            group, self._group = self._group, None
+            if group:
+                self._write(group)
+
+    def _write(self, group: Sequence[BatchResult]) -> None:
+        group = sorted(group, key=lambda result: result.batch)
+        parts_before = self._num_parts
+        contents = batch_contents(group, self.info.columns, self.info.layers, self.info.storage_dtype)
+        lowest = group[0].batch
+        if sum(array.num_bytes for array in contents.embeddings.values()) >= self._part_bytes():
+            write_part(part_path(self.path, lowest), contents, kind="part")
+            self._num_parts += 1
+        else:
+            self._pending[lowest] = write_part(batch_path(self.path, lowest), contents, kind="batch")
+        self._committed.update(contents.batches)
         if self._merge_is_due():
             self._merge()
+        if self._num_parts > parts_before:
             self._refresh_now_and_then()
-        return refused
 
     def close(self) -> None:
         """Merge what is left, write ``embeddings.h5`` and ``errors.jsonl``, let go of the run.
@@ -273,7 +308,7 @@ class RunWriter:
                 path.unlink()
             elif info := self._checked(path):
                 self._pending[number] = info
-        self._committed |= self._pending.keys()
+        self._committed |= {batch for info in self._pending.values() for batch in info.batches}
         return len(whole) < len(parts)
 
     def _checked(self, path: Path) -> PartInfo | None:
@@ -291,7 +326,8 @@ class RunWriter:
         """What is wrong here is a bug of the caller's."""
         if self._lock is None:
             raise ValueError("the run is closed")
-        if not self._owns(result.batch) or result.batch in self._committed:
+        waiting = [each.batch for each in self._group or ()]
+        if not self._owns(result.batch) or result.batch in self._committed or result.batch in waiting:
             raise ValueError(f"batch {result.batch} is committed, or not of shard {self.shard}")
         num_rows, num_layers = len(result.rows), len(self.info.layers)
         for name, values in result.pooled.items():
@@ -319,10 +355,17 @@ class RunWriter:
                 "run again without --retry-failed"
             )
 
+    def _part_bytes(self) -> int:
+        """Size from which a file is a part."""
+        return MERGE_BYTES << (self._num_parts // PARTS_A_SIZE)
+
     def _merge_is_due(self) -> bool:
-        factor = self._merge_factor << (self._num_parts // PARTS_A_SIZE)
         num_bytes = sum(part.num_bytes for part in self._pending.values())
-        return num_bytes >= MERGE_BYTES * factor or len(self._pending) >= MERGE_BATCHES * factor
+        most = MERGE_BATCHES << (self._num_parts // PARTS_A_SIZE)
+        return (
+            num_bytes >= self._part_bytes() * self._merge_factor
+            or len(self._pending) >= most * self._merge_factor
+        )
 
     def _merge(self) -> None:
         """Make one part of the batch files. Without the space for it they stay, as good as a part."""

@@ -1,0 +1,91 @@
+"""LayerNorm of rows, of the sum of two if wanted, and GELU behind it if wanted: one pass over memory.
+
+In layers with the norm first, a half's result is added to its input and the next half's norm follows at once;
+in those with the norm behind, only the normed sum is needed; in the CNN, GELU follows the norm.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cuda_kernels.add_norm import reference
+from cuda_kernels.backend import resolve
+
+__all__ = ["add_norm", "norm_rows"]
+
+
+def add_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    out: tuple[Tensor, Tensor] | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """``[N, D], [N, D]`` to their sum and its LayerNorm, both ``[N, D]`` in the same dtype, contiguous.
+
+    The norm is that of the sum before it is rounded (Ba et al. 2016, equation 4): each row brought to mean
+    0 and variance 1, scaled by ``weight [D]``, shifted by ``bias [D]``. float32, bfloat16 and float16 are
+    computed in float32, float64 in float64; the variance is that of the row less its mean, so that nothing
+    cancels.
+
+    ``out``: where to write the two, contiguous; the first may be ``residual`` itself, since a row is read
+    before it is written.
+
+    Raises ValueError for shapes that do not go together, TypeError for other or differing dtypes.
+    """
+    total, normed = out or (_like(x), _like(x))
+    _check(x, residual, weight, bias, total, normed)
+    if resolve(backend, x.device) == "triton":
+        from cuda_kernels.add_norm import kernel
+
+        kernel.add_norm(x, residual, weight, bias, eps, False, total, normed)
+    else:
+        reference.add_norm(x, residual, weight, bias, eps, False, total, normed)
+    return total, normed
+
+
+def norm_rows(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+    out: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The LayerNorm alone, of ``x`` or of ``x + residual``, as `add_norm` makes it; GELU behind it, if asked.
+
+    Norm and ``GELU(y) = y / 2 * (1 + erf(y / sqrt(2)))`` are rounded once, at the end. ``out``: where to
+    write it, contiguous; it may be ``x`` or ``residual``.
+    """
+    normed = _like(x) if out is None else out
+    _check(x, residual, weight, bias, normed)
+    if resolve(backend, x.device) == "triton":
+        from cuda_kernels.add_norm import kernel
+
+        kernel.add_norm(x, residual, weight, bias, eps, gelu, None, normed)
+    else:
+        reference.add_norm(x, residual, weight, bias, eps, gelu, None, normed)
+    return normed
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _check(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, *outs: Tensor) -> None:
+    if x.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TypeError(f"rows must be floating-point, not {x.dtype}")
+    if residual is not None and residual.dtype != x.dtype:
+        raise TypeError(f"rows of {x.dtype} and residual of {residual.dtype}: must be the same")
+    shapes = [list(t.shape) for t in (x, residual, weight, bias) if t is not None]
+    if x.dim() != 2 or x.shape[1] < 1 or weight.shape != x.shape[1:] or bias.shape != x.shape[1:]:
+        raise ValueError(f"rows, residual, weight, bias {shapes}: must be [N, D], [N, D], [D], [D]")
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"rows, residual, weight, bias {shapes}: must be [N, D], [N, D], [D], [D]")
+    if any(out.shape != x.shape or out.dtype != x.dtype or not out.is_contiguous() for out in outs):
+        raise ValueError(f"out must be as the rows, {list(x.shape)} in {x.dtype}, and contiguous")
