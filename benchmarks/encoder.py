@@ -1,18 +1,16 @@
-"""hser against `transformers`, all layers mean-pooled, on the same recordings in one run.
+"""hser against other ways to the same embeddings, all layers mean-pooled, of the same recordings in one run.
 
-    python -m benchmarks.encoder [--models hubert-large,wavlm-large] [--rounds 5]
+    python -m benchmarks.encoder [--models hubert-large,wavlm-large] [--lengths emodb,1,10] [--rounds 5]
 
-Three ways to the same embeddings, random weights, real recordings (EmoDB) where they are at hand:
+Contenders, with random weights:
 
-    loop    what people write: file by file, fp32, `output_hidden_states`, mean over time
-    best    `transformers` at its best on this machine: half precision, SDPA where the model has it,
-            batches sorted by length with an attention mask, mean over each recording's own frames;
-            the batch size is the fastest of a few, tried first
-    hser    the bare encoder: packed batches, every layer pooled as it is produced
-    command all of `hser-extract` from files to store, without the set-up
+    loop, best, torchaudio   see `baselines`; the fastest way and batch size of each are tried first
+    hser                     the bare encoder: packed batches, every layer pooled as it is produced
+    command                  all of `hser-extract` from files to store, without the set-up
 
 They take turns; figures are audio seconds per second, median and range. `command` keeps a share of
-`hser`. MFU is the share of the machine's own matrix products, measured here too.
+`hser`. MFU is the share of the machine's own matrix products, measured here too; work on padding does not
+count for it. Memory is what a contender takes beside all models' weights, measured in one call more.
 """
 
 from __future__ import annotations
@@ -20,93 +18,97 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 
-from benchmarks.common import SHARED_DATA, median, print_table, spread, take_turns, write_result
+from benchmarks.baselines import (
+    BASELINES,
+    BATCH_SIZES,
+    CANNOT,
+    GPU_BATCH_SIZES,
+    Baseline,
+    Setting,
+    best,
+    first_line,
+    loop,
+    transformers_model,
+)
+from benchmarks.common import median, print_table, spread, take_turns, write_result
+from benchmarks.lengths import audio_seconds, find, label, read
+from benchmarks.peak import working_bytes
 from extractor.batch import BatchEncoder, Job
 from extractor.encoders import Model, resolve_device
-from extractor.encoders.checkpoint import MODELS
 from extractor.encoders.products import Linear
 from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, run
+from extractor.errors import SettingsError, unknown
 from extractor.plan import plan_batches
 from extractor.stages import num_cores, num_streams
-from extractor.types import SAMPLE_RATE, Decoded, Utterance
+from extractor.types import SAMPLE_RATE, Decoded, Seconds, Utterance
 
-BATCH_SIZES = (1, 4, 8, 16)  # tried for `best` on a CPU
-GPU_BATCH_SIZES = (16, 32, 64, 128)
+__all__ = [
+    "BATCH_SIZES",
+    "GPU_BATCH_SIZES",
+    "audio_seconds",
+    "bare",
+    "best",
+    "command",
+    "jobs",
+    "loop",
+    "matrix_roof",
+    "measure",
+    "read",
+    "recordings",
+    "result_row",
+    "transformers_model",
+]
+
+CONTENDERS = (*BASELINES, "hser", "command")
+# Audio for each contender but the loop, and for the loop: a second or two of work, or more.
+AUDIO: Mapping[str, Seconds] = {"cpu": 240.0, "cuda": 4800.0}
+LOOP_AUDIO: Mapping[str, Seconds] = {"cpu": 24.0, "cuda": 60.0}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured."""
+
+    models: tuple[str, ...] = ("hubert-large", "wavlm-large")
+    lengths: tuple[str, ...] = ("emodb",)  # rows of `lengths.CORPORA`, or seconds
+    contenders: tuple[str, ...] = ("loop", "best", "hser", "command")
+    device: str = "auto"
+    dtype: str = "auto"
+    rounds: int = 5
+    seconds: Seconds | None = None  # of audio; None: by device
+    loop_seconds: Seconds | None = None
+    compiled: bool | None = None  # torch.compile for `best`; None: on CUDA
 
 
 def recordings(seconds: float, folder: Path) -> list[str]:
-    """EmoDB's files, evenly spaced through the list, of about that much audio in all."""
-    files = sorted(str(p) for p in SHARED_DATA.glob("emodb/wav/*.wav"))
-    if not files:
-        from extractor.synthetic import write_corpus
-
-        files = sorted(str(p) for p in write_corpus(folder / "synthetic").rglob("*.wav"))
-    lengths = [soundfile.info(f).duration for f in files]
-    every = max(1, round(sum(lengths) / seconds))
-    return files[::every]
+    """EmoDB's files, or noise of their lengths, of about that much audio in all."""
+    return find("emodb", seconds, folder).files
 
 
-def read(files: Sequence[str]) -> list[np.ndarray]:
-    return [soundfile.read(f, dtype="float32")[0] for f in files]
+def check(settings: Settings) -> None:
+    """Raises SettingsError before anything is loaded."""
+    from benchmarks.lengths import lengths_of
+    from extractor.encoders.checkpoint import MODELS
 
-
-def audio_seconds(waveforms: Sequence[np.ndarray]) -> float:
-    return sum(len(w) for w in waveforms) / SAMPLE_RATE
-
-
-def transformers_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """The reference with random weights; SDPA where it has it (WavLM has not)."""
-    from transformers import AutoConfig, AutoModel
-
-    row = MODELS[name]
-    torch.manual_seed(0)
-    model = AutoModel.from_config(AutoConfig.for_model(row.kind, **row.architecture), dtype=torch.float32)
-    return model.eval().to(device, dtype)
-
-
-def loop(model: Any, files: Sequence[str]) -> float:
-    """File by file in fp32, as in every tutorial."""
-    from transformers import Wav2Vec2FeatureExtractor
-
-    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
-    began, seconds = time.perf_counter(), 0.0
-    for file in files:
-        waveform = soundfile.read(file, dtype="float32")[0]
-        inputs = extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(model.device)
-        with torch.no_grad():
-            hidden = model(**inputs, output_hidden_states=True).hidden_states
-        torch.stack([h[0].mean(0) for h in hidden]).cpu()
-        seconds += len(waveform) / SAMPLE_RATE
-    return seconds / (time.perf_counter() - began)
-
-
-def best(model: Any, waveforms: Sequence[np.ndarray], batch_size: int) -> float:
-    """Sorted, padded batches with a mask, pooled over the true lengths."""
-    ordered = sorted(waveforms, key=len)
-    dtype, device = model.dtype, model.device
-    began = time.perf_counter()
-    with torch.inference_mode():
-        for i in range(0, len(ordered), batch_size):
-            batch = [torch.from_numpy((w - w.mean()) / w.std()) for w in ordered[i : i + batch_size]]
-            padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(device, dtype)
-            lengths = torch.tensor([len(w) for w in batch])
-            mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(device)
-            # Without padding no mask is needed, and SDPA is faster without.
-            masked = {} if bool(mask.all()) else {"attention_mask": mask}
-            hidden = model(padded, output_hidden_states=True, **masked).hidden_states
-            frames = ((lengths - 400) // 320 + 1).to(device)
-            inside = (torch.arange(hidden[0].shape[1], device=device) < frames[:, None])[:, :, None]
-            torch.stack([(h * inside).sum(1).float() / frames[:, None] for h in hidden], 1).cpu()
-    return audio_seconds(waveforms) / (time.perf_counter() - began)
+    for name in settings.models:
+        if name not in MODELS or MODELS[name].kind == "whisper":
+            raise SettingsError(unknown("model", name, [m for m in MODELS if MODELS[m].kind != "whisper"]))
+    for name in settings.lengths:
+        lengths_of(name)
+    for name in settings.contenders:
+        if name not in CONTENDERS:
+            raise SettingsError(unknown("contender", name, CONTENDERS))
 
 
 def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float) -> list[Job]:
@@ -141,13 +143,13 @@ def command(files: Sequence[str], model: str, dtype: str) -> float:
         return run(list(files), Options(model=f"random:{model}", dtype=dtype), Path(folder) / "run").speed
 
 
-def matrix_roof(dtype: torch.dtype, device: torch.device) -> float:
+def matrix_roof(dtype: torch.dtype, device: torch.device, cores: int | None = None) -> float:
     """FLOP/s of a large matrix product by the library, all cores or the whole GPU: the roof."""
     n = 8192 if device.type == "cuda" else 1024
     weight = torch.randn(4 * n, n) * 0.02
     linear = Linear(weight, None, dtype, device)
     x = torch.randn(n if device.type == "cuda" else 750, n).to(device, dtype)
-    streams = 1 if device.type == "cuda" else num_cores()
+    streams = 1 if device.type == "cuda" else cores or num_cores()
 
     def products(_: int) -> None:
         with torch.inference_mode():
@@ -165,36 +167,76 @@ def matrix_roof(dtype: torch.dtype, device: torch.device) -> float:
     return median(speeds)
 
 
-def measure(name: str, args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    device = resolve_device(args.device)
-    files = recordings(args.seconds, scratch)
-    few = recordings(args.loop_seconds, scratch)
-    waveforms = read(files)
+def batch_encoder(model: Model) -> tuple[BatchEncoder, Seconds]:
+    """As the engine sets it up: all layers, mean; and the audio in a batch."""
+    budget = CPU_BATCH if model.device.type == "cpu" else LARGE_BATCH
+    layers = tuple(range(model.encoder.num_layers))
+    return BatchEncoder(model, layers, ("mean",), 60 * SAMPLE_RATE, round(budget * SAMPLE_RATE)), budget
+
+
+def by_device(asked: Seconds | None, default: Mapping[str, Seconds], device: torch.device) -> Seconds:
+    return default.get(device.type, default["cpu"]) if asked is None else asked
+
+
+def measure(name: str, lengths: str, settings: Settings, scratch: Path) -> dict[str, Any]:
+    """One model on recordings of some lengths: a row of the result file."""
+    device = resolve_device(settings.device)
+    found = find(lengths, by_device(settings.seconds, AUDIO, device), scratch)
+    waveforms = read(found.files)
     seconds = audio_seconds(waveforms)
-    model = Model(f"random:{name}", args.dtype, device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[model.dtype]
-    budget = CPU_BATCH if device.type == "cpu" else LARGE_BATCH
-    encode = BatchEncoder(
-        model,
-        tuple(range(model.encoder.num_layers)),
-        ("mean",),
-        60 * SAMPLE_RATE,
-        round(budget * SAMPLE_RATE),
-    )
+    model = Model(f"random:{name}", settings.dtype, device)
+    dtype = DTYPES[model.dtype]
+    encode, budget = batch_encoder(model)
     planned = jobs(waveforms, budget)
-    reference, half = (transformers_model(name, d, device) for d in (torch.float32, dtype))
-    sizes = BATCH_SIZES if device.type == "cpu" else GPU_BATCH_SIZES
-    tried = {size: max(best(half, waveforms[::4], size) for _ in range(2)) for size in sizes}
-    size = max(tried, key=lambda s: tried[s])
-    contenders: dict[str, Callable[[], float]] = {
-        "loop": lambda: loop(reference, few),
-        "best": lambda: best(half, waveforms, size),
-        "hser": lambda: bare(encode, planned, seconds),
+    few = found.few(by_device(settings.loop_seconds, LOOP_AUDIO, device))
+    compiled = device.type == "cuda" if settings.compiled is None else settings.compiled
+    asked = [name for name in settings.contenders if name in BASELINES]
+    prepared, missing = prepare(asked, Setting(name, dtype, device, waveforms, few, compiled))
+    runs: dict[str, Callable[[], float]] = {name: baseline.run for name, baseline in prepared.items()}
+    if "hser" in settings.contenders:
+        runs["hser"] = lambda: bare(encode, planned, seconds)
+    if "command" in settings.contenders:
+        runs["command"] = lambda: command(found.files, name, model.dtype)
+    speeds = take_turns(runs, settings.rounds)
+    chosen = prepared.get("best", Baseline(lambda: 0.0))
+    roof = matrix_roof(dtype, device)
+    return {
+        **result_row(name, model, waveforms, roof, chosen.how, dict(chosen.tried), speeds),
+        "lengths": label(lengths),
+        "content": found.content,
+        "working_mib": memory(runs, device),
+        "padding": {"hser": own_padding(model, waveforms)}
+        | {name: baseline.padding_share for name, baseline in prepared.items()},
+        "how": {name: baseline.how for name, baseline in prepared.items()},
+        "missing": missing
+        | {f"{name}: {way}": why for name, b in prepared.items() for way, why in b.missing.items()},
     }
-    if not args.no_command:
-        contenders["command"] = lambda: command(files, name, model.dtype)
-    speeds = take_turns(contenders, args.rounds)
-    return result_row(name, model, waveforms, matrix_roof(dtype, device), size, tried, speeds)
+
+
+def prepare(names: Sequence[str], setting: Setting) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """The baselines that run here, and why others do not."""
+    prepared: dict[str, Baseline] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            prepared[name] = BASELINES[name](setting)
+        except CANNOT as error:
+            missing[name] = first_line(error)
+    return prepared, missing
+
+
+def memory(runs: Mapping[str, Callable[[], float]], device: torch.device) -> dict[str, float]:
+    """MiB that each takes while it runs; those that cannot be measured here are left out."""
+    found = {name: working_bytes(run, device) for name, run in runs.items()}
+    return {name: num_bytes / MIB for name, num_bytes in found.items() if num_bytes is not None}
+
+
+def own_padding(model: Model, waveforms: Sequence[np.ndarray]) -> float:
+    """Share of our operations that is spent on padding."""
+    useful, padding = (
+        sum(each) for each in zip(*(model.encoder.operations(len(w)) for w in waveforms), strict=True)
+    )
+    return padding / (useful + padding)
 
 
 def result_row(
@@ -202,62 +244,108 @@ def result_row(
     model: Model,
     waveforms: Sequence[np.ndarray],
     roof_flops: float,
-    best_batch_size: int,
-    best_tried: dict[int, float],
-    speeds: dict[str, list[float]],
+    chosen: str | int,
+    best_tried: Mapping[Any, float],
+    speeds: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
-    """One model's row of the result file."""
+    """What every row has. ``chosen``: the way of `best`, of those tried."""
     seconds = audio_seconds(waveforms)
-    operations = sum(sum(model.encoder.operations(len(w))) for w in waveforms) / seconds
+    operations = sum(model.encoder.operations(len(w))[0] for w in waveforms) / seconds
+    own = next((who for who in ("hser", "command") if who in speeds), None)
     return {
         "model": name,
         "dtype": model.dtype,
         "recordings": len(waveforms),
         "audio_seconds": seconds,
-        "best_batch_size": best_batch_size,
+        "best_is": chosen,
         "best_tried": best_tried,
         "flop_per_audio_second": operations,
         "roof_flops": roof_flops,
-        "mfu": median(speeds["hser"]) * operations / roof_flops,
+        "mfu": median(speeds[own]) * operations / roof_flops if own else None,
         "speeds": speeds,
         "ratios": {
             f"{a}/{b}": median(speeds[a]) / median(speeds[b])
-            for a, b in (("hser", "loop"), ("hser", "best"), ("command", "hser"))
-            if a in speeds
+            for a, b in (*(("hser", b) for b in BASELINES), ("command", "hser"))
+            if a in speeds and b in speeds
         },
     }
 
 
 def rows_of(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     for r in results:
-        speeds, ratios = r["speeds"], r["ratios"]
-        share = f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-"
+        speeds, ratios, padding, mib = r["speeds"], r["ratios"], r["padding"], r["working_mib"]
         yield [
-            f"{r['model']} {r['dtype']}",
-            *(spread(speeds[c]) if c in speeds else "-" for c in ("loop", "best", "hser", "command")),
-            f"{ratios['hser/loop']:.1f}x",
-            f"{ratios['hser/best']:.2f}x",
-            share,
-            f"{r['mfu']:.0%}",
+            f"{r['model']} {r['dtype']}, {r['lengths']}",
+            *(spread(speeds[c]) if c in speeds else "-" for c in CONTENDERS),
+            *(f"{ratios[f'hser/{b}']:.2f}x" if f"hser/{b}" in ratios else "-" for b in BASELINES),
+            f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-",
+            "-" if r["mfu"] is None else f"{r['mfu']:.0%}",
+            "/".join("-" if padding.get(c) is None else f"{padding[c]:.1%}" for c in ("best", "hser")),
+            "/".join(f"{mib[c]:,.0f}" if c in mib else "-" for c in ("best", "hser")),
         ]
+
+
+HEADER = (
+    "audio s/s",
+    *CONTENDERS,
+    *(f"/{name}" for name in BASELINES),
+    "command/hser",
+    "MFU",
+    "padding best/hser",
+    "MiB best/hser",
+)
+
+
+def measure_all(settings: Settings) -> dict[str, Any]:
+    """The result file's content; prints the table."""
+    check(settings)
+    results = []
+    with tempfile.TemporaryDirectory(prefix="hser-bench-") as scratch:
+        for name in settings.models:
+            for lengths in settings.lengths:
+                results.append(measure(name, lengths, settings, Path(scratch)))
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+    print_results(results)
+    return {"what": "audio seconds per second", "rows": results}
+
+
+def print_results(results: Sequence[dict[str, Any]]) -> None:
+    table = list(zip(*[HEADER, *rows_of(results)], strict=True))
+    told = [column for column in table if any(cell not in ("-", "-/-") for cell in column[1:])]
+    header, *rows = zip(*told, strict=True)
+    print_table(header, rows)
+    for row in results:
+        who = f"{row['model']}, {row['lengths']}"
+        print("; ".join([f"{who}: {row['content']}", *(f"{n}: {how}" for n, how in row["how"].items())]))
+        for what, why in row["missing"].items():
+            print(f"{who}: not measured: {what}: {why}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", default="hubert-large,wavlm-large")
+    parser.add_argument("--lengths", default="emodb", help="emodb, ravdess or seconds, with commas")
+    parser.add_argument("--baselines", default="loop,best", help=f"some of {','.join(BASELINES)}")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=240.0, help="of audio for each but the loop")
-    parser.add_argument("--loop-seconds", type=float, default=24.0, help="of audio for the loop")
+    parser.add_argument("--seconds", type=float, help="of audio for each but the loop")
+    parser.add_argument("--loop-seconds", type=float, help="of audio for the loop")
     parser.add_argument("--no-command", action="store_true", help="leave the whole command out")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as scratch:
-        results = [measure(name, args, Path(scratch)) for name in args.models.split(",")]
-    header = ["audio s/s", "loop", "best", "hser", "command", "/loop", "/best", "command/hser", "MFU"]
-    print_table(header, list(rows_of(results)))
-    write_result("encoder", {"what": "audio seconds per second", "rows": results}, args.out)
+    settings = Settings(
+        tuple(args.models.split(",")),
+        tuple(args.lengths.split(",")),
+        (*args.baselines.split(","), "hser", *([] if args.no_command else ["command"])),
+        args.device,
+        args.dtype,
+        args.rounds,
+        args.seconds,
+        args.loop_seconds,
+    )
+    write_result("encoder", measure_all(settings), args.out)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from benchmarks.common import RESULTS, median
 CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
 BARS = ("loop", "best", "hser")
+NATURAL = ("emodb", "ravdess")  # lengths that the main table shows, where there are several; the first found
 
 
 def read_results(folder: Path, *names: str) -> list[Result]:
@@ -59,23 +60,68 @@ def padding_table(result: Result) -> str:
     )
 
 
-def speed_rows(result: Result) -> Iterator[list[str]]:
+def main_rows(result: Result) -> list[Mapping[str, Any]]:
+    """One row a model: its recordings of natural lengths, where it was measured with several lengths."""
+    chosen: dict[str, Mapping[str, Any]] = {}
     for row in result["rows"]:
+        before = chosen.get(row["model"])
+        if before is None or _rank(row) < _rank(before):
+            chosen[row["model"]] = row
+    return list(chosen.values())
+
+
+def _rank(row: Mapping[str, Any]) -> int:
+    lengths = row.get("lengths")
+    return NATURAL.index(lengths) if lengths in NATURAL else len(NATURAL)
+
+
+def speed_rows(result: Result, ways: Sequence[str]) -> Iterator[list[str]]:
+    for row in main_rows(result):
         speeds, ratios = row["speeds"], row["ratios"]
         share = f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-"
         yield [
             f"{row['model']}, {row['dtype']}",
-            *(with_range(speeds[name]) if name in speeds else "-" for name in (*BARS, "command")),
-            f"**{ratios['hser/loop']:.1f}x**",
-            f"**{ratios['hser/best']:.2f}x**",
+            *(with_range(speeds[name]) if name in speeds else "-" for name in (*ways, "hser", "command")),
+            *(f"**{_times(ratios, way)}**" if f"hser/{way}" in ratios else "-" for way in ways),
             share,
             f"{row['mfu']:.0%}",
         ]
 
 
+def _times(ratios: Mapping[str, float], way: str) -> str:
+    ratio = ratios[f"hser/{way}"]
+    return f"{ratio:.1f}x" if way == "loop" else f"{ratio:.2f}x"
+
+
 def speed_table(result: Result) -> str:
-    header = ["audio s/s", "`loop`", "`best`", "hser", "`command`", "hser / `loop`", "hser / `best`"]
-    return table([*header, "`command` / hser", "of the roof"], list(speed_rows(result)))
+    """`torchaudio` has its columns where it was measured."""
+    measured = any("torchaudio" in row["speeds"] for row in main_rows(result))
+    ways = ["loop", "best", *["torchaudio"] * measured]
+    header = ["audio s/s", *(f"`{way}`" for way in ways), "hser", "`command`"]
+    header += [f"hser / `{way}`" for way in ways]
+    return table([*header, "`command` / hser", "of the roof"], list(speed_rows(result, ways)))
+
+
+def lengths_table(result: Result) -> str:
+    """hser by length: audio seconds per second, times `best`, share of the roof."""
+    rows = [row for row in result["rows"] if "lengths" in row and "hser" in row["speeds"]]
+    lengths = list(dict.fromkeys(row["lengths"] for row in rows))
+    models = list(dict.fromkeys((row["model"], row["dtype"]) for row in rows))
+    cells = {(row["model"], row["lengths"]): _length_cell(row) for row in rows}
+    return table(
+        ["audio s/s (`best`, of the roof)", *lengths],
+        [[f"{model}, {dtype}", *(cells.get((model, of), "-") for of in lengths)] for model, dtype in models],
+    )
+
+
+def _length_cell(row: Mapping[str, Any]) -> str:
+    ratio = row["ratios"].get("hser/best")
+    times = f"{ratio:.1f}x, " if ratio is not None else ""
+    return f"{number(median(row['speeds']['hser']))} ({times}{row['mfu']:.0%})"
+
+
+def has_lengths(result: Result) -> bool:
+    return len({row.get("lengths") for row in result["rows"]}) > 1
 
 
 def decode_table(result: Result) -> str:
@@ -174,15 +220,37 @@ def milliseconds(seconds: Sequence[float]) -> str:
     return "{} ({}-{})".format(*(f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in figures))
 
 
+def index_table(result: Result) -> str:
+    rows = []
+    for kind, each in result["kinds"].items():
+        speeds, ours = each["queries_per_second"], kind != "scikit-learn"
+        built = f"{each['build_seconds']:,.0f} s" if ours else "-"
+        plain = with_range(speeds["FAISS"]) if ours else "-"
+        rows.append(
+            [
+                kind,
+                built,
+                f"{each['memory_bytes'] / result['rows'] / 1e3:.2f} GB",
+                f"{each['recall_at_10']:.3f}",
+                with_range(speeds["hser" if ours else kind]),
+                plain,
+            ]
+        )
+    what = f"{result['rows']:,} rows of {result['dim']:,}, batches of {result['queries']} queries"
+    return table([what, "built in", "memory per million", "recall@10", "queries/s", "plain FAISS"], rows)
+
+
 # Marker -> the result files it shows, and how.
 SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "padding": (("padding",), padding_table),
     "speed": (("encoder", "gpu-check"), speed_table),
+    "lengths": (("encoder",), lengths_table),
     "decode": (("decode",), decode_table),
     "write": (("write",), write_table),
     "memory": (("memory",), memory_table),
     "augment": (("augment",), augment_table),
     "kernels": (("kernels",), kernels_table),
+    "index": (("index",), index_table),
 }
 
 
@@ -190,6 +258,8 @@ def section(name: str, folder: Path) -> str:
     """What belongs between a marker's two ends."""
     sources, make = SECTIONS[name]
     results = [r for r in read_results(folder, *sources) if r.get("rows", True)]
+    if name == "lengths":
+        results = [r for r in results if has_lengths(r)]
     if not results:
         return "Not measured yet: `make bench` writes the result files.\n"
     blocks = [f"Machine: `{result['machine']}`\n\n{make(result)}\n" for result in results]
@@ -228,9 +298,10 @@ def chart(results: Sequence[Result]) -> str:
         y += TITLE
         title = f"Audio seconds per second, {result['machine']}"
         parts.append(f'<text class="title" x="0" y="{y - 10}">{escape(title)}</text>')
-        scale = (WIDTH - LABELS - FIGURES) / max(median(row["speeds"]["hser"]) for row in result["rows"])
-        for row in result["rows"]:
-            for name in BARS:
+        rows = main_rows(result)
+        scale = (WIDTH - LABELS - FIGURES) / max(median(row["speeds"]["hser"]) for row in rows)
+        for row in rows:
+            for name in (bar for bar in BARS if bar in row["speeds"]):
                 parts += _bar(f"{row['model']}: {name}", name, median(row["speeds"][name]), scale, y)
                 y += BAR + GAP
             y += 2 * GAP

@@ -1,0 +1,152 @@
+"""``hser-bench``: how fast is it here, and against what else? Thin: the benchmarks are beside it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from extractor.cli import quiet_libraries, run_command
+from extractor.errors import SettingsError, unknown
+
+if TYPE_CHECKING:
+    from benchmarks.encoder import Settings
+
+# Imports beyond these happen inside: `--help` must not wait seconds for torch.
+
+STAGES = ("encoder", "decode", "write", "command", "all")
+EXIT_CANNOT_RUN = 1  # something that was asked for cannot be measured here; it was said what
+
+EPILOG = """\b
+Stages:     encoder   the encoder alone, and the baselines, on the same audio
+            decode    files to waveforms, against soundfile
+            write     rows to a store, against plain h5py
+            command   all of hser-extract, against the encoder alone
+            all       all of these
+Lengths:    emodb, ravdess (the corpora's own, or noise of their lengths),
+            or seconds
+Baselines:  loop        transformers, file by file in fp32
+            best        transformers, the fastest way that was tried
+            torchaudio  the architecture of its bundles; or none
+
+\b
+Examples:
+  hser-bench encoder --model hubert-large,wavlm-large --lengths 1,4,10,30,emodb
+  hser-bench all --out results/mine.json
+  hser-bench --profile --model hubert-large --lengths 4 --traces traces
+
+\b
+Nothing is downloaded: weights are random. The machine should be idle.
+"""
+
+
+@click.command(
+    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.argument("stage", default="encoder", metavar="[encoder|decode|write|command|all]")
+@click.option("--model", default="hubert-large,wavlm-large", show_default=True, help="With commas.")
+@click.option("--lengths", default="emodb", show_default=True, help="Of the recordings, with commas.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="That count.")
+@click.option("--baselines", default="loop,best,torchaudio", show_default=True, help="With commas, or none.")
+@click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile.  [default: on CUDA]")
+@click.option("--seconds", type=float, help="Audio for each contender.  [default: by device]")
+@click.option("--loop-seconds", type=float, help="Audio for the loop.  [default: by device]")
+@click.option("--profile", is_flag=True, help="A trace and a breakdown by stage of each model, too.")
+@click.option("--traces", type=click.Path(), default="traces", show_default=True, help="Folder for them.")
+@click.option("--out", type=click.Path(dir_okay=False), help="Result file.  [default: benchmarks/results]")
+def command(
+    stage: str,
+    model: str,
+    lengths: str,
+    baselines: str,
+    profile: bool,
+    traces: str,
+    out: str | None,
+    **options: Any,
+) -> None:
+    """Measure hser on this machine, side by side with what one would run otherwise."""
+    if stage not in STAGES:
+        raise SettingsError(unknown("stage", stage, STAGES))
+    quiet_libraries()
+    file = None if out is None else Path(out)
+    cannot = []
+    if stage in ("encoder", "command", "all"):
+        others = [] if stage == "command" or baselines == "none" else _names(baselines)
+        contenders = (*others, "hser", *(["command"] if stage != "encoder" else []))
+        measure_encoder(
+            _settings(_names(model), _names(lengths), contenders, options),
+            file,
+            Path(traces) if profile else None,
+            "command" if stage == "command" else "encoder",
+        )
+    elif profile:
+        raise SettingsError(f"--profile: there is no profile of {stage}; it is of the encoder")
+    if stage in ("decode", "all"):
+        cannot += ["decode"] * measure_decode(options["rounds"], _beside(file, stage, "decode"))
+    if stage in ("write", "all"):
+        measure_write(options["rounds"], _beside(file, stage, "write"))
+    if cannot:
+        click.echo(f"not measured, it cannot run here: {', '.join(cannot)}", err=True)
+        sys.exit(EXIT_CANNOT_RUN)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _settings(
+    models: tuple[str, ...], lengths: tuple[str, ...], contenders: tuple[str, ...], options: dict[str, Any]
+) -> Settings:
+    from benchmarks.encoder import Settings, check
+
+    settings = Settings(models, lengths, contenders, **options)
+    check(settings)
+    return settings
+
+
+def _beside(file: Path | None, stage: str, name: str) -> Path | None:
+    """Where a result goes: ``all`` writes several, the others beside the encoder's."""
+    return file if file is None or stage == name else file.with_name(f"{file.stem}-{name}{file.suffix}")
+
+
+def measure_encoder(settings: Settings, out: Path | None, traces: Path | None, name: str) -> None:
+    """Table and result file; with ``traces`` also a trace and a page of each model in that folder."""
+    from benchmarks.common import write_result
+    from benchmarks.encoder import measure_all
+
+    result = measure_all(settings)
+    if traces is not None:
+        from benchmarks.profiled import profile_rows
+
+        profile_rows(result["rows"], settings, traces)
+    write_result(name, result, out)
+
+
+def measure_decode(rounds: int, out: Path | None) -> bool:
+    """False, as no exit code, when all went well."""
+    from benchmarks import decode
+
+    return bool(decode.main(["--rounds", str(rounds), *_out(out)]))
+
+
+def measure_write(rounds: int, out: Path | None) -> None:
+    from benchmarks import write
+
+    write.main(["--repeats", str(rounds), *_out(out)])
+
+
+def _out(out: Path | None) -> list[str]:
+    return [] if out is None else ["--out", str(out)]
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+"""`hser-bench` at toy size: stages, baselines, lengths, and where the time goes. Nothing asserts on speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from benchmarks import baselines, breakdown, decode, encoder, lengths, peak, readme, write
+from benchmarks.cli import command
+from benchmarks.common import CANNOT_RUN
+from benchmarks.stand_ins import NORMS, SMALL, write_config
+from extractor.encoders import Model
+from extractor.encoders.checkpoint import MODELS, HubModel
+from extractor.errors import SettingsError
+from extractor.types import SAMPLE_RATE
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
+
+
+def small_torchaudio() -> Any:
+    """`SMALL` as torchaudio builds it."""
+    import torchaudio
+
+    layers = zip(SMALL["conv_dim"], (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True)
+    return torchaudio.models.wav2vec2_model(
+        extractor_mode="layer_norm",
+        extractor_conv_layer_config=list(layers),
+        extractor_conv_bias=True,
+        encoder_embed_dim=SMALL["hidden_size"],
+        encoder_projection_dropout=0.0,
+        encoder_pos_conv_kernel=SMALL["num_conv_pos_embeddings"],
+        encoder_pos_conv_groups=SMALL["num_conv_pos_embedding_groups"],
+        encoder_num_layers=SMALL["num_hidden_layers"],
+        encoder_num_heads=SMALL["num_attention_heads"],
+        encoder_attention_dropout=0.0,
+        encoder_ff_interm_features=SMALL["intermediate_size"],
+        encoder_ff_interm_dropout=0.0,
+        encoder_dropout=0.0,
+        encoder_layer_norm_first=True,
+        encoder_layer_drop=0.0,
+        aux_num_out=None,
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that the benchmarks know, of models that take milliseconds."""
+    import torchaudio
+
+    for kind in ("hubert", "wavlm"):
+        architecture = {**SMALL, **NORMS["layer"]}
+        monkeypatch.setitem(MODELS, f"small-{kind}", HubModel("none", kind, architecture))
+    monkeypatch.setattr(torchaudio.models, "small", small_torchaudio, raising=False)
+    monkeypatch.setitem(baselines.TORCHAUDIO, "small-hubert", "small")
+    # Measuring the machine's takes seconds each time, and is tested with the GPU check.
+    monkeypatch.setattr(encoder, "matrix_roof", lambda dtype, device, cores=None: 1e12)
+
+
+@pytest.fixture
+def clip_setting() -> baselines.Setting:
+    waveforms = [np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in (8000, 9000)]
+    return baselines.Setting("small-hubert", torch.float32, CPU, waveforms, [], compiled=True)
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def toy(*arguments: str, out: Path) -> dict[str, Any]:
+    """The result of a run on a few seconds of noise."""
+    small = ("--seconds", "4", "--loop-seconds", "1", "--rounds", "1", "--device", "cpu", "--out", str(out))
+    done = bench(*arguments, *small)
+    assert done.exit_code == 0, done.output
+    return json.loads(out.read_text())
+
+
+# --- The command --------------------------------------------------------------------------------
+
+
+# transformers' own WavLM hands SDPA's ancestor two kinds of masks.
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
+def test_encoder_is_measured_beside_all_baselines(tmp_path: Path) -> None:
+    result = toy(
+        "encoder", "--model", "small-hubert,small-wavlm", "--lengths", "0.5,emodb", out=tmp_path / "toy.json"
+    )
+    assert [(row["model"], row["lengths"]) for row in result["rows"]] == [
+        (model, of) for model in ("small-hubert", "small-wavlm") for of in ("0.5 s", "emodb")
+    ]
+    for row in result["rows"]:
+        # There is no small WavLM in torchaudio's table: that is said, and the rest is measured.
+        left_out = {"torchaudio"} if row["model"] == "small-wavlm" else set()
+        assert row["speeds"].keys() == {"loop", "best", "torchaudio", "hser"} - left_out
+        assert row["missing"].keys() == left_out
+        assert all(len(figures) == 1 and figures[0] > 0 for figures in row["speeds"].values())
+        assert row["mfu"] > 0 and row["flop_per_audio_second"] > 0
+        assert 0 <= row["padding"]["hser"] < 1 and row["padding"]["loop"] == 0
+        assert row["content"].startswith(("noise", "recordings"))
+    fixed = result["rows"][0]
+    assert fixed["padding"]["best"] == 0  # all are equally long
+
+
+def test_whole_command_is_measured_against_the_encoder(tmp_path: Path) -> None:
+    result = toy("command", "--model", "small-hubert", "--lengths", "1", out=tmp_path / "toy.json")
+    [row] = result["rows"]
+    assert row["speeds"].keys() == {"hser", "command"}
+    assert row["ratios"].keys() == {"command/hser"}
+
+
+def test_all_measures_every_stage_and_says_what_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: dict[str, list[str]] = {}
+
+    def decoding(arguments: Sequence[str]) -> int:
+        ran["decode"] = list(arguments)
+        return CANNOT_RUN
+
+    monkeypatch.setattr(decode, "main", decoding)
+    monkeypatch.setattr(write, "main", lambda arguments: ran.update(write=list(arguments)))
+    out = tmp_path / "toy.json"
+    options = ("--model", "small-hubert", "--lengths", "1", "--baselines", "none", "--seconds", "2")
+    done = bench("all", *options, "--rounds", "2", "--device", "cpu", "--out", str(out))
+    assert done.exit_code == 1 and "cannot run here: decode" in done.output
+    assert json.loads(out.read_text())["rows"][0]["speeds"].keys() == {"hser", "command"}
+    assert ran == {
+        "decode": ["--rounds", "2", "--out", str(tmp_path / "toy-decode.json")],
+        "write": ["--repeats", "2", "--out", str(tmp_path / "toy-write.json")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("encode",), "encoder"),
+        (("encoder", "--model", "hubert-larg"), "hubert-large"),
+        (("encoder", "--model", "whisper-tiny"), "hubert-large"),
+        (("encoder", "--lengths", "emodbb"), "emodb"),
+        (("encoder", "--lengths", "nan"), "emodb"),
+        (("encoder", "--lengths", "-4"), "emodb"),
+        (("encoder", "--baselines", "bestt"), "best"),
+        (("decode", "--profile"), "of the encoder"),
+    ],
+)
+def test_what_is_unknown_is_refused_by_name(arguments: tuple[str, ...], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        bench(*arguments)
+
+
+def test_help_answers_without_the_heavy_packages() -> None:
+    code = "import sys, benchmarks.cli; print([m for m in ('torch', 'numpy', 'h5py') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+    assert bench("--help").exit_code == 0
+
+
+# --- Baselines ----------------------------------------------------------------------------------
+
+
+def test_models_without_masks_get_batches_of_one_length() -> None:
+    waveforms = [np.zeros(n, dtype=np.float32) for n in (5, 3, 5, 3, 3, 4)]
+    batches = [[len(w) for w in batch] for batch in baselines.equal_batches(waveforms, 2)]
+    assert batches == [[3, 3], [3], [4], [5, 5]]
+    assert baselines.padding_share(baselines.equal_batches(waveforms, 2)) == 0
+    assert not baselines.can_pad("wavlm-large") and baselines.can_pad("hubert-large")
+    # Sorted: [3 3] [3 4] [5 5]: one sample of 24 is padding.
+    assert baselines.padding_share(baselines.sorted_batches(waveforms, 2)) == pytest.approx(1 / 24)
+
+
+def test_every_name_of_torchaudio_is_there() -> None:
+    import torchaudio
+
+    for name, function in baselines.TORCHAUDIO.items():
+        assert name in MODELS and callable(getattr(torchaudio.models, function))
+
+
+def test_a_way_that_fails_is_left_out_with_its_reason() -> None:
+    def fails() -> float:
+        raise torch.OutOfMemoryError("too much\nby far")
+
+    way, tried, missing = baselines.fastest({"a": lambda: 1.0, "b": lambda: 3.0, "c": fails}, calls=2)
+    assert (way, tried, missing) == ("b", {"a": 1.0, "b": 3.0}, {"c": "OutOfMemoryError: too much"})
+    assert baselines.fastest({"c": fails}, calls=1)[0] is None
+
+
+def test_compiled_ways_are_tried_and_what_does_not_compile_is_said(
+    clip_setting: baselines.Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(model: Any, dynamic: bool) -> Any:
+        raise_here = RuntimeError("no compiler here")
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            raise raise_here
+
+        forward.dtype, forward.device = model.dtype, model.device  # type: ignore[attr-defined]
+        return forward
+
+    for compile_, works in ((lambda model, dynamic: model, True), (refuses, False)):
+        monkeypatch.setattr(torch, "compile", compile_)
+        prepared = baselines.prepare_best(clip_setting)
+        assert any("compiled" in way for way in prepared.tried) == works
+        assert list(prepared.missing.values()) == ["RuntimeError: no compiler here"] * (not works)
+        assert prepared.how in prepared.tried and prepared.run() > 0
+
+
+def test_pooling_of_a_padded_batch_sees_own_frames_only() -> None:
+    hidden = torch.arange(12.0).view(2, 3, 2)
+    pooled = baselines.pool([hidden, 2 * hidden], torch.tensor([400 + 2 * 320, 400]))
+    expected = torch.stack([hidden[0].mean(0), hidden[1, 0]])  # three frames, and one
+    torch.testing.assert_close(pooled, torch.stack([expected, 2 * expected], 1))
+
+
+# --- Lengths ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*lengths.CORPORA, "1", "30"])
+def test_drawn_lengths_are_the_distribution_asked_for(name: str) -> None:
+    distribution = lengths.lengths_of(name)
+    drawn = lengths.draw(distribution, 1200.0)
+    shortest, longest = distribution.quantiles[0], distribution.quantiles[-1]
+    assert shortest <= min(drawn) and max(drawn) <= longest
+    # The tables' piecewise linear distribution and the midpoints of its steps have the same mean.
+    assert sum(drawn) == pytest.approx(1200.0, rel=0.05)
+    middle = distribution.quantiles[len(distribution.quantiles) // 2]
+    assert np.median(drawn) == pytest.approx(middle, rel=0.02)
+    assert drawn == lengths.draw(distribution, 1200.0)
+
+
+@pytest.mark.parametrize("name", lengths.CORPORA)
+def test_quantiles_ascend(name: str) -> None:
+    quantiles = lengths.CORPORA[name].quantiles
+    assert len(quantiles) == 21 and list(quantiles) == sorted(quantiles)
+
+
+def test_a_corpus_that_is_not_there_is_replaced_by_noise_and_that_is_said(tmp_path: Path) -> None:
+    found = lengths.find("ravdess", 20.0, tmp_path / "scratch", data=tmp_path / "nothing")
+    assert found.content.startswith("noise")
+    assert lengths.audio_seconds(lengths.read(found.files)) == pytest.approx(20.0, rel=0.2)
+    assert len(found.few(0.1)) == 1
+
+
+# --- Memory -------------------------------------------------------------------------------------
+
+
+def test_working_memory_is_what_the_work_takes_and_no_more() -> None:
+    size = 256 << 20
+    ballast = np.ones(size, dtype=np.uint8)  # there before: does not count
+    taken = peak.working_bytes(lambda: np.ones(size, dtype=np.uint8), CPU)
+    if taken is None:
+        pytest.skip("the peak of resident memory cannot be reset here, or this is not glibc")
+    # Pages that the interpreter and the allocator take along are a few megabytes.
+    assert 0.9 * size < taken < 1.2 * size
+    nothing = peak.working_bytes(lambda: None, CPU)
+    assert nothing is not None and nothing < 0.1 * size
+    assert len(ballast) == size
+
+
+# --- Where the time goes ------------------------------------------------------------------------
+
+
+def event(cat: str, name: str, ts: float, dur: float, tid: int = 1, **args: Any) -> dict[str, Any]:
+    return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "tid": tid, "args": args}
+
+
+def stage(name: str, ts: float, dur: float) -> dict[str, Any]:
+    return event("user_annotation", f"hser:{name}", ts, dur)
+
+
+def test_on_a_cpu_time_goes_to_the_outermost_range() -> None:
+    events = [
+        event("user_annotation", breakdown.WHOLE, 0, 100),
+        stage("CNN", 0, 40),
+        stage("norms", 10, 5),  # within the CNN
+        stage("norms", 40, 10),
+        event("cpu_op", "aten::copy_", 45, 2),  # within the norm
+        event("cpu_op", "aten::cat", 60, 8),
+        event("cpu_op", "aten::copy_", 61, 2),  # within that
+        event("cpu_op", "aten::add", 70, 9),
+    ]
+    total, seconds = breakdown.by_stage(events, on_cuda=False)
+    us = {name: s * 1e6 for name, s in seconds.items()}
+    assert us == pytest.approx({"CNN": 40, "norms": 10, "copies": 8, "other": 42})
+    assert total * 1e6 == pytest.approx(100)
+
+
+def test_on_cuda_a_kernel_counts_where_it_was_launched() -> None:
+    events = [
+        event("user_annotation", breakdown.WHOLE, 0, 100),
+        stage("attention", 0, 10),
+        event("cuda_runtime", "cudaLaunchKernel", 5, 1, correlation=7),
+        event("cuda_driver", "cuLaunchKernel", 20, 1, correlation=8),  # in no range
+        event("cuda_runtime", "cudaMemcpyAsync", 25, 1, correlation=9),
+        event("kernel", "k", 30, 30, tid=99, correlation=7),
+        event("kernel", "k", 60, 5, tid=99, correlation=8),
+        event("gpu_memcpy", "m", 70, 15, tid=99, correlation=9),
+    ]
+    _, seconds = breakdown.by_stage(events, on_cuda=True)
+    us = {name: s * 1e6 for name, s in seconds.items()}
+    assert us == pytest.approx({"attention": 30, "other": 5, "copies": 15, "idle": 50})
+
+
+def test_a_trace_without_batches_is_refused() -> None:
+    with pytest.raises(ValueError, match="no batch"):
+        breakdown.by_stage([stage("CNN", 0, 1)], on_cuda=False)
+
+
+def test_profile_finds_every_stage_of_an_encoder(tmp_path: Path) -> None:
+    out = tmp_path / "toy.json"
+    result = toy(
+        *("encoder", "--model", "small-wavlm", "--lengths", "1", "--baselines", "none"),
+        *("--profile", "--traces", str(tmp_path / "traces")),
+        out=out,
+    )
+    [row] = result["rows"]
+    found = row["breakdown"]
+    wanted = {"CNN", "projection", "positions", "attention's products", "attention", "feed-forward"}
+    assert wanted | {"norms", "pooling"} <= found["seconds"].keys() <= set(breakdown.STAGES)
+    assert sum(found["seconds"].values()) == pytest.approx(found["total"])
+    assert found["operations"].keys() == wanted
+    assert found["least_bytes"].keys() == {"norms", "pooling"}
+    assert found["missing"] == []  # the table names functions that there are
+    page, trace = sorted((tmp_path / "traces").iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert "feed-forward" in page.read_text() and json.loads(trace.read_text())["traceEvents"]
+
+
+def test_operations_of_the_stages_are_those_of_the_encoder(tmp_path: Path) -> None:
+    model = Model(write_config(tmp_path), "fp32", CPU)
+    samples = [16_000, 31_999]
+    stages = breakdown.operations_of(model.encoder, samples)
+    useful = sum(model.encoder.operations(n)[0] for n in samples)
+    # All but nothing: the two add up the same integers in other orders.
+    assert sum(stages.values()) == pytest.approx(useful, rel=1e-12)
+
+
+def test_named_parts_give_what_the_parts_give(tmp_path: Path) -> None:
+    waveforms = [np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)]
+    pooled = []
+    for named in (False, True):
+        model = Model(write_config(tmp_path), "fp32", CPU)
+        encode, budget = encoder.batch_encoder(model)
+        if named:
+            breakdown.name_parts(model.encoder)
+        with breakdown.named_functions():
+            pooled.append(encode(encoder.jobs(waveforms, budget)[0]).pooled["mean"])
+    np.testing.assert_array_equal(*pooled)
+
+
+def test_nothing_stays_wrapped() -> None:
+    from extractor.encoders import wav2vec2
+    from extractor.pooling import Pooler
+
+    before = wav2vec2.attend, Pooler.add
+    with breakdown.named_functions():
+        assert wav2vec2.attend is not before[0] and Pooler.add is not before[1]
+    assert (wav2vec2.attend, Pooler.add) == before
+
+
+# --- The README's table by length ---------------------------------------------------------------
+
+
+def test_readme_shows_speeds_by_length(tmp_path: Path) -> None:
+    rows = [
+        {
+            "model": "hubert-large",
+            "dtype": "bf16",
+            "lengths": of,
+            "mfu": 0.5,
+            "speeds": {"best": [400.0], "hser": [speed]},
+            "ratios": {"hser/best": speed / 400},
+        }
+        for of, speed in (("1 s", 8000.0), ("10 s", 10_000.0), ("emodb", 9000.0))
+    ]
+    result = {"machine": "toy", "rows": rows}
+    by_length = readme.lengths_table(result)
+    assert "1 s" in by_length and "10,000" in by_length and "25.0x" in by_length
+    # The main table keeps to one row a model: real recordings, where there are any.
+    assert readme.speed_table(result).count("hubert-large") == 1 and "9,000" in readme.speed_table(result)
+    assert readme.chart([result]).count("<rect") == 2  # no bar for what was not measured
