@@ -1,7 +1,7 @@
 """The main job: recordings in, a store of pooled embeddings out.
 
     inputs -> manifest -> probe -> plan            what there is, before any audio is decoded
-           -> decode ahead -> encode + pool -> commit      batch by batch
+           -> decode ahead -> augment -> encode + pool -> commit, index      batch by batch
 
 A run can be stopped or killed at any moment; the same call goes on where it ended.
 """
@@ -12,7 +12,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import torch
 
     from extractor.augment import Augmentation, Config
+    from extractor.copies import Copies
     from extractor.encoders import Model
+    from extractor.indexing import Wanted
     from extractor.store import Store
     from extractor.store.writer import RunWriter
 
@@ -136,17 +138,84 @@ def run_here(
     """
     from extractor.batch import BatchEncoder
     from extractor.budget import Memory
-    from extractor.copies import Copies, configured
-    from extractor.decode import DecodeOptions, backends
-    from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
-    from extractor.indexing import Indexes, parse_indexes
-    from extractor.manifest import read_manifest
-    from extractor.pooling import parse_poolings
+    from extractor.decode import DecodeOptions
+    from extractor.indexing import Indexes
     from extractor.run_plan import make_plan
-    from extractor.stages import Stages, num_cores, num_streams
+    from extractor.stages import Stages, num_streams
     from extractor.store import Store
 
     began = time.perf_counter()
+    asked = prepare(inputs, options, progress)
+    model, layers = asked.model, asked.layers
+    # Indexes are finished when the store is.
+    with ExitStack() as last, _open_run(out, options, asked) as writer:
+        for message in writer.repaired:
+            progress.note(message)
+        budget_samples = round(asked.budget * SAMPLE_RATE)
+        plan = make_plan(
+            writer,
+            asked.manifest,
+            budget_samples,
+            asked.workers,
+            options.retry_failed,
+            progress,
+            asked.copies,
+        )
+        built_now = [] if index_later else asked.indexes
+        indexes = Indexes(out, built_now, layers, options.storage_dtype, len(plan.utterances), progress)
+        a_pass = round(_pass_seconds(options, model, layers, asked.budget, progress) * SAMPLE_RATE)
+        window = round(asked.window * SAMPLE_RATE)
+        stages = Stages(
+            plan,
+            BatchEncoder(model, layers, asked.poolings, window, a_pass, Memory(progress.note)),
+            writer,
+            DecodeOptions(
+                channel=options.channel, workers=asked.workers, resample=options.resample == RESAMPLING[0]
+            ),
+            num_streams(model.device.type, len(plan.batches)),
+            asked.copies,
+            last.enter_context(indexes),
+        )
+        summary = Summary(str(out), options.model, recordings=len(plan.utterances))
+        summary.padding_share = plan.padding_share(model.encoder)
+        summary.setup_seconds = time.perf_counter() - began
+        summary.indexes = [(each.pooling, each.layer, each.kind) for each in asked.indexes]
+        done = writer.done()
+        mine = range(options.shard[0], len(plan.batches), options.shard[1])
+        stages.run([b for b in mine if b not in done], progress, summary, stop)
+    for warning in writer.warnings:
+        progress.note(warning)
+    with Store(out) as store:
+        summary.stored, summary.failures = len(store), store.errors
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a run is to do, with its inputs read and its model loaded."""
+
+    manifest: Manifest
+    copies: Copies | None
+    model: Model
+    layers: tuple[int, ...]
+    poolings: tuple[str, ...]
+    indexes: Sequence[Wanted]
+    window: Seconds
+    budget: Seconds  # audio in a batch
+    workers: int
+    settings: Mapping[str, object]
+
+
+def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
+    """Refuse what cannot work, the cheapest first; then load the model. Nothing is written."""
+    from extractor.copies import Copies, configured
+    from extractor.decode import backends
+    from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
+    from extractor.indexing import parse_indexes
+    from extractor.manifest import read_manifest
+    from extractor.pooling import parse_poolings
+    from extractor.stages import num_cores
+
     parse_layers(options.layers)  # the form only: the model is not known yet
     poolings, device = parse_poolings(options.pooling), resolve_device(options.device)
     resolve_dtype(options.dtype, device)
@@ -160,7 +229,7 @@ def run_here(
 
     model = Model(options.model, options.dtype, device)
     layers = parse_layers(options.layers, model.encoder.num_layers)
-    wanted = parse_indexes(options.index, layers, model.encoder.num_layers, poolings)
+    indexes = parse_indexes(options.index, layers, model.encoder.num_layers, poolings)
     window = _window(options, model)
     settings = _settings(options, model, layers, poolings, config, window)
     if window < options.window:
@@ -174,41 +243,7 @@ def run_here(
         progress.note(_augmentation_note(config, device))
     small = device.type == "cpu" and not model.spectral
     budget = options.batch_seconds or (CPU_BATCH if small else LARGE_BATCH)
-    columns = manifest.columns if copies is None else copies.columns
-    # Indexes are finished when the store is.
-    with ExitStack() as last, _open_run(out, options, settings, columns, model, layers, poolings) as writer:
-        for message in writer.repaired:
-            progress.note(message)
-        budget_samples = round(budget * SAMPLE_RATE)
-        plan = make_plan(writer, manifest, budget_samples, workers, options.retry_failed, progress, copies)
-        built_now = [] if index_later else wanted
-        indexes = Indexes(out, built_now, layers, options.storage_dtype, len(plan.utterances), progress)
-        a_pass = round(_pass_seconds(options, model, layers, budget, progress) * SAMPLE_RATE)
-        memory = Memory(progress.note)
-        stages = Stages(
-            plan,
-            BatchEncoder(model, layers, poolings, round(window * SAMPLE_RATE), a_pass, memory),
-            writer,
-            DecodeOptions(
-                channel=options.channel, workers=workers, resample=options.resample == RESAMPLING[0]
-            ),
-            num_streams(device.type, len(plan.batches)),
-            copies,
-            last.enter_context(indexes),
-        )
-        summary = Summary(str(out), options.model, recordings=len(plan.utterances))
-        summary.padding_share = plan.padding_share(model.encoder)
-        todo = [b for b in range(len(plan.batches)) if b % options.shard[1] == options.shard[0]]
-        done = writer.done()
-        todo = [b for b in todo if b not in done]
-        summary.setup_seconds = time.perf_counter() - began
-        summary.indexes = [(each.pooling, each.layer, each.kind) for each in wanted]
-        stages.run(todo, progress, summary, stop)
-    for warning in writer.warnings:
-        progress.note(warning)
-    with Store(out) as store:
-        summary.stored, summary.failures = len(store), store.errors
-    return summary
+    return Asked(manifest, copies, model, layers, poolings, indexes, window, budget, workers, settings)
 
 
 def check(options: Options) -> None:
@@ -365,25 +400,18 @@ def _reachable(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-def _open_run(
-    out: str | os.PathLike[str],
-    options: Options,
-    settings: dict[str, object],
-    columns: Sequence[str],
-    model: Model,
-    layers: Sequence[int],
-    poolings: Sequence[str],
-) -> RunWriter:
+def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> RunWriter:
     from extractor.pooling import POOLINGS
     from extractor.store.writer import RunWriter
 
+    model = asked.model
     return RunWriter.open(
         Path(out),
-        settings=settings,
+        settings=asked.settings,
         environment={"model_spec": _reachable(options.model), **_environment(model.device.type)},
-        columns=columns,
-        layers=layers,
-        dim={name: POOLINGS[name].width * model.encoder.dim for name in poolings},
+        columns=asked.manifest.columns if asked.copies is None else asked.copies.columns,
+        layers=asked.layers,
+        dim={name: POOLINGS[name].width * model.encoder.dim for name in asked.poolings},
         shard=options.shard,
         storage_dtype=options.storage_dtype,
     )
