@@ -3,7 +3,6 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -29,7 +28,7 @@ demo: $(READY) ## the main job end to end; CORPUS=path MODEL=name for real ones
 	$(BIN)/python -m extractor.cli_demo $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(MODEL),--model '$(MODEL)')
 
 test: $(READY) ## the tests that CI runs
-	$(BIN)/python -m pytest -m 'not slow and not gpu' -n $(JOBS) --dist loadfile --benchmark-disable
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
 test-all: $(READY) ## all tests, full-size models too (many minutes)
 	$(BIN)/python -m pytest -m 'not gpu'
