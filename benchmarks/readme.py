@@ -18,7 +18,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy_tables import accuracy_text
 from benchmarks.common import RESULTS, median
+from benchmarks.markdown import table
 
 CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
@@ -39,12 +41,6 @@ def number(value: float) -> str:
 def with_range(values: Sequence[float]) -> str:
     """``15.1 (14.8-15.3)``."""
     return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; all columns but the first are figures."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def padding_table(result: Result) -> str:
@@ -253,9 +249,17 @@ SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "index": (("index",), index_table),
 }
 
+# Marker -> a result that is one file whatever the machine, and how it is shown.
+ONE_FILE: dict[str, tuple[str, Callable[[Result], str]]] = {"figures": ("accuracy.json", accuracy_text)}
+
 
 def section(name: str, folder: Path) -> str:
     """What belongs between a marker's two ends."""
+    if name in ONE_FILE:
+        file, show = ONE_FILE[name]
+        if not (folder / file).exists():
+            return "Not measured yet: `python -m benchmarks.accuracy` writes the result file.\n"
+        return show(json.loads((folder / file).read_text(encoding="utf-8")))
     sources, make = SECTIONS[name]
     results = [r for r in read_results(folder, *sources) if r.get("rows", True)]
     if name == "lengths":
@@ -269,7 +273,7 @@ def section(name: str, folder: Path) -> str:
 
 def fill(text: str, folder: Path) -> str:
     """The README with its sections made anew. Raises ValueError for a marker without its end."""
-    for name in SECTIONS:
+    for name in (*SECTIONS, *ONE_FILE):
         opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
         if text.count(opening) != text.count(closing) or text.count(opening) > 1:
             raise ValueError(f"{opening} and {closing} must both stand there once, or not at all")
