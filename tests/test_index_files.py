@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from index_cases import LAYER, batches_of, brute_force, clustered, manifest_of, opened, write
 from test_store_crash import KILLED, THROUGH, exit_code, in_child
+from threadpoolctl import threadpool_limits
 
 from extractor.errors import InputError, SettingsError, StoreError, StoreUnwritable
 from extractor.index import BrokenIndex, Index, IndexMissing, IndexStale, IndexWriter, build, remove
@@ -34,6 +35,13 @@ COMMAND = r"hser-lookup build .*run --layer 3 --pooling mean"
 def no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
     # What a process wrote survives its death without a sync; hundreds of them would take long.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    # A fork has none of the threads that OpenMP keeps ready, and would wait for them for ever.
+    with threadpool_limits(limits=1):
+        yield
 
 
 @pytest.fixture
