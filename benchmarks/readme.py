@@ -232,7 +232,8 @@ def index_table(result: Result) -> str:
                 plain,
             ]
         )
-    what = f"{result['rows']:,} rows of {result['dim']:,}, batches of {result['queries']} queries"
+    size = f"{result['rows']:,} rows of {result['dim']:,}"
+    what = f"{size}, batches of {result['queries']} queries, threads: {result['threads']}"
     return table([what, "built in", "memory per million", "recall@10", "queries/s", "plain FAISS"], rows)
 
 
