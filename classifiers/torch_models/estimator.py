@@ -176,6 +176,8 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
     def _parts(self, X: Any) -> Iterable[Any]:  # noqa: N803
         return [X]
 
+    # Each row of `models.MODELS` has the next two of its own: what it reads, and its network.
+
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
         raise NotImplementedError
 

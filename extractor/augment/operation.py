@@ -38,7 +38,7 @@ class Augmentation(Row):
 
         Raises CannotAugment where this recording leaves nothing to draw from.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each row of `tables.AUGMENTATIONS` has its own; OneOf and Compose too
 
     def drawn(self, source: Source, random: Random, pool: Pool) -> tuple[Operation, ...]:
         """With probability ``p`` what `draw` gives, else nothing."""
