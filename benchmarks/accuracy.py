@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks.accuracy_rows import (
     EGEMAPS,
     MATRIX,
+    NEIGHBOURS,
     PROTOCOLS,
     REFERENCE,
     ROWS,
@@ -51,6 +52,7 @@ PROGRAMS = {
     "hser-extract": ("extractor.cli", ("-q",)),
     "hser-train": ("classifiers.cli_train", ("-q", "--projection", "pca")),
     "hser-evaluate": ("classifiers.cli_evaluate", ("-q",)),
+    "hser-lookup": ("classifiers.cli_lookup", ("--json", "--no-duplicates")),
 }
 
 
@@ -61,14 +63,15 @@ class CannotRunError(Exception):
 # --- The commands -------------------------------------------------------------------------------
 
 
-def carry_out(command: str, place: Path) -> None:
-    """Run one of `PROGRAMS` in ``place``. Raises RuntimeError with what it said where it fails."""
+def carry_out(command: str, place: Path) -> str:
+    """What one of `PROGRAMS` prints in ``place``. Raises RuntimeError with what it said where it fails."""
     program, *arguments = shlex.split(command)
     module, quiet = PROGRAMS[program]
     run = [sys.executable, "-m", module, *arguments, *quiet]
     done = subprocess.run(run, cwd=place, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command}\nended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def prepare(row: Row, place: Path) -> None:
@@ -190,6 +193,24 @@ def _crossed(row: Row, place: Path) -> dict[str, Any]:
     }
 
 
+def _neighbours(row: Row, place: Path) -> dict[str, Any]:
+    found = json.loads(carry_out(commands(row)[-1], place))
+    names = {"UA": "ua", "WA": "wa", "macro_f1": "macro_f1", "precision_at_k": "precision_at_k"}
+    return {
+        "protocol": f"leave one {found['leave_out']} out",
+        "num_tested": found["queries"],
+        "classes": sorted(found["emotions"]),
+        "k": found["k"],
+        "layers": [
+            {
+                "layer": each["layer"],
+                "figures": {name: round(each[key], DIGITS) for name, key in names.items()},
+            }
+            for each in found["layers"]
+        ],
+    }
+
+
 def _reference(row: Row, place: Path) -> dict[str, Any]:
     """The folds are those of the run; only labels, speakers and ids are taken from it."""
     from classifiers.protocols import about
@@ -207,7 +228,7 @@ def _reference(row: Row, place: Path) -> dict[str, Any]:
     }
 
 
-HOW = {TRAIN: _trained, MATRIX: _crossed, REFERENCE: _reference}
+HOW = {TRAIN: _trained, MATRIX: _crossed, NEIGHBOURS: _neighbours, REFERENCE: _reference}
 
 
 # --- The result file ----------------------------------------------------------------------------
@@ -228,8 +249,9 @@ def write(path: Path, new: Sequence[Mapping[str, Any]]) -> None:
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     lines = []
     for row in rows:
-        for cell in row.get("cells", [row]):
+        for cell in row.get("cells") or row.get("layers") or [row]:
             where = f", {cell['train']} -> {cell['test']}" if "train" in cell else ""
+            where += f", layer {cell['layer']}" if "layer" in cell else ""
             values = [cell["figures"][name] for name in FIGURES]
             shares = [value["value"] if isinstance(value, dict) else value for value in values]
             lines.append([row["name"] + where, *(f"{100 * share:.1f}" for share in shares)])

@@ -6,22 +6,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 MFCC, LOGMEL, WHISPER, EGEMAPS = "mfcc", "logmel", "whisper", "egemaps"
+MFCC_FRAMES = "mfcc-frames"
 EXTRACTION = {
     MFCC: "--model mfcc --pooling meanstd",
     LOGMEL: "--model logmel --pooling meanstd",
+    MFCC_FRAMES: "--model mfcc --pooling none",
     WHISPER: "--model ./whisper-tiny-en --layers all --pooling mean",
 }
 IN_WORDS = {
     MFCC: "MFCC, mean and deviation",
     LOGMEL: "log-mel, mean and deviation",
+    MFCC_FRAMES: "MFCC, frames",
     WHISPER: "Whisper tiny.en",
     EGEMAPS: "openSMILE eGeMAPSv02",
 }
 PROTOCOLS = {"emodb": "loso", "ravdess": "emobox-ravdess"}  # of each corpus
-CLASSIFIERS = {"svm": "linear SVM", "logistic": "logistic regression"}
+CLASSIFIERS = {
+    "svm": "linear SVM",
+    "logistic": "logistic regression",
+    "bilstm": "two-layer BiLSTM",
+    "attentive-stats": "attentive statistics pooling",
+    "superb": "SUPERB's head, all layers",
+}
 FUSIONS = {"average": "probabilities averaged", "gate": "learned gate"}
 
-TRAIN, MATRIX, REFERENCE = "hser-train", "hser-evaluate matrix", "reference"  # how a row comes about
+# How a row comes about
+TRAIN, MATRIX, NEIGHBOURS = "hser-train", "hser-evaluate matrix", "hser-lookup evaluate"
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,35 @@ def _pooled(corpus: str) -> Iterator[Row]:
             CLASSIFIERS[classifier],
             (f"{corpus}-{features}",),
             f"--classifier {classifier} --grid default{layer} --protocol {PROTOCOLS[corpus]}",
+        )
+
+
+def _networks() -> Iterator[Row]:
+    """At their defaults, without selection: a fold takes minutes."""
+    # In bf16 an epoch takes half the time
+    bilstm = " --param dtype=bf16 --param patience=5"
+    chosen = {"bilstm": (MFCC_FRAMES, bilstm), "attentive-stats": (MFCC_FRAMES, "")}
+    for classifier, (features, parameters) in (chosen | {"superb": (WHISPER, "")}).items():
+        yield Row(
+            f"ravdess-{features}-{classifier}",
+            ("ravdess",),
+            IN_WORDS[features],
+            CLASSIFIERS[classifier],
+            (f"ravdess-{features}",),
+            f"--classifier {classifier}{parameters} --protocol {PROTOCOLS['ravdess']}",
+        )
+
+
+def _neighbours(corpus: str) -> Iterator[Row]:
+    for features in (MFCC, WHISPER):
+        yield Row(
+            f"{corpus}-{features}-neighbours",
+            (corpus,),
+            IN_WORDS[features],
+            "10 neighbours",
+            (f"{corpus}-{features}",),
+            "--leave-out speaker --k 10",
+            NEIGHBOURS,
         )
 
 
@@ -107,10 +147,13 @@ _ROWS = [
     _fixed_layer(),
     _reference("emodb"),
     *_pooled("ravdess"),
+    *_networks(),
     *_fusions("ravdess"),
     _reference("ravdess"),
     _crossed("none"),
     _crossed("corpus"),
+    *_neighbours("emodb"),
+    *_neighbours("ravdess"),
 ]
 ROWS: Mapping[str, Row] = {each.name: each for each in _ROWS}
 
@@ -128,6 +171,8 @@ def commands(row: Row) -> list[str]:
     if row.kind == TRAIN:
         sources = runs[0] if len(runs) == 1 else " ".join(f"--features {run}" for run in runs)
         return [*made, f"{TRAIN} {sources} {row.arguments} --out models/{row.name}"]
+    if row.kind == NEIGHBOURS:
+        return [*made, f"{NEIGHBOURS} {' '.join(runs)} {row.arguments}"]
     if row.kind == MATRIX:
         return [*made, f"{MATRIX} {' '.join(runs)} {row.arguments} --out studies/{row.name}"]
     corpus = row.corpora[0]

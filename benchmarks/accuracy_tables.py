@@ -22,7 +22,7 @@ command a figure.
 
 def accuracy_text(result: Result) -> str:
     """A table a corpus, one across corpora, what has to be said of some rows, and the commands."""
-    rows = result["rows"]
+    rows = [row for row in result["rows"] if "layers" not in row]
     blocks = [
         f"{_about_corpus(of)}\n\n{accuracy_table(of)}"
         for corpus in NAMES
@@ -92,6 +92,26 @@ def crossed_table(rows: Sequence[Result]) -> str:
             )
     header = ["trained on", "tested on (recordings)", "`--normalise`", *FIGURES.values(), "UA lost", "layer"]
     return table(header, lines, words=3)
+
+
+def neighbours_text(result: Result) -> str:
+    """A line a corpus, features and layer; and the commands."""
+    rows = [row for row in result["rows"] if "layers" in row]
+    if not rows:
+        return "Not measured yet: `python -m benchmarks.accuracy` writes the result file.\n"
+    names = {**FIGURES, "precision_at_k": f"precision@{rows[0]['k']} %"}
+    lines = [
+        [
+            f"{NAMES[row['corpora'][0]]} ({row['num_tested']:,}, {len(row['classes'])} emotions)",
+            row["features"],
+            str(each["layer"]) if len(row["layers"]) > 1 else "-",
+            *(f"{100 * each['figures'][name]:.1f}" for name in names),
+        ]
+        for row in rows
+        for each in row["layers"]
+    ]
+    header = ["corpus (recordings)", "features", "layer", *names.values()]
+    return f"{table(header, lines, words=3)}\n\n{_commands(rows)}\n"
 
 
 def _commands(rows: Sequence[Result]) -> str:

@@ -10,7 +10,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"  # real recordings, where they are at hand
@@ -33,14 +36,16 @@ def machine() -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    contenders: Mapping[K, Callable[[], T]], rounds: int, warm_up: bool = True
+) -> dict[K, list[T]]:
     """Each contender's figure in each round; they alternate, so that a busy moment hits all alike.
 
     A contender returns its own figure (say, audio seconds per second). One more round goes before
-    the counted ones, to warm up.
+    the counted ones, to warm up, unless each call is a process of its own.
     """
-    figures: dict[str, list[float]] = {name: [] for name in contenders}
-    for k in range(rounds + 1):
+    figures: dict[K, list[T]] = {name: [] for name in contenders}
+    for k in range(0 if warm_up else 1, rounds + 1):
         names = list(contenders)
         for name in names if k % 2 else reversed(names):
             figure = contenders[name]()
@@ -64,12 +69,17 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells))
 
 
+def result_path(name: str, out: Path | None = None) -> Path:
+    """``out``, or where this machine's result of a benchmark goes."""
+    return out or RESULTS / f"{name}-{machine()}.json"
+
+
 def write_result(name: str, result: Mapping[str, Any], out: Path | None = None) -> Path:
     """Write ``benchmarks/results/<name>-<machine>.json``, with the machine and the versions in it."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "numpy", "h5py")
-    path = out or RESULTS / f"{name}-{machine()}.json"
+    path = result_path(name, out)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A machine with a GPU may lack h5py.
     versions = {p: version(p) for p in packages if find_spec(p) is not None}

@@ -18,7 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy_tables import accuracy_text
+from benchmarks.accuracy_tables import accuracy_text, neighbours_text
 from benchmarks.common import RESULTS, median
 from benchmarks.markdown import table
 
@@ -251,7 +251,10 @@ SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
 }
 
 # Marker -> a result that is one file whatever the machine, and how it is shown.
-ONE_FILE: dict[str, tuple[str, Callable[[Result], str]]] = {"figures": ("accuracy.json", accuracy_text)}
+ONE_FILE: dict[str, tuple[str, Callable[[Result], str]]] = {
+    "figures": ("accuracy.json", accuracy_text),
+    "neighbours": ("accuracy.json", neighbours_text),
+}
 
 
 def section(name: str, folder: Path) -> str:

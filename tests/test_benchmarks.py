@@ -336,10 +336,16 @@ def test_accuracy_rows_are_commands_that_exist() -> None:
     from click.testing import CliRunner
 
     from classifiers.cli_evaluate import hser_evaluate
+    from classifiers.cli_lookup import hser_lookup
     from classifiers.cli_train import command as hser_train
     from extractor.cli import command as hser_extract
 
-    programs = {"hser-extract": hser_extract, "hser-train": hser_train, "hser-evaluate": hser_evaluate}
+    programs = {
+        "hser-extract": hser_extract,
+        "hser-train": hser_train,
+        "hser-evaluate": hser_evaluate,
+        "hser-lookup": hser_lookup,
+    }
     for row in ROWS.values():
         for text in commands(row):
             program, *arguments = shlex.split(text)
@@ -351,6 +357,9 @@ def test_accuracy_rows_are_commands_that_exist() -> None:
             elif program == "hser-evaluate":
                 matrix = hser_evaluate.commands[arguments[0]]
                 assert matrix.make_context("matrix", arguments[1:]).params["runs"]
+            elif program == "hser-lookup":
+                evaluate = hser_lookup.commands[arguments[0]]
+                assert evaluate.make_context("evaluate", arguments[1:]).params["run"]
             elif program == "hser-extract":
                 assert hser_extract.make_context("hser-extract", arguments).params["out"]
 
