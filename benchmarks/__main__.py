@@ -1,6 +1,6 @@
 """All benchmarks, one after another, each in a process of its own.
 
-    python -m benchmarks [padding] [products] [encoder] [decode] [write] [memory] [kernels] [augment] [index]
+    python -m benchmarks [NAME ...]
 
 Each is also run on its own, with its options, as `python -m benchmarks.encoder`.
 """
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "padding": "what padded batches do to an embedding",
     "products": "the building blocks on a CPU",
     "encoder": "hser against transformers",
+    "choices": "what each choice of the CPU's forward pass gives",
     "decode": "decoding against soundfile",
     "write": "committing against plain h5py",
     "memory": "resident memory of whole runs",

@@ -120,6 +120,33 @@ def has_lengths(result: Result) -> bool:
     return len({row.get("lengths") for row in result["rows"]}) > 1
 
 
+def choices_table(result: Result) -> str:
+    """A line a choice, a pair of columns a model; then where the time goes, by stage."""
+    rows, instead = result["rows"], result["instead"]
+    models = [f"{row['model']}, {row['dtype']}" for row in rows]
+    speeds = [
+        [
+            f"without {what}" if what in instead else what,
+            instead.get(what, "-"),
+            *(f"{number(median(row['speeds'][what]))}{_gain(row['gain'].get(what))}" for row in rows),
+        ]
+        for what in rows[0]["speeds"]
+    ]
+    first = table(["audio s/s (what it gives)", "in its place", *models], speeds, words=2)
+    columns = [(row, which) for row in rows for which in row["stages"]]
+    stages = dict.fromkeys(stage for row, which in columns for stage in row["stages"][which])
+    times = [
+        [stage, *(f"{row['stages'][which].get(stage, 0.0):.1f}" for row, which in columns)]
+        for stage in stages
+    ]
+    header = [f"{row['model']}, {which}" for row, which in columns]
+    return f"{first}\n\n{table(['ms of one core an audio second', *header], times)}"
+
+
+def _gain(ratio: float | None) -> str:
+    return "" if ratio is None else f" ({ratio:.2f}x)"
+
+
 def decode_table(result: Result) -> str:
     rows = [
         [
@@ -242,6 +269,7 @@ SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "padding": (("padding",), padding_table),
     "speed": (("encoder", "gpu-check"), speed_table),
     "lengths": (("encoder",), lengths_table),
+    "choices": (("choices",), choices_table),
     "decode": (("decode",), decode_table),
     "write": (("write",), write_table),
     "memory": (("memory",), memory_table),

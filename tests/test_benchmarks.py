@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from benchmarks import (
     accuracy,
     accuracy_tables,
     augment,
+    choices,
     common,
     decode,
     egemaps,
@@ -239,6 +242,45 @@ def test_what_torch_cannot_compile_is_left_out_with_its_reason() -> None:
     works, missing = kernels.runnable(Case("toy", "", 1, {OURS: lambda: torch.ones(1), COMPILED: fails}, ""))
     assert works.keys() == {OURS}
     assert missing == {COMPILED: "Unsupported: no such thing"}
+
+
+def test_choices_are_away_while_they_are_away(
+    small_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any of them the embeddings are the same, and none of the patched places stays patched."""
+    places = {place for choice in choices.CHOICES.values() for place in choice.instead}
+    before = {place: pkgutil.resolve_name(place) for place in places}
+    waveforms = [np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in (9_000, 16_000)]
+    found = {}
+    for name, context in {"all": nullcontext, "none": choices.all_away}.items():
+        with context():
+            model = Model(f"random:{small_model}", "fp32", CPU)
+            encode, _ = encoder.batch_encoder(model)
+            [result] = map(encode, encoder.jobs(waveforms, 10.0))
+            found[name] = result.pooled["mean"]
+            assert (pkgutil.resolve_name(next(iter(places))) is before[next(iter(places))]) == (name == "all")
+    np.testing.assert_allclose(found["none"], found["all"], atol=1e-5)
+    assert all(pkgutil.resolve_name(place) is value for place, value in before.items())
+    row = choices.measure(small_model, "1", rounds=1, seconds=4.0, scratch=tmp_path)
+    assert set(row["speeds"]) == {choices.ALL, *choices.CHOICES, choices.NONE}
+    assert set(row["gain"]) == set(row["speeds"]) - {choices.ALL}
+    assert row["stages"][choices.ALL]["attention"] > 0 < row["stages"][choices.NONE]["attention"]
+    result = {"instead": {c.what: c.without for c in choices.CHOICES.values()}, "rows": [row]}
+    assert "blocks of 4,096" in readme.choices_table(result)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_sdpa_of_the_choices_is_attention(gated: bool) -> None:
+    from extractor.encoders.attention import attend
+
+    rng = torch.Generator().manual_seed(0)
+    lengths, heads = [33, 64], 2
+    qkv = torch.randn(100, 3 * 16, generator=rng)
+    bias = torch.randn(heads, 64, 64, generator=rng) if gated else None
+    gate = torch.rand(100, heads, generator=rng) if gated else None
+    torch.testing.assert_close(
+        choices.sdpa(qkv, lengths, heads, bias, gate), attend(qkv, lengths, heads, bias, gate)
+    )
 
 
 def test_augment_benchmark_runs(clips: list[str], small_model: str) -> None:
