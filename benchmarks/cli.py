@@ -115,15 +115,14 @@ def _beside(file: Path | None, stage: str, name: str) -> Path | None:
 
 def measure_encoder(settings: Settings, out: Path | None, traces: Path | None, name: str) -> None:
     """Table and result file; with ``traces`` also a trace and a page of each model in that folder."""
-    from benchmarks.common import write_result
-    from benchmarks.encoder import measure_all
+    from benchmarks.encoder import measure_all, write_rows
 
     result = measure_all(settings)
     if traces is not None:
         from benchmarks.profiled import profile_rows
 
         profile_rows(result["rows"], settings, traces)
-    write_result(name, result, out)
+    write_rows(name, result, out)
 
 
 def measure_decode(rounds: int, out: Path | None) -> bool:

@@ -10,12 +10,14 @@ Contenders, with random weights:
 
 They take turns; figures are audio seconds per second, median and range. `command` keeps a share of
 `hser`. MFU is the share of the machine's own matrix products, measured here too; work on padding does not
-count for it. Memory is what a contender takes beside all models' weights, measured in one call more.
+count for it. Memory is what a contender takes beside all models' weights, measured in one call more. Rows of
+other models and lengths stay in the result file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,11 +41,12 @@ from benchmarks.baselines import (
     loop,
     transformers_model,
 )
-from benchmarks.common import median, print_table, spread, take_turns, write_result
+from benchmarks.common import median, print_table, result_path, spread, take_turns, write_result
 from benchmarks.lengths import audio_seconds, find, label, read
 from benchmarks.peak import working_bytes
 from extractor.batch import BatchEncoder, Job
 from extractor.encoders import Model, resolve_device
+from extractor.encoders.checkpoint import MODELS
 from extractor.encoders.products import Linear
 from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, run
 from extractor.errors import SettingsError, unknown
@@ -99,7 +102,6 @@ def recordings(seconds: float, folder: Path) -> list[str]:
 def check(settings: Settings) -> None:
     """Raises SettingsError before anything is loaded."""
     from benchmarks.lengths import lengths_of
-    from extractor.encoders.checkpoint import MODELS
 
     for name in settings.models:
         if name not in MODELS or MODELS[name].kind == "whisper":
@@ -310,6 +312,18 @@ def measure_all(settings: Settings) -> dict[str, Any]:
     return {"what": "audio seconds per second", "rows": results}
 
 
+def write_rows(name: str, result: Mapping[str, Any], out: Path | None) -> Path:
+    """The result file. What it holds of other models and lengths stays: all of them take an hour."""
+    path = result_path(name, out)
+    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    rows = {_key(row): row for row in [*before, *result["rows"]]}
+    return write_result(name, {**result, "rows": list(rows.values())}, out)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["model"], row["dtype"], row["lengths"]
+
+
 def print_results(results: Sequence[dict[str, Any]]) -> None:
     table = list(zip(*[HEADER, *rows_of(results)], strict=True))
     told = [column for column in table if any(cell not in ("-", "-/-") for cell in column[1:])]
@@ -345,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.seconds,
         args.loop_seconds,
     )
-    write_result("encoder", measure_all(settings), args.out)
+    write_rows("encoder", measure_all(settings), args.out)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,16 @@ def test_encoder_is_measured_beside_all_baselines(tmp_path: Path) -> None:
     assert fixed["padding"]["best"] == 0  # all are equally long
 
 
+def test_rows_of_other_models_and_lengths_stay(tmp_path: Path) -> None:
+    def row(model: str, lengths: str, speed: float) -> dict[str, Any]:
+        return {"model": model, "dtype": "bf16", "lengths": lengths, "speed": speed}
+
+    out = tmp_path / "toy.json"
+    encoder.write_rows("encoder", {"rows": [row("a", "4 s", 1.0), row("b", "4 s", 2.0)]}, out)
+    encoder.write_rows("encoder", {"rows": [row("b", "4 s", 3.0), row("b", "emodb", 4.0)]}, out)
+    assert [each["speed"] for each in json.loads(out.read_text())["rows"]] == [1.0, 3.0, 4.0]
+
+
 def test_whole_command_is_measured_against_the_encoder(tmp_path: Path) -> None:
     result = toy("command", "--model", "small-hubert", "--lengths", "1", out=tmp_path / "toy.json")
     [row] = result["rows"]
