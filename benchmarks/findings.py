@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 from torch import Tensor
@@ -37,7 +40,10 @@ def largest(errors: Iterable[float]) -> float:
 
 
 def collect(name: str, check: Callable[[], Iterator[Finding]], skipped: dict[str, str]) -> list[Finding]:
-    """A check's findings, printed as they come; none, with the reason kept, where a package is missing."""
+    """A check's findings, printed as they come; none, with the reason kept, where a package is missing.
+
+    One that ends by an error has failed, and the others go on: what they find is worth the machine's time.
+    """
     findings, began = [], time.perf_counter()
     try:
         for finding in check():
@@ -46,8 +52,22 @@ def collect(name: str, check: Callable[[], Iterator[Finding]], skipped: dict[str
     except ImportError as error:  # importlib.metadata's PackageNotFoundError is one
         skipped[name] = str(error)
         print(f"skipped {name}: {error}")
+    except run_errors() as error:
+        traceback.print_exception(error)
+        reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
+        findings.append(Finding(name, f"ended by {reason}", math.nan, 0.0))
+        print_finding(findings[-1])
     print(f"        {name} took {time.perf_counter() - began:.0f} s", flush=True)
     return findings
+
+
+def run_errors() -> tuple[type[Exception], ...]:
+    """What torch and Triton raise where something does not run, CUDA's own errors among it."""
+    if find_spec("triton") is None:
+        return RuntimeError, AssertionError
+    from triton.errors import TritonError
+
+    return RuntimeError, AssertionError, TritonError
 
 
 def print_finding(finding: Finding) -> None:

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import median, print_table, take_turns, write_result
-from benchmarks.findings import Finding, collect, largest, relative_error
+from benchmarks.findings import Finding, collect, largest, relative_error, run_errors
 from benchmarks.gpu_kernels import poisoned_memory
 from benchmarks.stand_ins import NORMS, small_encoders
 from cuda_kernels.add_norm import add_norm
@@ -233,10 +233,11 @@ def milliseconds(work: Callable[[], object]) -> float:
 def measure(what: str, ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
     """Milliseconds of each way; one that cannot run is left out and says why."""
     works, left_out = {}, {}
+    refusals: tuple[type[Exception], ...] = (ImportError, TypeError, *run_errors())
     for name, work in ways.items():
         try:
             work()
-        except (RuntimeError, ImportError, TypeError) as error:
+        except refusals as error:
             left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         else:
             works[name] = lambda w=work: milliseconds(w)

@@ -90,12 +90,19 @@ def pack(lengths: Sequence[int], device: torch.device, longest: int | None = Non
     most = max(lengths, default=0)
     if longest is not None and longest < most:
         raise ValueError(f"an utterance of {most} rows where none may have more than {longest}")
-    table = _table(lengths, device).to(device, non_blocking=True)
+    table = on_device(_table(lengths), device)
     return Packing(tuple(lengths), most if longest is None else longest, sum(lengths), table)
 
 
-def _table(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """On the host, pinned for a GPU: copies from there are not waited for."""
+def on_device(table: Tensor, device: torch.device) -> Tensor:
+    """A small table from the host. On CUDA it goes by pinned memory: from elsewhere, whoever copies waits
+    until the device has done all that it was told before."""
+    if device.type != "cuda":
+        return table.to(device)
+    return table.pin_memory().to(device, non_blocking=True)
+
+
+def _table(lengths: Sequence[int]) -> Tensor:
     offsets = [0, *accumulate(lengths)]
     # The longest first: a long utterance's tiles, which take longest, must not start last.
     order = sorted(range(len(lengths)), key=lambda s: -lengths[s])
@@ -108,4 +115,4 @@ def _table(lengths: Sequence[int], device: torch.device) -> Tensor:
     # An utterance may begin one tile that it does not fill.
     size = len(offsets) + COLUMNS * (offsets[-1] // TILE_ROWS + len(lengths))
     values += [0] * (size - len(values))
-    return torch.tensor(values, dtype=torch.int32, pin_memory=device.type == "cuda")
+    return torch.tensor(values, dtype=torch.int32)

@@ -135,9 +135,12 @@ class Pooler:
     def _saved(self) -> tuple[list[int], dict[str, Tensor], np.ndarray, list[list[int]]]:
         """What a forward pass changes and cannot simply write again (see `undo`)."""
         touched = sorted(set(self.utterances))
-        merged = self.state.items() if self.windowed else ()
+        merged: dict[str, Tensor] = {}
+        if self.windowed:
+            indices = self._moved(torch.tensor(touched))
+            merged = {name: s[indices] for name, s in self.state.items()}
         num_frames = [[len(rows) for rows in self.frames[u]] for u in touched]
-        return touched, {name: s[touched] for name, s in merged}, self.count[touched], num_frames
+        return touched, merged, self.count[touched], num_frames
 
     def undo(self) -> None:
         """Forget what was added since `begin`: that forward pass did not get through."""

@@ -129,11 +129,11 @@ def calls() -> Iterator[Callable[[], Any]]:
         yield lambda r=rows, s=starts: pool_rows(r, s, ["mean"])
         yield lambda r=rows, s=starts: pool_rows(r, s, STATISTICS)
 
-    # Heads of 64 channels, as in base and large models, and of 80, as in xlarge ones.
+    # Groups and heads of 48, 64 and 80 channels: base models have such groups, large and xlarge ones both.
     packing, num_heads = pack([200, 100], torch.device("cpu")), 16
     vector, const = torch.zeros(num_heads, 399), torch.zeros(num_heads)
     for dtype in (torch.float32, torch.bfloat16):
-        for width in (1024, 1280):
+        for width in (768, 1024, 1280):
             rows, weight = torch.zeros(300, 3 * width + 32, dtype=dtype), torch.zeros(width, dtype=dtype)
             qkv, x = rows[:, : 3 * width], rows[:, :width]
             bias = GatedBias(vector.to(dtype), rows[:, 3 * width :], const.to(dtype))

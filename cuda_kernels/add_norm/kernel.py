@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.parts import exact_gelu, unbroken
+
 BLOCK_ELEMENTS = 4096  # a program
 NUM_WARPS = 4
 
@@ -55,7 +57,7 @@ def _add_norm(
     bias = tl.load(bias_ptr + channel, mask=wanted, other=0.0).to(dtype)
     normed = deviation * scale[:, None] * weight[None, :] + bias[None, :]
     if GELU:
-        normed = 0.5 * normed * (1.0 + tl.erf(normed * 0.7071067811865476))
+        normed = exact_gelu(normed)
     tl.store(normed_ptr + offset, normed.to(normed_ptr.dtype.element_ty), mask=inside)
 
 
@@ -73,9 +75,7 @@ def add_norm(
     N, D = x.shape
     if N == 0:
         return
-    x = x if x.stride(1) == 1 else x.contiguous()
-    if residual is not None and residual.stride(1) != 1:
-        residual = residual.contiguous()
+    x, residual = unbroken(x), None if residual is None else unbroken(residual)
     block_channels = triton.next_power_of_2(D)
     block_rows = max(1, BLOCK_ELEMENTS // block_channels)
     with torch.cuda.device_of(x):

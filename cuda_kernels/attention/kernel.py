@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cuda_kernels import packing as p
 from cuda_kernels.attention.reference import GatedBias
 from cuda_kernels.packing import TILE_ROWS, Packing
+from cuda_kernels.parts import own_rows, unbroken
 
 # Rows, keys, warps and pipeline stages of a program, by bytes of an element and whether there is a bias. They
 # are the largest for which the compiler spills no register, and that leave room on a multiprocessor for two
@@ -30,7 +30,6 @@ SHAPES = {
 }
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp2 is an instruction, exp is not
-BEGIN, LENGTH, FIRST, COLUMNS = map(tl.constexpr, (p.BEGIN, p.LENGTH, p.FIRST, p.COLUMNS))
 
 
 @triton.jit
@@ -50,10 +49,7 @@ def _attend_packed(
     BLOCK_KEYS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    tile_ptr = tiles_ptr + tl.program_id(0).to(tl.int64) * COLUMNS
-    begin = tl.load(tile_ptr + BEGIN).to(tl.int64)
-    length = tl.load(tile_ptr + LENGTH)
-    first = tl.load(tile_ptr + FIRST) + tl.program_id(2) * BLOCK_ROWS
+    begin, length, first = own_rows(tiles_ptr, BLOCK_ROWS)
     if first >= length:
         return
     head = tl.program_id(1)
@@ -117,11 +113,11 @@ def attend_packed(qkv: Tensor, packing: Packing, num_heads: int, bias: GatedBias
     tiles = packing.tiles
     if not out.numel():
         return out
-    qkv = qkv if qkv.stride(1) == 1 else qkv.contiguous()
+    qkv = unbroken(qkv)
     vectors: tuple[Tensor | None, ...] = (None, None, None)
     logits_row_stride, num_distances = 0, 0
     if bias is not None:
-        logits = bias.logits if bias.logits.stride(1) == 1 else bias.logits.contiguous()
+        logits = unbroken(bias.logits)
         vectors = (bias.by_distance.contiguous(), logits, bias.const.contiguous())
         logits_row_stride, num_distances = logits.stride(0), bias.by_distance.shape[1]
     block_rows, block_keys, num_warps, num_stages = SHAPES[qkv.element_size(), bias is not None]

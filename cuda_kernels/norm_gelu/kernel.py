@@ -16,6 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.packing import on_device
+from cuda_kernels.parts import exact_gelu
+
 CHUNK_ROWS = 1024  # rows a program
 BLOCK_ROWS = 32  # rows a step
 BLOCK_CHANNELS = 64  # a warp reads whole lines of 128 bytes, in half precision too
@@ -117,8 +120,7 @@ def _apply(
         read = inside & (num_chunks > 0)
         rows = tl.load(x_ptrs[None, :] + row[:, None] * row_stride, mask=read, other=0.0).to(dtype)
         y = (rows - mean[None, :]) * scale[None, :] + bias[None, :]
-        gelu = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
-        result = tl.where(read, gelu, 0.0).to(out_ptr.dtype.element_ty)
+        result = tl.where(read, exact_gelu(y), 0.0).to(out_ptr.dtype.element_ty)
         tl.store(out_ptrs[None, :] + row[:, None] * num_channels, result, mask=inside)
 
 
@@ -137,7 +139,7 @@ def group_norm_gelu(
     of_gaps = list(_gaps(starts, lengths, len(x)))
     if not x.numel():
         return out
-    chunks = torch.tensor(of_utterances + of_gaps, dtype=torch.int64, device=x.device)
+    chunks = on_device(torch.tensor(of_utterances + of_gaps, dtype=torch.int64), x.device)
     mean, m2 = torch.empty(2, len(of_utterances), x.shape[1], dtype=dtype, device=x.device)
     blocks = triton.cdiv(x.shape[1], BLOCK_CHANNELS)
     shape = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_CHANNELS": BLOCK_CHANNELS}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cuda_kernels.backend import resolve
+from cuda_kernels.packing import on_device
 from cuda_kernels.pool import reference
 from cuda_kernels.pool.reference import STATISTICS
 
@@ -17,9 +18,7 @@ __all__ = ["STATISTICS", "pool_rows", "row_starts"]
 
 def row_starts(lengths: Sequence[int], device: torch.device) -> Tensor:
     """int64 ``[S + 1]`` on ``device``: where each run begins, and the end of the last."""
-    on_cuda = device.type == "cuda"  # from pinned memory: the copy is not waited for
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int64, pin_memory=on_cuda)
-    return starts.to(device, non_blocking=True)
+    return on_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int64), device)
 
 
 def pool_rows(

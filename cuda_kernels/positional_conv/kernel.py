@@ -14,13 +14,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cuda_kernels import packing as p
 from cuda_kernels.packing import TILE_ROWS, Packing
+from cuda_kernels.parts import exact_gelu, own_rows, unbroken
 
-# Rows, warps and pipeline stages of a program, by bytes of an element: the largest without spilled registers.
-SHAPES = {2: (128, 8, 3), 4: (32, 4, 1)}
-
-BEGIN, LENGTH, FIRST, COLUMNS = map(tl.constexpr, (p.BEGIN, p.LENGTH, p.FIRST, p.COLUMNS))
+# Rows, warps and pipeline stages of a program, by bytes of an element and whether a group has more than 64
+# channels: the largest for which no version of the compiler spills registers.
+SHAPES = {
+    (2, False): (128, 8, 3),
+    (2, True): (128, 8, 3),
+    (4, False): (32, 8, 1),
+    (4, True): (16, 8, 1),
+}
 
 
 @triton.jit
@@ -39,10 +43,7 @@ def _positional_conv(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    tile_ptr = tiles_ptr + tl.program_id(0).to(tl.int64) * COLUMNS
-    begin = tl.load(tile_ptr + BEGIN).to(tl.int64)
-    length = tl.load(tile_ptr + LENGTH)
-    first = tl.load(tile_ptr + FIRST) + tl.program_id(2) * BLOCK_ROWS
+    begin, length, first = own_rows(tiles_ptr, BLOCK_ROWS)
     if first >= length:
         return
     group = tl.program_id(1)
@@ -66,10 +67,9 @@ def _positional_conv(
 
     of_row = (row < length)[:, None] & of_group[None, :]
     total += tl.load(bias_ptr + group * WIDTH + channel, mask=of_group, other=0.0).to(tl.float32)[None, :]
-    gelu = 0.5 * total * (1.0 + tl.erf(total * 0.7071067811865476))
     at = (begin + row)[:, None]
     residual_ptrs = residual_ptr + at * residual_row_stride + group * WIDTH + channel[None, :]
-    result = tl.load(residual_ptrs, mask=of_row, other=0.0).to(tl.float32) + gelu
+    result = tl.load(residual_ptrs, mask=of_row, other=0.0).to(tl.float32) + exact_gelu(total)
     out_ptrs = out_ptr + at * num_channels + group * WIDTH + channel[None, :]
     tl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=of_row)
 
@@ -81,9 +81,8 @@ def positional_conv(x: Tensor, packing: Packing, weight: Tensor, bias: Tensor, r
     tiles = packing.tiles
     if not out.numel():
         return out
-    x = x if x.stride(1) == 1 else x.contiguous()
-    residual = residual if residual.stride(1) == 1 else residual.contiguous()
-    block_rows, num_warps, num_stages = SHAPES[x.element_size()]
+    x, residual = unbroken(x), unbroken(residual)
+    block_rows, num_warps, num_stages = SHAPES[x.element_size(), width > 64]
     with torch.cuda.device_of(x):
         _positional_conv[len(tiles), groups, TILE_ROWS // block_rows](
             x,

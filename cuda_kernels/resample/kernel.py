@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.packing import on_device
 from cuda_kernels.resample.reference import filter_bank, half_width, num_resampled
 
 BLOCK = 256  # outputs a program
@@ -63,9 +64,8 @@ def resample(x: Tensor, lengths: Sequence[int], up: int, down: int) -> Tensor:
     if not len(out):
         return out
     starts, new_starts = (list(accumulate(n, initial=0))[:-1] for n in (lengths, new_lengths))
-    ranges = torch.tensor(
-        list(zip(starts, lengths, new_starts, new_lengths, strict=True)), dtype=torch.int64, device=x.device
-    )
+    ranges = torch.tensor(list(zip(starts, lengths, new_starts, new_lengths, strict=True)), dtype=torch.int64)
+    ranges = on_device(ranges, x.device)
     bank = _bank(up, down, x.dtype, x.device)
     grid = (triton.cdiv(max(new_lengths), BLOCK), len(lengths))
     with torch.cuda.device_of(x):

@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.packing import on_device
 from cuda_kernels.spectral.reference import SpectralEdit
 
 BLOCK_FRAMES = 64
@@ -61,7 +62,7 @@ def _as_words(spectrogram: Tensor) -> Tensor:
 
 
 def _table(rows: Any, dtype: torch.dtype, like: Tensor) -> Tensor:
-    return torch.tensor(list(rows), dtype=dtype).to(like.device)
+    return on_device(torch.tensor(list(rows), dtype=dtype), like.device)
 
 
 def _ranges(of_each: Sequence[tuple[tuple[int, int], ...]], like: Tensor) -> tuple[Tensor, int]:

@@ -16,6 +16,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from cuda_kernels.packing import on_device
+
 N_FFT = 640  # samples a frame: 40 ms at 16 kHz
 HOP = 160  # samples from frame to frame: 10 ms
 NUM_BINS = N_FFT // 2 + 1  # 25 Hz apart
@@ -176,7 +178,7 @@ def _rows(starts: Sequence[int], lengths: Sequence[int], device: torch.device) -
     """int64: ``start, start + 1, ...`` of every recording, one behind the other, in a few launches."""
     before = accumulate(lengths, initial=0)
     shifts = [s - b for s, b in zip(starts, before, strict=False)]  # before has the total as well
-    table = torch.tensor([shifts, lengths], dtype=torch.int64).to(device)
+    table = on_device(torch.tensor([shifts, lengths], dtype=torch.int64), device)
     total = sum(lengths)
     return torch.arange(total, device=device) + table[0].repeat_interleave(table[1], output_size=total)
 

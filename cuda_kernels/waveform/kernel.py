@@ -18,13 +18,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.packing import on_device
 from cuda_kernels.waveform.reference import EPS
 
 if TYPE_CHECKING:
     from cuda_kernels.waveform import WaveformEdit
 
 BLOCK = 2048  # samples a step; a multiple of four, so that no counter's four samples are parted
-NUM_WARPS = 8  # with four, normalising takes more registers than there are, and spills
+# Warps of a program of each kernel: the fewest for which no version of the compiler spills a register.
+SUM_WARPS, APPLY_WARPS = 16, 8
 MAX_CHUNKS = 256  # of one recording, which `_apply` reads at once; longer ones take several steps a chunk
 
 NO_NOISE, WHITE, GIVEN = map(tl.constexpr, range(3))
@@ -181,17 +183,19 @@ def edit_waveforms_triton(
         return out
     given = x if noise is None else noise.contiguous()  # where none is given, no row asks for it
     plan = _plan(lengths, edits, normalise)
-    # one copy to the device for all four, and views of it
-    packed = torch.from_numpy(np.concatenate([part.ravel() for part in plan])).to(x.device)
-    rows, masks, of_block, of_chunk = packed.split([part.size for part in plan])
-    num_chunks = len(of_chunk)
+    num_blocks, num_chunks = len(plan[2]), len(plan[3])
+    # One copy to the device for all four, and views of it. Each begins at a multiple of 16 bytes: for every
+    # other address Triton would compile the kernels anew.
+    parts = [np.pad(part.ravel(), (0, part.size % 2)) for part in plan]
+    packed = on_device(torch.from_numpy(np.concatenate(parts)), x.device)
+    rows, masks, of_block, of_chunk = packed.split([part.size for part in parts])
     sums = torch.empty(int(SUMS), num_chunks, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
         if num_chunks:
             _sum_chunks[(num_chunks,)](
-                x, given, rows, masks, of_chunk, sums, num_chunks, BLOCK=BLOCK, num_warps=NUM_WARPS
+                x, given, rows, masks, of_chunk, sums, num_chunks, BLOCK=BLOCK, num_warps=SUM_WARPS
             )
-        _apply[(len(of_block),)](
+        _apply[(num_blocks,)](
             x,
             given,
             rows,
@@ -205,7 +209,7 @@ def edit_waveforms_triton(
             NORMALISE=normalise,
             BLOCK=BLOCK,
             MAX_CHUNKS=MAX_CHUNKS,
-            num_warps=NUM_WARPS,
+            num_warps=APPLY_WARPS,
         )
     return out
 

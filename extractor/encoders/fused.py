@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _ROWS = 256  # rows are filled up to a multiple: of four minutes of frames, 1 % on average
 _LONGEST = 256  # frames that the longest utterance counts as, at least; then powers of two
+_WIDE = 8  # values of half precision in 16 bytes
 
 
 def pack_frames(lengths: Sequence[int], device: torch.device) -> Packing:
@@ -146,6 +147,10 @@ def _varlen(qkv: Tensor, packing: Packing, num_heads: int, backend: str) -> Tens
     """PyTorch's own, where the keys are never split among programs, which would depend on the batch."""
     from torch.nn.attention.varlen import varlen_attn
 
+    if not len(qkv):
+        return qkv[:, : qkv.shape[1] // 3]
+    if qkv.stride(0) % _WIDE or qkv.data_ptr() % (_WIDE * qkv.element_size()):
+        qkv = qkv.contiguous()  # its loads of 16 bytes fault where rows begin elsewhere; nothing checks that
     q, k, v = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)  # [N, H, d] each
     whole = {"num_splits": 1} if "num_splits" in _varlen_options() else {}
     offsets, longest = packing.offsets, packing.longest
@@ -177,5 +182,5 @@ def best_attention(dtype: torch.dtype, device: torch.device, head_dim: int) -> s
     """A row of `ATTENTION`: `PREFERRED`, or the kernel where that cannot run."""
     half = dtype in (torch.bfloat16, torch.float16)
     # Its queries come unscaled in versions that cannot be told otherwise.
-    can_varlen = device.type == "cuda" and half and head_dim % 8 == 0 and "scale" in _varlen_options()
+    can_varlen = device.type == "cuda" and half and head_dim % _WIDE == 0 and "scale" in _varlen_options()
     return PREFERRED if PREFERRED != "varlen" or can_varlen else "kernel"

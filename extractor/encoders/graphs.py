@@ -60,9 +60,12 @@ class CudaRecorder:
         if self.stream is None:
             self.stream, self.pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        if self.last is not None:  # cuBLAS has one workspace for this stream, in graphs as well
+            self.stream.wait_event(self.last)
         with torch.cuda.stream(self.stream):
             work()
-        torch.cuda.synchronize(self.device)
+        # Not the whole device, which must not be asked for while another thread records.
+        self.stream.synchronize()
 
     def record(self, work: Callable[[], object]) -> Callable[[], object]:
         graph = torch.cuda.CUDAGraph()
@@ -154,8 +157,10 @@ class Recordings:
         def enter() -> object:
             return layers.enter(x, out=h)
 
-        recorder.prepare(enter)
+        if layers.norm_first:
+            recorder.prepare(enter)
         for k in range(len(layers.layers)):
             recorder.prepare(step(k))
         steps = [recorder.record(step(k)) for k in range(len(layers.layers))]
-        return Recording(own, x, recorder.record(enter), steps)
+        # With the norm behind there is nothing to do: torch warns of a graph without work.
+        return Recording(own, x, recorder.record(enter) if layers.norm_first else enter, steps)

@@ -266,7 +266,8 @@ class WhisperEncoder:
         rows = F.pad(mel, (0, 0, 1, 1)).flatten(0, 1)  # [B (T + 2), C]
         hidden = rows.new_zeros(len(rows), self.dim)
         hidden[1:-1] = self.conv1.gelu(rows)  # each output at the row that it is centred on
-        hidden.view(B, T + 2, -1)[:, [0, -1]] = 0
+        # The first and the last: named in a list, they would be copied to the device, and waited for.
+        hidden.view(B, T + 2, -1)[:, :: T + 1] = 0
         x = hidden.new_zeros(len(rows) // 2, self.dim)
         x[:-1] = self.conv2.gelu(hidden)  # the outputs between two recordings are dropped
         x = x.view(B, T // 2 + 1, -1)[:, :-1]
