@@ -25,6 +25,8 @@ BENCHMARKS = {
     "kernels": "each kernel against torchaudio and torch",
     "augment": "augmentation against encoding, on a CPU",
     "index": "search indexes against plain FAISS and scikit-learn",
+    "training": "hser-train on one layer against the whole array in memory",
+    "accuracy": "classifiers' figures on real recordings",
 }
 
 

@@ -74,6 +74,15 @@ def result_path(name: str, out: Path | None = None) -> Path:
     return out or RESULTS / f"{name}-{machine()}.json"
 
 
+def measured_before(path: Path, about: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """``what`` of a result file of the same size and settings: of it, what is not asked for stays."""
+    if not path.exists():
+        return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    same = all(before.get(name) == value for name, value in about.items())
+    return dict(before[what]) if same else {}
+
+
 def write_result(name: str, result: Mapping[str, Any], out: Path | None = None) -> Path:
     """Write ``benchmarks/results/<name>-<machine>.json``, with the machine and the versions in it."""
     from importlib.metadata import version

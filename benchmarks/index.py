@@ -14,11 +14,10 @@ settings. A million rows of 1,024 take 4 GB of memory a copy, up to three copies
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import median, print_table, result_path, spread, take_turns, write_result
+from benchmarks.common import (
+    measured_before,
+    median,
+    print_table,
+    result_path,
+    spread,
+    take_turns,
+    write_result,
+)
 from extractor.index import KINDS, Index, build
 from extractor.index.generation import folder_of, read_faiss, read_head
 from extractor.index.kinds import load_faiss
@@ -247,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "faiss": faiss.__version__,
         "threads": faiss.omp_get_max_threads(),
     }
-    results = measured_before(result_path("index", args.out), about)
+    results = measured_before(result_path("index", args.out), about, "kinds")
     results["scikit-learn"] = scikit_learn(x, queries, true, args.repeats)
     built_from = x if args.plain_build else None
     del x
@@ -259,15 +266,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             # A kind may take an hour: what is measured is kept.
             write_result("index", {**about, "kinds": results}, args.out)
     report(results, args.rows)
-
-
-def measured_before(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Kinds in a result file of the same size and settings: those that are not asked for stay."""
-    if not path.exists():
-        return {}
-    before = json.loads(path.read_text(encoding="utf-8"))
-    same = all(before.get(name) == value for name, value in about.items())
-    return dict(before["kinds"]) if same else {}
 
 
 def report(results: dict[str, dict[str, Any]], rows: int) -> None:

@@ -6,8 +6,10 @@ import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): the high-water mark becomes what is resident now
@@ -16,6 +18,8 @@ _RESET_PEAK = "5"  # proc(5): the high-water mark becomes what is resident now
 def working_bytes(work: Callable[[], object], device: torch.device) -> int | None:
     """Of the device; None where that cannot be found out."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -23,7 +27,12 @@ def working_bytes(work: Callable[[], object], device: torch.device) -> int | Non
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    if device.type != "cpu" or not _CLEAR.exists() or not _trim():
+    return working_bytes_of_host(work) if device.type == "cpu" else None
+
+
+def working_bytes_of_host(work: Callable[[], object]) -> int | None:
+    """Resident memory of this process; None, without doing the work, where it cannot be found out."""
+    if not _CLEAR.exists() or not _trim():
         return None
     try:
         _CLEAR.write_text(_RESET_PEAK)

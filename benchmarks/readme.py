@@ -264,6 +264,35 @@ def index_table(result: Result) -> str:
     return table([what, "built in", "memory per million", "recall@10", "queries/s", "plain FAISS"], rows)
 
 
+def training_table(result: Result) -> str:
+    rows = []
+    for classifier, contenders in result["classifiers"].items():
+        for name, each in contenders.items():
+            stages = [median(each["stages"].get(stage, [0.0])) for stage in ("read", "fit")]
+            peaks = [size for size in each["above_imports"] if size is not None]
+            seconds = each["seconds"]
+            rows.append(
+                [
+                    f"{classifier}, {TRAINING_WAYS[name]}",
+                    with_range(seconds) if len(seconds) > 1 else number(seconds[0]),
+                    *(number(value) for value in stages),
+                    *(
+                        f"{median(of) / (1 << 20):,.0f} MiB" if of else "-"
+                        for of in (peaks, each["whole_process"])
+                    ),
+                    f"{each['UA']:.1%}",
+                ]
+            )
+    size = f"{result['rows']:,} x {result['layers']} x {result['dim']:,}"
+    threads = max(each["threads"] for of in result["classifiers"].values() for each in of.values())
+    what = f"layer {result['layer']} of {size}, {result['folds']} folds, threads: {threads}"
+    header = [what, "seconds", "reading", "fitting", "peak above imports", "whole process", "UA"]
+    return table(header, rows)
+
+
+TRAINING_WAYS = {"hser-train": "`hser-train`", "by hand": "whole array and scikit-learn"}
+
+
 # Marker -> the result files it shows, and how.
 SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "padding": (("padding",), padding_table),
@@ -276,6 +305,7 @@ SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "augment": (("augment",), augment_table),
     "kernels": (("kernels",), kernels_table),
     "index": (("index",), index_table),
+    "training": (("training",), training_table),
 }
 
 # Marker -> a result that is one file whatever the machine, and how it is shown.

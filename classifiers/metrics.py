@@ -12,7 +12,7 @@ Classes that no row has are no part of a mean. A figure that is not defined is N
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,18 +139,50 @@ def bootstrap_interval(
     level: float = 0.95,
     groups: Sequence[str] | None = None,
 ) -> tuple[float, float]:
-    """Percentile interval over rows drawn with replacement (Efron 1979).
+    """`bootstrap_intervals` of one metric."""
+    return bootstrap_intervals(predictions, (metric,), n, seed, level, groups)[metric]
+
+
+def bootstrap_intervals(
+    predictions: Predictions | Sequence[Predictions],
+    metrics: Iterable[str] = METRICS,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    groups: Sequence[str] | None = None,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals over rows drawn with replacement (Efron 1979), the same for all metrics.
 
     Args:
         predictions: of one seed, or of several: then of the mean over seeds, a row being drawn for
             all of them at once.
-        metric: one of `METRICS`.
+        metrics: some of `METRICS`.
         groups: group of every row of the features; whole groups (speakers) are drawn instead. Wider
             and more honest where rows of a group are alike, rough where there are few groups.
     """
-    if metric not in METRICS:
-        raise SettingsError(unknown("metric", metric, METRICS))
+    drawn: dict[str, list[np.ndarray]] = {metric: [] for metric in metrics}
+    for metric in drawn:
+        if metric not in METRICS:
+            raise SettingsError(unknown("metric", metric, METRICS))
     each = list(predictions) if isinstance(predictions, Sequence) else [predictions]
+    counts = _confusion_by_unit(each, groups)
+    num_classes, num_units = each[0].proba.shape[1], len(counts[0])
+    rng = np.random.default_rng(seed)
+    for start in range(0, n, RESAMPLED_AT_ONCE):
+        size = min(RESAMPLED_AT_ONCE, n - start)
+        weight = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size).astype(np.float64)
+        confusions = [(weight @ c).reshape(size, num_classes, num_classes) for c in counts]
+        for metric, values in drawn.items():
+            values.append(np.mean([METRICS[metric](confusion) for confusion in confusions], axis=0))
+    intervals = {}
+    for metric, values in drawn.items():
+        low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2])
+        intervals[metric] = (float(low), float(high))
+    return intervals
+
+
+def _confusion_by_unit(each: Sequence[Predictions], groups: Sequence[str] | None) -> list[np.ndarray]:
+    """float64 [units, C * C] of each seed: confusion that a row, or a group, adds when it is drawn."""
     num_classes = each[0].proba.shape[1]
     tested = np.unique(np.concatenate([p.rows for p in each]))
     unit_of = {row: k for k, row in enumerate(tested.tolist())}
@@ -158,21 +190,13 @@ def bootstrap_interval(
         code = {name: k for k, name in enumerate(dict.fromkeys(groups[row] for row in tested.tolist()))}
         unit_of = {row: code[groups[row]] for row in tested.tolist()}
     num_units = max(unit_of.values()) + 1
-    counts = []  # [units, C * C] of each seed: confusion that a unit adds when it is drawn
+    counts = []
     for p in each:
         unit = np.array([unit_of[row] for row in p.rows.tolist()])
         cell = p.y_true * num_classes + p.proba.argmax(axis=1)
         flat = np.bincount(unit * num_classes**2 + cell, minlength=num_units * num_classes**2)
         counts.append(flat.reshape(num_units, num_classes**2).astype(np.float64))
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for start in range(0, n, RESAMPLED_AT_ONCE):
-        size = min(RESAMPLED_AT_ONCE, n - start)
-        weight = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size).astype(np.float64)
-        values = [METRICS[metric]((weight @ c).reshape(size, num_classes, num_classes)) for c in counts]
-        drawn.append(np.mean(values, axis=0))
-    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return counts
 
 
 def mcnemar(a: Predictions, b: Predictions) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.metrics import METRICS, bootstrap_interval, mcnemar, scores
+from classifiers.metrics import bootstrap_intervals, mcnemar, scores
 from extractor.errors import InputError, StoreError
 from extractor.store.aside import aside
 from extractor.store.run_folder import write_text
@@ -87,19 +87,18 @@ class Result:
         return {
             "mean": {name: float(np.mean(of)) for name, of in values.items()},
             "deviation": spread,
-            "interval": {name: list(bootstrap_interval(self.predictions, name)) for name in METRICS},
-            "interval_by_speaker": {
-                name: list(bootstrap_interval(self.predictions, name, groups=self.speakers))
-                for name in METRICS
-            }
-            if known
-            else None,
+            "interval": self._intervals(None),
+            "interval_by_speaker": self._intervals(self.speakers) if known else None,
             "folds": self._over_folds(),
             "seeds": [{"seed": seed, **one} for seed, one in zip(self.seeds, each, strict=True)],
             "classes": list(self.classes),
             "num_tested": len(self.predictions[0].rows),
             "speaker_dependent": self.speaker_dependent,
         }
+
+    def _intervals(self, groups: Sequence[str] | None) -> dict[str, list[float]]:
+        of_each = bootstrap_intervals(self.predictions, groups=groups)
+        return {name: list(bounds) for name, bounds in of_each.items()}
 
     def _over_folds(self) -> dict[str, Any]:
         """Some papers average folds; a fold that lacks a class has fewer recalls to average."""

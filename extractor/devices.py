@@ -225,12 +225,13 @@ class Workers:
         means = {name: sum(s[name] for s in each) / len(each) for name in names}
         longest = {name: max(s[name] for s in each) for name in ("seconds", "setup_seconds")}
         passes = [s["smallest_pass"] for s in each if s["smallest_pass"] is not None]
+        warm_ups = [s["warm_up"] for s in each if s["warm_up"] is not None]
         known = {name: each[0][name] for name in ("out", "model", "recordings", "padding_share")}
         stopped = len(each) < len(self.workers) or any(s["stopped"] for s in each)
         indexes = [tuple(index) for index in each[0]["indexes"]]
         return Summary(
             **known, **sums, **means, **longest, stopped=stopped, smallest_pass=min(passes, default=None),
-            indexes=indexes,
+            warm_up=max(warm_ups, default=None), indexes=indexes,
         )  # fmt: skip
 
 

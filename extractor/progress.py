@@ -44,6 +44,7 @@ class Summary:
     write_seconds: Seconds = 0.0  # committing batches, meanwhile the encoder goes on
     commit_wait: Seconds = 0.0  # results had to wait for those before them to be written
     encode_seconds: Seconds = 0.0  # busy, averaged over the streams
+    warm_up: Seconds | None = None  # on CUDA: the first batch, in which kernels are compiled, and graphs
     smallest_pass: Seconds | None = None  # of audio in a forward pass, where memory ran out
     stopped: bool = False  # by the user, before the end
     # To be built behind several processes, each of which has a share of the rows: pooling, layer, kind.
@@ -199,6 +200,7 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
         ("set-up", f"{clock_time(s.setup_seconds)} for manifest, model, headers and plan"),
         ("speed", f"{s.speed:.1f} audio seconds per second"),
         ("padding", f"{s.padding_share:.1%} of all arithmetic"),
+        *([] if s.warm_up is None else [("warm-up", _warm_up(s.warm_up))]),
         ("encoding", _share(s.encode_seconds, s.seconds)),
         ("waiting for decode", _share(s.decode_wait, s.seconds)),
         ("writing", _share(s.write_seconds, s.seconds)),
@@ -211,6 +213,10 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
     if s.rerun_in_fp32:
         rows.append(("rerun in fp32", f"{s.rerun_in_fp32:,} that were not finite"))
     return rows
+
+
+def _warm_up(seconds: Seconds) -> str:
+    return f"{seconds:.1f} s of the encoding, for the first batch and CUDA graphs"
 
 
 def bottleneck(s: Summary) -> str:

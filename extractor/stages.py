@@ -105,6 +105,8 @@ class Stages:
         summary.encode_seconds = busy.seconds
         summary.write_seconds, summary.commit_wait = committer.write_seconds, committer.wait_seconds
         summary.smallest_pass = self.encode.memory.limit
+        if self.encode.model.device.type == "cuda":
+            summary.warm_up = busy.first + self.encode.model.recording_seconds
         summary.seconds = time.perf_counter() - began
         summary.stopped = tally.finished < recordings
 
@@ -177,19 +179,27 @@ class Busy:
     def __init__(self, streams: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.streams, self.clock = streams, clock
         self.seconds: Seconds = 0.0
+        self.first: Seconds = 0.0  # that the first work took: on CUDA kernels are compiled in it
+        self._begun = False
         self._running, self._since = 0, clock()
         self._lock = threading.Lock()
 
     def during(self, work: Callable[[T], R], argument: T) -> R:
         """Do the work, and count it."""
-        self._change(1)
+        began = self._change(1)
+        with self._lock:
+            is_first, self._begun = not self._begun, True
         try:
             return work(argument)
         finally:
-            self._change(-1)
+            ended = self._change(-1)
+            if is_first:
+                self.first = ended - began
 
-    def _change(self, by: int) -> None:
+    def _change(self, by: int) -> Seconds:
+        """The time."""
         with self._lock:
             now = self.clock()
             self.seconds += (now - self._since) * min(self._running, self.streams) / self.streams
             self._running, self._since = self._running + by, now
+        return now

@@ -43,6 +43,15 @@ def shared(name: str) -> Path:
     return folder
 
 
+def touch(root: Path, *names: str) -> Path:
+    """Empty files below ``root``, which is returned."""
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return root
+
+
 def make_model(kind: str, **changes: Any) -> Any:
     """A tiny `transformers` model whose every weight is random: norms and biases too."""
     from transformers import AutoConfig, AutoModel

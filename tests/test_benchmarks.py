@@ -32,6 +32,7 @@ from benchmarks import (
     kernels,
     memory,
     readme,
+    training,
     write,
 )
 from benchmarks.accuracy_rows import PROTOCOLS, ROWS, commands
@@ -192,6 +193,36 @@ def test_memory_benchmark_runs(tmp_path: Path, clips: list[str], monkeypatch: py
 def test_memory_is_measured_in_a_process_of_its_own() -> None:
     ballast = np.ones(200 << 20, dtype=np.uint8)
     assert memory.in_child(memory.peak_bytes) < ballast.nbytes < memory.peak_bytes()
+
+
+def test_training_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways find the same UA, which is the sign that they do the same."""
+    monkeypatch.setattr(training, "in_child", lambda function, *args: function(*args))
+    out = tmp_path / "training-toy.json"
+    sizes = ["--rows", "400", "--layers", "3", "--dim", "12", "--repeats", "2"]
+    training.main([*sizes, "--classifiers", "logistic,svm,knn", "--out", str(out)])
+    result = json.loads(out.read_text())
+    for classifier, contenders in result["classifiers"].items():
+        ours = contenders["hser-train"]
+        assert len(ours["seconds"]) == 2 and sum(ours["stages"]["fit"]) < sum(ours["seconds"])
+        assert set(ours["stages"]) == {"read", "fit", "test", "figures"}
+        if classifier in training.BY_HAND:
+            assert contenders["by hand"]["UA"] == pytest.approx(ours["UA"])
+            assert contenders["by hand"]["stages"].keys() == {"read", "fit", "test"}
+        else:
+            assert contenders.keys() == {"hser-train"}
+    assert "layer 1 of 400 x 3 x 12" in readme.training_table(result)
+
+
+def test_a_stage_inside_another_counts_for_the_outer() -> None:
+    stages = training.Stages()
+    inner = stages.timed(lambda: None, "read")
+    stages.timed(inner, "fit")()
+    assert stages.seconds.keys() == {"fit"}
+    with pytest.raises(KeyError):
+        stages.timed({}.__getitem__, "test")("no such")
+    inner()
+    assert stages.seconds.keys() == {"fit", "test", "read"}
 
 
 def test_kernels_benchmark_runs() -> None:

@@ -14,6 +14,7 @@ from sklearn import metrics as sk
 from classifiers.metrics import (
     METRICS,
     bootstrap_interval,
+    bootstrap_intervals,
     expected_calibration_error,
     mcnemar,
     scores,
@@ -129,6 +130,16 @@ def test_an_interval_is_drawn_from_its_seed_alone_and_narrows_with_seeds() -> No
     assert bootstrap_interval(each) == pytest.approx(bootstrap_interval(each[0]), abs=EXACT)
     with pytest.raises(SettingsError, match="known: UA"):
         bootstrap_interval(each[0], "UAR")
+
+
+def test_intervals_of_all_metrics_are_of_the_same_draws_as_one_alone() -> None:
+    groups = [str(k % 7) for k in range(len(drawn(seed=0).rows))]
+    for of in (None, groups):
+        together = bootstrap_intervals([drawn(seed=0), drawn(seed=1)], n=250, seed=3, groups=of)
+        assert together == {
+            name: bootstrap_interval([drawn(seed=0), drawn(seed=1)], name, n=250, seed=3, groups=of)
+            for name in METRICS
+        }
 
 
 def paired(n01: int, n10: int, both: int = 50) -> tuple[Predictions, Predictions]:

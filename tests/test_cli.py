@@ -130,6 +130,11 @@ def test_the_summary_says_where_time_went() -> None:
     rows = dict(summary_rows(summary))
     assert rows["speed"] == "5.0 audio seconds per second"
     assert rows["waiting for decode"] == "0:05 (25% of the time)"
+    assert "warm-up" not in rows  # on a CPU there is none
+    summary.warm_up = 7.25
+    assert (
+        dict(summary_rows(summary))["warm-up"] == "7.2 s of the encoding, for the first batch and CUDA graphs"
+    )
     assert [clock_time(s) for s in (5, 65, 3_725)] == ["0:05", "1:05", "1:02:05"]
 
 

@@ -6,21 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import shared, touch
 
 from extractor.corpora import CORPORA, SYNONYMS, common_emotion, recognise
 from extractor.errors import InputError
 from extractor.manifest import EXTRA_COLUMNS, read_manifest
 from extractor.types import EMOTIONS, Manifest
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-
-
-def make(root: Path, *names: str) -> Path:
-    for name in names:
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    return root
 
 
 def write(file: Path, text: str) -> None:
@@ -147,7 +138,7 @@ NAMES: dict[str, dict[str, dict[str, str]]] = {
 @pytest.mark.parametrize("forced", [False, True])
 @pytest.mark.parametrize("name", CORPORA)
 def test_names_give_the_labels(tmp_path: Path, name: str, forced: bool) -> None:
-    root = make(tmp_path / "in put", *NAMES[name])
+    root = touch(tmp_path / "in put", *NAMES[name])
     manifest = read_manifest([root], corpus=name if forced else None)
     assert manifest.corpus == name
     assert manifest.columns[:3] == ("emotion", "emotion_raw", "speaker")
@@ -195,7 +186,7 @@ def test_no_adapter_claims_anothers_names(name: str) -> None:
     ],
 )
 def test_lookalikes_are_plain_files(tmp_path: Path, names: list[str]) -> None:
-    root = make(tmp_path / "x", *names)
+    root = touch(tmp_path / "x", *names)
     manifest = read_manifest([root])
     assert manifest.corpus == "files"
     assert len(manifest) == len(names)
@@ -204,7 +195,7 @@ def test_lookalikes_are_plain_files(tmp_path: Path, names: list[str]) -> None:
 
 def test_strays_in_a_recognised_corpus_are_kept_without_labels(tmp_path: Path) -> None:
     names = [f"03a0{i}{e}a.wav" for i in (1, 2, 4, 5) for e in "WLEAFTN"]
-    manifest = read_manifest([make(tmp_path, *names, "hum.wav")])
+    manifest = read_manifest([touch(tmp_path, *names, "hum.wav")])
     assert manifest.corpus == "emodb"
     assert len(manifest) == 29
     assert set(labels(manifest)["hum"].values()) == {""}
@@ -213,22 +204,22 @@ def test_strays_in_a_recognised_corpus_are_kept_without_labels(tmp_path: Path) -
 
 
 def test_a_mixture_is_not_claimed(tmp_path: Path) -> None:
-    make(tmp_path, "03a01Fa.wav", "03a02Wa.wav", "hum.wav", "hiss.wav")
+    touch(tmp_path, "03a01Fa.wav", "03a02Wa.wav", "hum.wav", "hiss.wav")
     assert read_manifest([tmp_path]).corpus == "files"
 
 
 def test_unknown_corpus_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown corpus 'ravdes'; known: ravdess, "):
-        read_manifest([make(tmp_path, "a.wav")], corpus="ravdes")
+        read_manifest([touch(tmp_path, "a.wav")], corpus="ravdes")
 
 
 def test_files_reads_no_labels_from_names(tmp_path: Path) -> None:
-    manifest = read_manifest([make(tmp_path, "03a01Fa.wav")], corpus="files")
+    manifest = read_manifest([touch(tmp_path, "03a01Fa.wav")], corpus="files")
     assert (manifest.corpus, manifest.columns) == ("files", ("emotion", "emotion_raw", "speaker"))
 
 
 def test_one_emotion_folder_by_itself(tmp_path: Path) -> None:
-    make(tmp_path / "data", "Anger/a.wav", "Happy/b.wav")
+    touch(tmp_path / "data", "Anger/a.wav", "Happy/b.wav")
     one = read_manifest([tmp_path / "data" / "Anger"])
     both = read_manifest([tmp_path / "data" / "Anger", tmp_path / "data" / "Happy"])
     assert [u.labels[:2] for u in one.utterances] == [("anger", "Anger")]
@@ -236,14 +227,14 @@ def test_one_emotion_folder_by_itself(tmp_path: Path) -> None:
 
 
 def test_words_above_the_input_are_not_labels(tmp_path: Path) -> None:
-    root = make(tmp_path / "happy" / "recordings", "a.wav", "b/c.wav")
+    root = touch(tmp_path / "happy" / "recordings", "a.wav", "b/c.wav")
     assert read_manifest([root]).corpus == "files"
 
 
 def test_several_corpora_are_recognised_each(tmp_path: Path) -> None:
-    emodb = make(tmp_path / "emodb", "03a01Fa.wav", "08a01Wa.wav")
-    ravdess = make(tmp_path / "ravdess", "03-01-05-01-01-01-03.wav")
-    plain = make(tmp_path / "plain", "x.wav")
+    emodb = touch(tmp_path / "emodb", "03a01Fa.wav", "08a01Wa.wav")
+    ravdess = touch(tmp_path / "ravdess", "03-01-05-01-01-01-03.wav")
+    plain = touch(tmp_path / "plain", "x.wav")
     manifest = read_manifest([emodb, ravdess, plain])
     assert manifest.corpus == "emodb+ravdess"
     rows = labels(manifest)
@@ -255,7 +246,7 @@ def test_several_corpora_are_recognised_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["VideoDemographics.csv", "AudioWAV/VideoDemographics.csv"])
 @pytest.mark.parametrize("given", [".", "AudioWAV", "AudioWAV/1001_DFA_ANG_XX.wav"])
 def test_cremad_demographics(tmp_path: Path, where: str, given: str) -> None:
-    make(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_DFA_ANG_XX.wav")
+    touch(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_DFA_ANG_XX.wav")
     write(tmp_path / where, "ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,Caucasian,Not Hispanic\n")
     rows = labels(read_manifest([tmp_path / given]))
     assert (rows["1001_DFA_ANG_XX"]["gender"], rows["1001_DFA_ANG_XX"]["age"]) == ("male", "51")
@@ -263,7 +254,7 @@ def test_cremad_demographics(tmp_path: Path, where: str, given: str) -> None:
 
 
 def test_a_broken_side_file_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "1001_DFA_ANG_XX.wav")
+    touch(tmp_path, "1001_DFA_ANG_XX.wav")
     write(tmp_path / "VideoDemographics.csv", "Actor;Age\n1001;51\n")
     with pytest.raises(InputError, match=r"VideoDemographics\.csv: no column 'ActorID', 'Age', 'Sex'"):
         read_manifest([tmp_path])
@@ -271,9 +262,9 @@ def test_a_broken_side_file_is_refused(tmp_path: Path) -> None:
 
 def iemocap(root: Path) -> Path:
     wavs = "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_"
-    make(root, *(f"{wavs}{turn}.wav" for turn in ("F000", "M001", "M002")))
-    make(root, "Session1/dialog/wav/Ses01F_impro01.wav", "Session1/dialog/avi/DivX/Ses01F_impro01.avi")
-    make(root, "Session1/dialog/wav/._Ses01F_impro01.wav")
+    touch(root, *(f"{wavs}{turn}.wav" for turn in ("F000", "M001", "M002")))
+    touch(root, "Session1/dialog/wav/Ses01F_impro01.wav", "Session1/dialog/avi/DivX/Ses01F_impro01.avi")
+    touch(root, "Session1/dialog/wav/._Ses01F_impro01.wav")
     write(
         root / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt",
         "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
@@ -311,7 +302,7 @@ def meld(root: Path) -> Path:
     write(root / "train_sent_emo.csv", head + '1,"Oh, my God!",Ross,joy,positive,0,0,4,7\n')
     write(root / "dev_sent_emo.csv", head + "1,What?,Monica,surprise,negative,0,0,3,19\n")
     write(root / "csv" / "test_sent_emo.csv", head + "1,No.,Joey,anger,negative,0,0,1,1\n")
-    return make(
+    return touch(
         root,
         "train_splits/dia0_utt0.mp4",
         "train_splits/dia0_utt1.mp4",
@@ -334,14 +325,14 @@ def test_meld_splits(tmp_path: Path) -> None:
 
 
 def test_meld_split_from_the_only_table(tmp_path: Path) -> None:
-    root = make(tmp_path / "clips", "dia3_utt4.wav")
+    root = touch(tmp_path / "clips", "dia3_utt4.wav")
     write(root / "dev_sent_emo.csv", "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\nHi,Joey,fear,3,4\n")
     rows = labels(read_manifest([root]))
     assert rows["dev_dia3_utt4"]["emotion"] == "fear"
 
 
 def test_nemo_table(tmp_path: Path) -> None:
-    make(tmp_path, "samples/WR0_surprised_64.wav", "samples/KD0_neutral_2.wav")
+    touch(tmp_path, "samples/WR0_surprised_64.wav", "samples/KD0_neutral_2.wav")
     write(
         tmp_path / "data.tsv",
         "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage\n"
@@ -391,10 +382,7 @@ def test_all_are_looked_at_where_all_must_fit() -> None:
 
 
 def real(name: str) -> Manifest:
-    folder = DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"no real recordings in {folder}")
-    return read_manifest([folder])
+    return read_manifest([shared(name)])
 
 
 def test_real_emodb() -> None:

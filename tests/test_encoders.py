@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, reference_layers, relative_error
+from encoder_cases import Kept, encode
 
 from extractor.encoders import (
     Model,
@@ -47,25 +48,6 @@ SWITCHES += [
     ("wav2vec2", {"conv_kernel": [8, 3, 3], "conv_stride": [4, 2, 2], "conv_dim": [32] * 3}),
     ("wavlm", {"num_buckets": 8, "max_bucket_distance": 20}),
 ]
-
-
-class Kept:
-    """A sink that keeps every layer's frames."""
-
-    def __init__(self) -> None:
-        self.layers: list[torch.Tensor] = []
-
-    def add(self, layer: int, hidden: torch.Tensor) -> None:
-        assert layer == len(self.layers)
-        self.layers.append(hidden.clone())
-
-
-def encode(encoder: Any, waveforms: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """``[utterance][layer]`` of ``[T, D]``."""
-    sink = Kept()
-    encoder.forward(waveforms, sink)
-    split = [layer.split([encoder.num_frames(len(w)) for w in waveforms]) for layer in sink.layers]
-    return [[frames[i] for frames in split] for i in range(len(waveforms))]
 
 
 def waveforms(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from index_cases import LAYER, batches_of, brute_force, clustered, manifest_of, opened, write
-from test_store_crash import KILLED, THROUGH, exit_code, in_child
+from interruptions import FAILED, KILLED, SURVIVED, THROUGH, exit_code, in_child, interrupt_at
 from threadpoolctl import threadpool_limits
 
 from extractor.errors import InputError, SettingsError, StoreError, StoreUnwritable
@@ -27,7 +26,6 @@ from extractor.index.generation import HEAD, folder_of
 from extractor.store import Store
 
 DIM = 6
-OPERATIONS = ("open", "pwrite", "ftruncate", "replace", "unlink", "mkdir")
 COMMAND = r"hser-lookup build .*run --layer 3 --pooling mean"
 
 
@@ -68,40 +66,17 @@ def assert_brute_force(index: Index, x: np.ndarray, rows: np.ndarray | None = No
     np.testing.assert_allclose(similarities, expected[0], rtol=0, atol=2.0**-23)  # float64 summed otherwise
 
 
-def interrupt_at(k: int, how: str) -> list[str]:
-    """Make this process's k-th operation that changes files its last one, or one that fails."""
-    count = itertools.count()
-    interrupted: list[str] = []
-
-    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            if (name == "open" and not arguments[1] & os.O_CREAT) or next(count) != k:
-                return real(*arguments, **options)
-            interrupted.append(name)
-            if name == "pwrite":  # half of it gets through
-                real(arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
-            if how == "kill":
-                os._exit(KILLED)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        return call
-
-    for name in OPERATIONS:
-        setattr(os, name, wrap(name, getattr(os, name)))
-    return interrupted
-
-
 def interrupted_everywhere(run: Path, work: Callable[[], Any], how: str, check: Callable[[], None]) -> int:
     """Do ``work`` in a child that is interrupted at operation 0, 1, ... until it gets through."""
 
     def child(k: int) -> int:
         interrupted = interrupt_at(k, how)
         work()
-        return 4 if interrupted else THROUGH
+        return SURVIVED if interrupted else THROUGH
 
     for k in itertools.count():
         code = exit_code(in_child(partial(child, k)))
-        assert code in (THROUGH, 3, 4, KILLED), f"operation {k}: exit code {code}"
+        assert code in (THROUGH, FAILED, SURVIVED, KILLED), f"operation {k}: exit code {code}"
         if code == THROUGH:
             return k
         check()

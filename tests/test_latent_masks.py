@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, relative_error
+from encoder_cases import Kept, encode
 
 from extractor.encoders import Model
 from extractor.encoders.checkpoint import load_checkpoint
@@ -16,14 +17,6 @@ from extractor.types import LatentMask
 CPU = torch.device("cpu")
 KINDS = ("hubert", "wavlm", "wav2vec2")
 LENGTHS = (16_000, 8_400, 23_456)
-
-
-class Kept:
-    def __init__(self) -> None:
-        self.layers: list[torch.Tensor] = []
-
-    def add(self, layer: int, hidden: torch.Tensor) -> None:
-        self.layers.append(hidden.clone())
 
 
 def build(model: Any) -> Wav2Vec2Encoder:
@@ -37,21 +30,12 @@ def waveforms() -> list[torch.Tensor]:
     return [torch.randn(n, generator=generator) for n in LENGTHS]
 
 
-def encode(
-    encoder: Wav2Vec2Encoder, audio: list[torch.Tensor], masks: list[LatentMask | None]
-) -> list[list[torch.Tensor]]:
-    sink = Kept()
-    encoder.forward(audio, sink, masks=masks)
-    split = [layer.split([encoder.num_frames(len(w)) for w in audio]) for layer in sink.layers]
-    return [[frames[i] for frames in split] for i in range(len(audio))]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_masked_frames_equal_the_reference_s_own(kind: str) -> None:
     model = make_model(kind)
     encoder, audio = build(model), waveforms()
     mask = LatentMask(frames=((3, 13), (20, 24)))
-    ours = encode(encoder, audio, [mask, None, mask])
+    ours = encode(encoder, audio, masks=[mask, None, mask])
     for i, waveform in enumerate(audio):
         indices = torch.zeros(1, encoder.num_frames(len(waveform)), dtype=torch.bool)
         if i != 1:
@@ -78,14 +62,14 @@ def test_masked_channels_are_zero_where_the_reference_has_them_zero(kind: str) -
     with torch.no_grad():
         theirs = model(audio[0][None]).last_hidden_state[0]
     handle.remove()
-    ours = encode(encoder, audio, [mask])[0][-1]
+    ours = encode(encoder, audio, masks=[mask])[0][-1]
     assert relative_error(ours, theirs) < FP32_RELATIVE
 
 
 def test_a_mask_touches_its_own_recording_only() -> None:
     encoder, audio = build(make_model("hubert")), waveforms()
-    clean = encode(encoder, audio, [])
-    masked = encode(encoder, audio, [None, LatentMask(frames=((0, 5),)), None])
+    clean = encode(encoder, audio, masks=[])
+    masked = encode(encoder, audio, masks=[None, LatentMask(frames=((0, 5),)), None])
     for i in (0, 2):
         assert all(torch.equal(a, b) for a, b in zip(masked[i], clean[i], strict=True))
     assert not torch.equal(masked[1][0], clean[1][0])

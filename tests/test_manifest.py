@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,14 +21,6 @@ from extractor.manifest import AUDIO_SUFFIXES, read_manifest
 from extractor.types import Manifest, Utterance
 
 BASE = ("emotion", "emotion_raw", "speaker")
-
-
-def make(root: Path, *names: str) -> Path:
-    for name in names:
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    return root
 
 
 def table(root: Path, text: str | bytes, name: str = "m.csv") -> Path:
@@ -48,7 +41,7 @@ def rows(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def test_a_folder_in_a_fixed_order_without_hidden_files(tmp_path: Path) -> None:
-    make(tmp_path, "b/2.WAV", "b/1.flac", "a/3.mp3", "z.ogg", "notes.txt", ".trash/x.wav", "a/._3.mp3")
+    touch(tmp_path, "b/2.WAV", "b/1.flac", "a/3.mp3", "z.ogg", "notes.txt", ".trash/x.wav", "a/._3.mp3")
     manifest = read_manifest([tmp_path])
     assert [u.path for u in manifest.utterances] == [
         str(tmp_path / name) for name in ("a/3.mp3", "b/1.flac", "b/2.WAV", "z.ogg")
@@ -60,11 +53,11 @@ def test_a_folder_in_a_fixed_order_without_hidden_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", sorted(AUDIO_SUFFIXES))
 def test_audio_suffixes_are_found(tmp_path: Path, suffix: str) -> None:
-    assert len(read_manifest([make(tmp_path, f"a{suffix}", f"b{suffix.upper()}")])) == 2
+    assert len(read_manifest([touch(tmp_path, f"a{suffix}", f"b{suffix.upper()}")])) == 2
 
 
 def test_paths_are_absolute_and_links_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path, "real/a.wav")
+    touch(tmp_path, "real/a.wav")
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     assert read_manifest(["link/../link"]).utterances[0].path == str(tmp_path / "link" / "a.wav")
@@ -72,7 +65,7 @@ def test_paths_are_absolute_and_links_are_kept(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:
-    make(tmp_path, "a/x.wav", "b/y.wav")
+    touch(tmp_path, "a/x.wav", "b/y.wav")
     (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b", target_is_directory=True)
     (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
@@ -80,14 +73,14 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 
 
 def test_named_files_are_taken_whatever_their_suffix(tmp_path: Path) -> None:
-    make(tmp_path, "a.xyz", "noext", ".hidden.wav")
+    touch(tmp_path, "a.xyz", "noext", ".hidden.wav")
     manifest = read_manifest([tmp_path / "a.xyz", tmp_path / "noext", tmp_path / ".hidden.wav"])
     assert ids(manifest) == ["a", "noext", ".hidden"]
     assert ids(read_manifest(str(tmp_path / "a.xyz"))) == ["a"]
 
 
 def test_each_file_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path, "d/a.wav", "d/b.wav")
+    touch(tmp_path, "d/a.wav", "d/b.wav")
     monkeypatch.chdir(tmp_path)
     for inputs in (["d", "d/a.wav"], ["d/a.wav", "d"], ["d/a.wav", "./d/a.wav", "d/*.wav"], ["d", "d", "d/"]):
         assert ids(read_manifest(inputs)) == ["a", "b"]
@@ -112,18 +105,18 @@ def test_each_file_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_patterns_that_the_shell_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, found: list[str]
 ) -> None:
-    make(tmp_path, "x.wav", "notes.txt", "sub/x.wav", "sub/y.mp3", "sub/._x.wav")
+    touch(tmp_path, "x.wav", "notes.txt", "sub/x.wav", "sub/y.mp3", "sub/._x.wav")
     monkeypatch.chdir(tmp_path)
     assert sorted(ids(read_manifest([pattern]))) == found
 
 
 def test_a_name_with_a_bracket_is_a_name(tmp_path: Path) -> None:
-    make(tmp_path, "take[1].wav")
+    touch(tmp_path, "take[1].wav")
     assert ids(read_manifest([tmp_path / "take[1].wav"])) == ["take[1]"]
 
 
 def test_nothing_to_do_is_refused_by_name(tmp_path: Path) -> None:
-    make(tmp_path, "empty/notes.txt", "full/a.wav")
+    touch(tmp_path, "empty/notes.txt", "full/a.wav")
     for inputs, message in [
         ([], "no input was named; accepted are folders"),
         ([tmp_path / "gone"], "gone' does not exist; accepted are folders"),
@@ -137,7 +130,7 @@ def test_nothing_to_do_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "a.wav", "locked/b.wav")
+    touch(tmp_path, "a.wav", "locked/b.wav")
     (tmp_path / "locked").chmod(0)
     try:
         if os.access(tmp_path / "locked", os.R_OK):
@@ -152,12 +145,12 @@ def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_ids_are_the_shortest_that_tell_all_apart(tmp_path: Path) -> None:
-    make(tmp_path, "one/a.wav", "one/b.wav")
+    touch(tmp_path, "one/a.wav", "one/b.wav")
     assert ids(read_manifest([tmp_path])) == ["a", "b"]
-    make(tmp_path, "two/a.wav")
+    touch(tmp_path, "two/a.wav")
     assert ids(read_manifest([tmp_path])) == ["one/a", "one/b", "two/a"]
     assert ids(read_manifest([tmp_path / "one", tmp_path / "two"])) == ["one/a", "one/b", "two/a"]
-    make(tmp_path, "two/a.mp3")
+    touch(tmp_path, "two/a.mp3")
     assert ids(read_manifest([tmp_path])) == ["one/a.wav", "one/b.wav", "two/a.mp3", "two/a.wav"]
 
 

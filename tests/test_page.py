@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -347,7 +348,10 @@ def test_a_foreign_name_for_this_machine_is_refused(page: TestClient, run: Path)
 
 
 def test_every_answer_has_the_security_headers(page: TestClient) -> None:
-    answers = [page.get(path) for path in ("/", "/static/app.js", "/api/map", "/api/audio/1", "/nowhere")]
+    answers = [
+        page.get(path)
+        for path in ("/", "/static/app.js", "/static/base.css", "/api/map", "/api/audio/1", "/nowhere")
+    ]
     answers.append(page.get("/", headers={"host": "evil.example"}))
     for answer in answers:
         policy = answer.headers["content-security-policy"]
@@ -357,8 +361,15 @@ def test_every_answer_has_the_security_headers(page: TestClient) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
+def test_what_the_page_names_is_served(page: TestClient) -> None:
+    named = re.findall(r'(?:href|src)="(/[^"]+)"', page.get("/").text)
+    assert {"/static/base.css", "/static/style.css", "/static/app.js"} <= set(named)
+    assert [page.get(path).status_code for path in named] == [200] * len(named)
+
+
 def test_the_page_refers_to_nothing_outside() -> None:
-    for file in (Path(server.__file__).parent / "static").iterdir():
+    static = [folder / "static" for folder in Path(server.__file__).parents[:2]]
+    for file in [file for folder in static for file in folder.iterdir()]:
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "//" not in "".join(part for part in text.split() if "http" in part), file
         if file.suffix == ".html":

@@ -15,8 +15,8 @@ import soundfile
 import soxr
 import torch
 from conftest import DEVICE, FP32_RELATIVE, MakeCheckpoint
+from interruptions import BROKEN, EVERY_PWRITE, THROUGH, exit_code, in_child, interrupt_at
 from store_cases import batches, content, manifest_of, one_row, opened, write_run
-from test_store_crash import BROKEN, THROUGH, exit_code, in_child, interrupt_at
 
 from extractor import SettingsDiffer, SettingsError, Store, StoreUnwritable, committing
 from extractor.batch import BatchEncoder, Job
@@ -237,7 +237,7 @@ def test_killed_at_any_file_operation_of_a_group_and_resumed_equals_uninterrupte
         run_folder = tmp_path / f"run{k}"
 
         def work(run_folder: Path = run_folder, k: int = k) -> None:
-            interrupt_at(k, "kill")
+            interrupt_at(k, "kill", EVERY_PWRITE)
             write_together(run_folder, results, group=2)
 
         code = exit_code(in_child(work))
@@ -476,13 +476,13 @@ def test_busy_is_the_share_of_the_streams_that_worked() -> None:
         now[0] += seconds
 
     busy.during(work, 4.0)  # one of two
-    assert busy.seconds == 2.0
+    assert busy.seconds == 2.0 and busy.first == 4.0
     busy.during(lambda seconds: busy.during(work, seconds), 3.0)  # two of two
     assert busy.seconds == 5.0
     busy.during(lambda _: busy.during(lambda _: busy.during(work, 1.0), None), None)  # three count as two
     assert busy.seconds == 6.0
     now[0] += 10.0
-    assert busy.seconds == 6.0
+    assert busy.seconds == 6.0 and busy.first == 4.0
 
 
 @pytest.mark.parametrize(

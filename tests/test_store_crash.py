@@ -6,15 +6,12 @@ or whose file system fails, at its k-th file operation; for every k until it get
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import random
 import signal
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interruptions import EVERY_PWRITE, FAILED, KILLED, SURVIVED, THROUGH, exit_code, in_child, interrupt_at
 from store_cases import DIM, batches, content, manifest_of, opened, write_run
 
-from extractor.errors import StoreError, StoreUnwritable
+from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store import writer as run_writer
 from extractor.store.run_folder import RUN
@@ -32,10 +30,6 @@ from extractor.store.verify import verify
 from extractor.types import BatchResult
 
 FRAMES = {"mean": 5, "none": 4}
-OPERATIONS = ("open", "pwrite", "ftruncate", "fsync", "replace", "unlink", "mkdir")
-# HDF5 writes a file in some fifty pieces, none of which has the file's name yet: some are tried.
-EVERY_PWRITE = 41
-THROUGH, BROKEN, FAILED, SURVIVED, KILLED = 0, 1, 3, 4, 9
 
 
 @pytest.fixture(autouse=True)
@@ -43,60 +37,6 @@ def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_writer, "MERGE_BATCHES", 3)
     # What a process wrote survives its death without a sync; thousands of them would take a minute.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
-def in_child(work: Callable[[], Any]) -> int:
-    """Process id of a fork that does ``work`` and exits with what it returns (None is THROUGH)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside idle threads of libraries
-        pid = os.fork()
-    if pid:
-        return pid
-    code = BROKEN
-    try:
-        code = work() or THROUGH
-    except StoreUnwritable:
-        code = FAILED
-    except BaseException:
-        traceback.print_exc()
-        raise
-    finally:
-        os._exit(code)
-
-
-def exit_code(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def interrupt_at(k: int, how: str) -> list[str]:
-    """Make the k-th file operation of this process its last one, or one that fails.
-
-    Returns a list that is empty until then.
-    """
-    count, pwrites = itertools.count(), itertools.count()
-    interrupted: list[str] = []
-
-    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            if name == "pwrite" and next(pwrites) % EVERY_PWRITE:
-                return real(*arguments, **options)
-            changes_nothing = name == "fsync" or (name == "open" and not arguments[1] & os.O_CREAT)
-            if how == "kill" and changes_nothing:  # dying here is dying before the next one
-                return real(*arguments, **options)
-            if next(count) == k:
-                interrupted.append(name)
-                if name == "pwrite":  # half of it gets through
-                    real(arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
-                if how == "kill":
-                    os._exit(KILLED)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(*arguments, **options)
-
-        return call
-
-    for name in OPERATIONS:
-        setattr(os, name, wrap(name, getattr(os, name)))
-    return interrupted
 
 
 def interrupted_runs(
@@ -107,7 +47,7 @@ def interrupted_runs(
         run = folder / f"{how}-{k}"
 
         def work(run: Path = run, k: int = k) -> int:
-            interrupted = interrupt_at(k, how)
+            interrupted = interrupt_at(k, how, EVERY_PWRITE)
             write_run(run, results, dim)
             return SURVIVED if interrupted else THROUGH
 
@@ -156,7 +96,7 @@ def test_interrupted_while_it_resumes(tmp_path: Path) -> None:
             k = randomly.randrange(5, 60)
 
             def work(run: Path = run, k: int = k) -> None:
-                interrupt_at(k, "kill")
+                interrupt_at(k, "kill", EVERY_PWRITE)
                 write_run(run, results)
 
             assert exit_code(in_child(work)) in (THROUGH, KILLED)

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from conftest import BF16_COSINE, FP32_RELATIVE, reference_layers, relative_error
+from encoder_cases import Kept, encode
 
 from extractor.encoders import _BUILDERS, Model, whisper
 from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
@@ -80,27 +81,6 @@ def reference(model: Any, waveform: torch.Tensor) -> list[torch.Tensor]:
 
 def build(model: Any, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
     return WhisperEncoder(model.encoder.state_dict(), model.config, dtype, CPU)
-
-
-class Kept:
-    """A sink that keeps every layer's frames."""
-
-    def __init__(self) -> None:
-        self.layers: list[torch.Tensor] = []
-
-    def add(self, layer: int, hidden: torch.Tensor) -> None:
-        assert layer == len(self.layers)
-        self.layers.append(hidden.clone())
-
-
-def encode(
-    encoder: Any, waveforms: list[torch.Tensor], last_layer: int | None = None
-) -> list[list[torch.Tensor]]:
-    """``[utterance][layer]`` of ``[T, D]``."""
-    sink = Kept()
-    encoder.forward(waveforms, sink, last_layer)
-    split = [layer.split([encoder.num_frames(len(w)) for w in waveforms]) for layer in sink.layers]
-    return [[frames[i] for frames in split] for i in range(len(waveforms))]
 
 
 def waveforms(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
@@ -179,7 +159,9 @@ def test_nan_in_one_recording_and_in_fresh_memory_stays_there(together: int) -> 
 @pytest.mark.parametrize("last_layer", [0, 1, 2])
 def test_layers_behind_the_last_wanted_are_not_computed_and_change_nothing(last_layer: int) -> None:
     encoder, audio = build(make_whisper()), waveforms()
-    for some, every in zip(encode(encoder, audio, last_layer), encode(encoder, audio), strict=True):
+    for some, every in zip(
+        encode(encoder, audio, last_layer=last_layer), encode(encoder, audio), strict=True
+    ):
         assert len(some) == last_layer + 1
         for a, b in zip(some, every[: last_layer + 1], strict=True):
             assert relative_error(a, b) < FP32_RELATIVE

@@ -9,6 +9,7 @@ import numpy as np
 
 from classifiers.neighbours import nearest, unit
 from extractor.errors import SettingsError
+from extractor.index.search import NO_POSITION
 from extractor.store import Store
 
 MAX_ROWS = 200_000  # of 1,024 values 0.8 GB in float32; beyond, an index is to be built once
@@ -33,7 +34,14 @@ class Searchable(Protocol):
         k: int,
         among: np.ndarray | None = None,
         speakers: Sequence[str] | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]: ...
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine float32 ``[Q, k]``, descending, and manifest position int64 ``[Q, k]``; of equals the
+        lower position first. Where there are fewer: similarity -1, position `NO_POSITION`.
+
+        ``among``: the only positions to search. ``speakers``: of the queries, where the index is normalised
+        by speaker. Raises SettingsError for a query of zeros, which has no direction.
+        """
+        ...
 
 
 class MemoryIndex:
@@ -57,12 +65,7 @@ class MemoryIndex:
         among: np.ndarray | None = None,
         speakers: Sequence[str] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine float32 ``[Q, k]``, descending, and manifest position int64 ``[Q, k]``, -1 where
-        there are fewer; of equals the lower position first.
-
-        ``among``: the only positions to search. ``speakers`` is of no use here: nothing is
-        normalised by speaker. Raises SettingsError for a query of zeros, which has no direction.
-        """
+        """As `Searchable` says; ``speakers`` is of no use here: nothing is normalised by speaker."""
         if not queries.any(axis=1).all():
             raise SettingsError("a query of zeros has no direction to compare")
         apart = []
@@ -71,4 +74,4 @@ class MemoryIndex:
             apart = [(np.ones(len(queries), np.int8), hidden.astype(np.int8))]
         similarity, row = nearest(unit(queries), self.rows, k, apart)
         # Rounding takes a cosine past 1 by a unit or two.
-        return similarity.clip(-1.0, 1.0), np.where(row < 0, -1, self.positions[row])
+        return similarity.clip(-1.0, 1.0), np.where(row < 0, NO_POSITION, self.positions[row])

@@ -7,7 +7,7 @@ uploads      a recording that was sent: bounded, looked up, never kept
 guard        who may ask: the host's own name, the page's own origin; security headers
 app          the routes; needs the extra ``serve``
 server       checks that the extra is there, and runs the app
-static/      the page itself: one HTML file, CSS and JS modules, no build step
+static/      the page itself: one HTML file, CSS and JS modules, no build step; colours are in ../static/
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from classifiers.lookup import Hits, Lookup, Neighbour
 
 STATIC = Path(__file__).parent / "static"
+BASE_STYLE = Path(__file__).parents[1] / "static" / "base.css"  # the report's, too
 MAX_IDS = 20  # listed of those that contain a text
 K = Annotated[int, Query(ge=1, le=100)]
 DEFAULT_K = 10
@@ -74,6 +75,7 @@ def make_app(
     app.get("/api/rows/{position}")(page.row)
     app.get("/api/audio/{position}")(page.audio)
     app.post("/api/query")(page.query)
+    app.get("/static/base.css", include_in_schema=False)(page.base_style)
     app.mount("/static", StaticFiles(directory=STATIC))
     for kind in (StarletteHTTPException, RequestValidationError, Refused, HserError):
         app.add_exception_handler(kind, _in_words)
@@ -92,6 +94,9 @@ class _Page:
 
     def index(self) -> FileResponse:
         return FileResponse(STATIC / "index.html")
+
+    def base_style(self) -> FileResponse:
+        return FileResponse(BASE_STYLE)
 
     def run(self) -> dict[str, Any]:
         limits = self.uploads.limits

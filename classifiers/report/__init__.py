@@ -6,7 +6,7 @@ svg        a chart as part of a page, in the page's own colours
 sections   what the page says, section by section
 origins    where the embeddings came from, and the commands
 page       the page from its static parts
-static/    HTML, CSS and JS: inlined, no build step
+static/    HTML, CSS and JS: inlined, no build step; colours are in ../static/
 """
 
 from __future__ import annotations

@@ -270,6 +270,10 @@ def _charts(model: ModelContents, k: int) -> Html:
     return join([tag("h3", "Charts"), note, tag("div", *drawn, class_="charts")])
 
 
+def _group(label: str, *buttons: Html) -> Html:
+    return tag("span", *buttons, class_="group", role="group", aria_label=label)
+
+
 def _map(model: ModelContents, k: int) -> Html | None:
     if model.projection is None:
         return None
@@ -280,21 +284,15 @@ def _map(model: ModelContents, k: int) -> Html | None:
         f"{method} of the standardised embeddings that the model takes, {part}; what is not tested right is"
         " ringed. Drag, or use the arrow keys, to turn the view in three dimensions; plus and minus zoom."
     )
-    dims = tag(
-        "span",
+    dims = _group(
+        "Dimensions",
         tag("button", "2-D", type="button", data_dims="2", aria_pressed="true"),
         tag("button", "3-D", type="button", data_dims="3", aria_pressed="false"),
-        class_="group",
-        role="group",
-        aria_label="Dimensions",
     )
-    zoom = tag(
-        "span",
+    zoom = _group(
+        "Zoom",
         tag("button", "−", type="button", data_zoom="out", aria_label="Zoom out"),
         tag("button", "+", type="button", data_zoom="in", aria_label="Zoom in"),
-        class_="group",
-        role="group",
-        aria_label="Zoom",
     )
     wrong = tag("button", "only errors", type="button", data_wrong=True, aria_pressed="false")
     label = f"Map of {part} of {model.name} by {method}"

@@ -86,6 +86,12 @@ class Model:
                 self._exact = self._build("fp32")
             return self._exact
 
+    @property
+    def recording_seconds(self) -> float:
+        """Time spent on recording CUDA graphs so far."""
+        fused = getattr(self.encoder, "fused", None)  # some kinds of encoder have no such layers
+        return 0.0 if fused is None or fused.recordings is None else fused.recordings.seconds
+
     def _build(self, dtype: str) -> Encoder:
         import torch
 

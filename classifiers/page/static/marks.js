@@ -1,4 +1,4 @@
-// A shape and a colour for each emotion. The shape alone tells them apart; colours are in style.css.
+// A shape and a colour for each emotion. The shape alone tells them apart; colours are in base.css.
 
 // Paths around 0,0 of about equal area, for canvas and SVG alike.
 const SHAPES = {

@@ -1,0 +1,320 @@
+"""Training on one layer of a store: time, what it goes into, and memory.
+
+    python -m benchmarks.training [--rows 10000] [--layers 25] [--dim 1024]
+        [--classifiers logistic,svm,mlp] [--repeats 3] [--out FILE.json]
+
+Of synthetic rows with classes that can be learned, written to a run's store first. Each measurement is a
+fresh process that does what ``hser-train RUN --classifier C --layer 12 --protocol grouped-kfold --folds 5``
+does, the middle layer if there are not 25. The other contender is what is done without hser: the whole
+array is read into memory, the layer taken out of it, and scikit-learn's same classifier trained and tested
+on the same folds, which finds the same UA. Classifiers in torch have no such contender. Memory is the
+process's peak above what it had after its imports; the store was just written, so it is read from the
+system's cache. Classifiers that are not asked for stay as they are in the result file, if it is of the same
+size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ParamSpec, TypeVar
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.common import (
+    measured_before,
+    median,
+    print_table,
+    result_path,
+    spread,
+    take_turns,
+    write_result,
+)
+from benchmarks.memory import MIB, in_child, peak_bytes
+from benchmarks.peak import working_bytes_of_host
+from extractor.store.run_folder import CONTENTS, ManifestRow
+from extractor.store.writer import RunWriter
+from extractor.types import BatchResult, Row, Seconds, Utterance
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POOLING = "mean"
+LABELS = ("emotion", "speaker")
+BATCH_ROWS = 1000
+NUM_CLASSES, NUM_SPEAKERS = 8, 20
+# Of a dimension's noise: between the classes, so that some rows are mistaken; between speakers.
+CLASSES_APART, SPEAKERS_APART = 0.1, 0.3
+FOLDS = 5
+LONG: Seconds = 60.0  # a classifier that takes longer is measured once
+
+READ, FIT, TEST, FIGURES = "read", "fit", "test", "figures"
+# What hser-train calls, by stage; a call inside another one counts for the outer.
+STAGES = {
+    "classifiers.features:Features.open": READ,
+    "extractor.store.reader:Store.load_rows": READ,
+    "classifiers.learner:Learner.fit": FIT,
+    "classifiers.learner:Fitted.proba": TEST,
+    "classifiers.results:Result.figures": FIGURES,
+}
+
+
+# --- The store ----------------------------------------------------------------------------------
+
+
+def write_store(run: Path, num_rows: int, num_layers: int, dim: int) -> None:
+    """Every layer tells the class as well as any other."""
+    rng = np.random.default_rng(0)
+    classes, speakers = (
+        rng.standard_normal((count, num_layers, dim), dtype=np.float32) * np.float32(apart)
+        for count, apart in ((NUM_CLASSES, CLASSES_APART), (NUM_SPEAKERS, SPEAKERS_APART))
+    )
+    y, speaker = (rng.integers(0, count, num_rows) for count in (NUM_CLASSES, NUM_SPEAKERS))
+
+    def utterance(position: int) -> Utterance:
+        emotion = f"class{y[position]}"
+        labels = (emotion, emotion, f"speaker{speaker[position]:02d}")
+        return Utterance(f"u{position:09d}", f"/corpus/{position:09d}.wav", labels=labels)
+
+    columns = ("emotion", "emotion_raw", "speaker")
+    with RunWriter.open(run, {}, {}, columns, range(num_layers), {POOLING: dim}) as writer:
+        writer.write_manifest(
+            ManifestRow(position, utterance(position), 16_000, position // BATCH_ROWS)
+            for position in range(num_rows)
+        )
+        for start in range(0, num_rows, BATCH_ROWS):
+            some = slice(start, min(num_rows, start + BATCH_ROWS))
+            positions = range(num_rows)[some]
+            x = rng.standard_normal((len(positions), num_layers, dim), dtype=np.float32)
+            x += classes[y[some]] + speakers[speaker[some]]
+            rows = [Row(p, utterance(p), 16_000, 49, "", "fp32") for p in positions]
+            writer.commit(BatchResult(start // BATCH_ROWS, rows, {POOLING: x}))
+
+
+# --- What is measured ---------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Stages:
+    """Seconds by stage; what is begun inside a stage is part of it."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _inside: bool = False
+
+    def timed(self, function: Callable[P, T], stage: str) -> Callable[P, T]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            if self._inside:
+                return function(*args, **kwargs)
+            self._inside = True
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+                self._inside = False
+
+        return call
+
+    @contextmanager
+    def of_hser(self) -> Iterator[None]:
+        """hser's own functions meanwhile."""
+        with ExitStack() as stack:
+            for path, stage in STAGES.items():
+                target = path.replace(":", ".")
+                stack.enter_context(mock.patch(target, self.timed(resolve_name(path), stage)))
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One process. Bytes are of resident memory; None where a peak cannot be measured."""
+
+    seconds: float
+    stages: Mapping[str, float]
+    above_imports: int | None
+    whole_process: int
+    UA: float  # between 0 and 1
+    threads: int
+
+
+def with_hser(run: Path, classifier: str, layer: int, stages: Stages) -> float:
+    """What ``hser-train`` does without ``--out``, up to its figures. Returns UA."""
+    from classifiers.config import Experiment
+    from classifiers.experiment import open_features, run_experiment
+
+    protocol = {"protocol": "grouped-kfold", "folds": FOLDS}
+    experiment = Experiment((str(run),), classifier, layer=str(layer), **protocol)  # type: ignore[arg-type]
+    with stages.of_hser():
+        figures = run_experiment(experiment, open_features(experiment)).figures()
+    return float(figures["mean"]["UA"])
+
+
+def by_hand(run: Path, classifier: str, layer: int, stages: Stages) -> float:
+    """The whole array in memory, and scikit-learn. Returns UA."""
+    import h5py
+    from sklearn.metrics import recall_score
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    def read() -> tuple[np.ndarray, ...]:
+        with h5py.File(run / CONTENTS) as h5:
+            labels = [np.unique(h5[f"labels/{name}"][:], return_inverse=True)[1] for name in LABELS]
+            return h5["embeddings"][POOLING][:], *labels
+
+    whole, y, speaker = stages.timed(read, READ)()
+    x = whole[:, layer]
+    guess = np.empty_like(y)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    for train, test in folds.split(x, y, speaker):
+        fit = stages.timed(BY_HAND[classifier], FIT)
+        fitted = fit(x[train], y[train], speaker[train])
+        guess[test] = stages.timed(fitted.predict_proba, TEST)(x[test]).argmax(axis=1)
+    return float(recall_score(y, guess, average="macro"))
+
+
+def fit_logistic(x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from classifiers.table import LINEAR_C
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=LINEAR_C, max_iter=2000)).fit(x, y)
+
+
+def fit_svm(x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
+    """Probabilities as hser's has them: a sigmoid on the scores of speakers held out."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    from classifiers.table import LINEAR_C
+
+    machine = make_pipeline(StandardScaler(), SVC(kernel="linear", C=LINEAR_C))
+    splits = list(StratifiedGroupKFold(5).split(x, y, speaker))
+    return CalibratedClassifierCV(machine, cv=splits, ensemble=False).fit(x, y)
+
+
+BY_HAND = {"logistic": fit_logistic, "svm": fit_svm}
+CONTENDERS = {"hser-train": with_hser, "by hand": by_hand}
+
+
+def measure(contender: str, run: Path, classifier: str, layer: int) -> Measured:
+    """In a process of its own: memory that was used before is used again, and not seen."""
+    _import_all(classifier)
+    stages, found = Stages(), [0.0]
+
+    def work() -> None:
+        found[0] = CONTENDERS[contender](run, classifier, layer, stages)
+
+    began = time.perf_counter()
+    above = working_bytes_of_host(work)
+    if above is None:
+        work()
+    seconds = time.perf_counter() - began
+    return Measured(seconds, stages.seconds, above, peak_bytes(), found[0], _threads())
+
+
+def _import_all(classifier: str) -> None:
+    """What is imported on the way; some of it by a fit only."""
+    import sklearn.metrics  # noqa: F401
+
+    import classifiers.experiment  # noqa: F401
+    from classifiers.table import build
+
+    y = np.arange(40) % 2
+    build(classifier, {}, 0, 2).fit(np.random.default_rng(0).standard_normal((40, 2), np.float32), y)
+
+
+def _threads() -> int:
+    from threadpoolctl import threadpool_info
+
+    return max((pool["num_threads"] for pool in threadpool_info()), default=1)
+
+
+def measure_classifier(run: Path, classifier: str, layer: int, repeats: int) -> dict[str, Any]:
+    """By contender, what every process found. Repeated while a process takes less than `LONG`."""
+    contenders = {
+        name: partial(in_child, measure, name, run, classifier, layer)
+        for name in CONTENDERS
+        if name == "hser-train" or classifier in BY_HAND
+    }
+    found = take_turns(contenders, 1, warm_up=False)
+    if all(first.seconds < LONG for [first] in found.values()):
+        for name, more in take_turns(contenders, repeats - 1, warm_up=False).items():
+            found[name] += more
+    return {name: _together(of) for name, of in found.items()}
+
+
+def _together(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Lists in the order of the repeats; what does not vary once."""
+    each = [asdict(one) for one in measured]
+    lists = {name: [one[name] for one in each] for name in ("seconds", "above_imports", "whole_process")}
+    names = dict.fromkeys(name for one in measured for name in one.stages)
+    stages = {name: [one.stages.get(name, 0.0) for one in measured] for name in names}
+    return {**lists, "stages": stages, "UA": measured[0].UA, "threads": measured[0].threads}
+
+
+# --- The report ---------------------------------------------------------------------------------
+
+
+def report(results: Mapping[str, Any]) -> None:
+    lines = []
+    for classifier, contenders in results.items():
+        for name, each in contenders.items():
+            above = [size / MIB for size in each["above_imports"] if size is not None]
+            stages = {stage: median(each["stages"].get(stage, [0.0])) for stage in (READ, FIT, TEST, FIGURES)}
+            lines.append(
+                [
+                    f"{classifier}, {name}",
+                    spread(each["seconds"]),
+                    *(f"{seconds:,.2f}" for seconds in stages.values()),
+                    spread(above) if above else "-",
+                    spread([size / MIB for size in each["whole_process"]]),
+                    f"{100 * each['UA']:.1f}",
+                ]
+            )
+    print_table(["", "s", *(READ, FIT, TEST, FIGURES), "MiB above imports", "MiB in all", "UA %"], lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--layers", type=int, default=25)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--classifiers", default="logistic,svm,mlp")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="folder for the store (default: temporary)")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    layer = args.layers // 2
+    about = {
+        "what": "hser-train on one layer of a store: seconds by stage, bytes of memory",
+        "rows": args.rows,
+        "layers": args.layers,
+        "dim": args.dim,
+        "layer": layer,
+        "folds": FOLDS,
+    }
+    results = measured_before(result_path("training", args.out), about, "classifiers")
+    with tempfile.TemporaryDirectory(prefix="hser-training-", dir=args.scratch) as folder:
+        run = Path(folder) / "run"
+        write_store(run, args.rows, args.layers, args.dim)
+        for classifier in args.classifiers.split(","):
+            results[classifier] = measure_classifier(run, classifier, layer, args.repeats)
+            # A classifier may take many minutes: what is measured is kept.
+            write_result("training", {**about, "classifiers": results}, args.out)
+    report(results)
+
+
+if __name__ == "__main__":
+    main()
