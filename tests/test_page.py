@@ -37,6 +37,7 @@ from classifiers.page.corpus_map import CorpusMap
 from classifiers.page.projection import PROJECTIONS, Pca, choose_projection
 from classifiers.page.uploads import Limits
 from extractor import SettingsError, extract
+from extractor.index import build
 from extractor.types import SAMPLE_RATE
 
 ROOT = Path(__file__).parents[1]
@@ -466,6 +467,25 @@ def test_a_projection_is_the_same_again_and_places_finitely(name: str, tmp_path:
     assert once.to_dict() == again.to_dict()
     assert once.place(vectors[0, 0]) == again.place(vectors[0, 0])
     assert np.isfinite(once.place(np.full(6, 100.0, np.float32))).all()
+
+
+@pytest.mark.parametrize("normalisation", ["none", "whiten", "speaker"])
+def test_the_map_shows_what_the_index_compares(normalisation: str, tmp_path: Path) -> None:
+    """Speakers lie far apart as they are stored; where the index takes that away, the map does, too."""
+    vectors, labels = clustered(80, 6)
+    speakers = np.array([row["speaker"] for row in labels])
+    offsets = {name: 20.0 * np.eye(6)[k] for k, name in enumerate(sorted(set(speakers)))}
+    vectors = (vectors + np.stack([offsets[name] for name in speakers])[:, None]).astype(np.float32)
+    path = write_embeddings(tmp_path / "run", vectors, labels)
+    build(path, 0, "mean", "flat", normalisation)
+    opened = lookup.open(path)
+    drawn = CorpusMap(opened, "pca")
+    units = opened.index.units(vectors[:, 0], list(speakers) if normalisation == "speaker" else None)
+    np.testing.assert_allclose(drawn.fitted().points, Pca(units).points, atol=1e-6)
+    centres = np.stack([drawn.fitted().points[speakers == name].mean(axis=0) for name in offsets])
+    apart = np.linalg.norm(centres - centres.mean(axis=0), axis=1).max()
+    assert (apart < 0.3) == (normalisation == "speaker")  # of unit vectors
+    assert np.isfinite(drawn.place(vectors[0, 0])).all()
 
 
 def test_of_a_large_run_a_sample_is_drawn_and_said(tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ class Searchable(Protocol):
         """
         ...
 
+    def units(self, x: np.ndarray, speakers: Sequence[str] | None = None) -> np.ndarray:
+        """Embeddings float32 ``[N, D]`` as they are compared; ``speakers`` as in `search`."""
+        ...
+
 
 class MemoryIndex:
     """All rows of one layer, of unit length."""
@@ -57,6 +61,9 @@ class MemoryIndex:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def units(self, x: np.ndarray, speakers: Sequence[str] | None = None) -> np.ndarray:
+        return unit(x)
 
     def search(
         self,

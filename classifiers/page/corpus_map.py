@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifiers.neighbours import unit
 from classifiers.page.projection import PROJECTIONS, Projection, choose_projection
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ class CorpusMap:
 
     def __init__(self, lookup: Lookup, projection: str | None = None, max_points: int = MAX_POINTS) -> None:
         store = lookup.store
+        self.index = lookup.index
         self.store, self.layer, self.pooling = store, lookup.layer, lookup.pooling
         rows = np.flatnonzero(np.isin(store.positions, lookup.index.positions))
         if "copy" in store.columns:
@@ -44,13 +44,24 @@ class CorpusMap:
     def fitted(self) -> Projection:
         with self._fitting:
             if self._fitted is None:
-                units = unit(self.store.load_rows(self.rows, self.layer, self.pooling))
-                self._fitted = PROJECTIONS[self.projection](units)
+                vectors = self.store.load_rows(self.rows, self.layer, self.pooling)
+                self._fitted = PROJECTIONS[self.projection](self._units(vectors, self._speakers()))
             return self._fitted
 
+    def _units(self, vectors: np.ndarray, speakers: list[str]) -> np.ndarray:
+        """What the index compares, so that neighbours lie close together."""
+        return self.index.units(vectors, speakers if self.index.normalisation == "speaker" else None)
+
+    def _speakers(self) -> list[str]:
+        """Of the rows drawn, where the index asks for them."""
+        if self.index.normalisation != "speaker":
+            return []
+        speakers = self.store.labels("speaker")
+        return [speakers[row] for row in self.rows]
+
     def place(self, vector: np.ndarray) -> tuple[float, float]:
-        """Where an embedding float32 ``[D']`` lies on the map."""
-        x, y = self.fitted().place(unit(vector[None]))[0].tolist()
+        """Where an embedding float32 ``[D']`` of an unknown speaker lies on the map."""
+        x, y = self.fitted().place(self._units(vector[None], [""]))[0].tolist()
         return x, y
 
     def to_dict(self) -> dict[str, Any]:

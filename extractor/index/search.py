@@ -90,6 +90,18 @@ class Index:
         """Rows without a direction, whose similarity to everything is 0."""
         return self._content.head.zero_rows
 
+    @property
+    def faiss_index(self) -> Any:
+        """FAISS's own object; its rows are not positions."""
+        return self._content.faiss_index
+
+    def units(self, x: np.ndarray, speakers: Sequence[str] | None = None) -> np.ndarray:
+        """Embeddings as they are compared: normalised, of length 1; float32 ``[N, D]`` to the same.
+
+        ``speakers``: one a row (``""``: not known) for an index normalised by speaker.
+        """
+        return self._content.normalisation(x, speakers)
+
     def to_gpus(self) -> None:
         """Copy the index to every GPU; searches without ``among`` are done there from now on.
 
@@ -144,7 +156,7 @@ class Index:
         queries = np.asarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise SettingsError(f"queries are {list(queries.shape)}, the index takes [Q, {self.dim}]")
-        units = self._content.normalisation(queries, speakers)
+        units = self.units(queries, speakers)
         without = np.flatnonzero(~units.any(axis=1))
         if len(without):
             raise SettingsError(f"query {without[0]} is zero: it has no direction to compare")
