@@ -42,7 +42,7 @@ fix: $(READY) ## what lint and format can fix themselves
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## all benchmarks, results in benchmarks/results (about half an hour)
+bench: $(READY) ## all benchmarks, results in benchmarks/results (hours; `python -m benchmarks NAME` is one)
 	$(BIN)/python -m benchmarks
 
 # On the Python that is there: a machine with a GPU often has its own torch, without our extras.
