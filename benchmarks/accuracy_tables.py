@@ -33,8 +33,11 @@ def accuracy_text(result: Result) -> str:
         classes = ", ".join(crossed[0]["classes"])
         about = f"**Across corpora**: {crossed[0]['features']}, {crossed[0]['classifier']}; {classes}"
         blocks.append(f"{about}\n\n{crossed_table(crossed)}")
-    noted = {row["note"]: f"{row['features']}, {row['classifier']}" for row in rows if row["note"]}
-    notes = [f"- {named}: {note}." for note, named in noted.items()]
+    noted: dict[str, dict[str, None]] = {}  # in order, each once
+    for row in rows:
+        if row["note"]:
+            noted.setdefault(row["note"], {})[f"{row['features']}, {row['classifier']}"] = None
+    notes = [f"- {'; '.join(named)}: {note}." for note, named in noted.items()]
     return "\n\n".join([LEGEND.rstrip(), *blocks, *["\n".join(notes)] * bool(notes), _commands(rows)]) + "\n"
 
 
