@@ -179,10 +179,10 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
     # Each row of `models.MODELS` has the next two of its own: what it reads, and its network.
 
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
-        raise NotImplementedError
+        raise NotImplementedError  # see above: no row of the table is without its own
 
     def _network(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        raise NotImplementedError
+        raise NotImplementedError  # likewise
 
     def _dtype(self) -> str:
         return resolve_dtype(self.dtype, self.device_)
