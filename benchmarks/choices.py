@@ -31,6 +31,7 @@ from benchmarks.lengths import find, label, read
 from benchmarks.profiled import AUDIO as TRACED
 from extractor.batch import BatchEncoder
 from extractor.encoders import Model
+from extractor.stages import most_streams
 from extractor.types import Seconds
 
 CPU = torch.device("cpu")
@@ -126,7 +127,7 @@ def measure(name: str, lengths: str, rounds: int, seconds: Seconds, scratch: Pat
         return model, *batch_encoder(model)
 
     def runner(encode: BatchEncoder, batch: Seconds, away: Callable[[], Any]) -> Callable[[], float]:
-        planned = jobs(waveforms, batch)
+        planned = jobs(waveforms, batch, most_streams(CPU.type))
 
         def run() -> float:
             with away():

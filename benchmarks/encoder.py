@@ -51,7 +51,7 @@ from extractor.encoders.products import Linear
 from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, run
 from extractor.errors import SettingsError, unknown
 from extractor.plan import plan_batches
-from extractor.stages import num_cores, num_streams
+from extractor.stages import most_streams, num_cores, num_streams
 from extractor.types import SAMPLE_RATE, Decoded, Seconds, Utterance
 
 __all__ = [
@@ -113,8 +113,10 @@ def check(settings: Settings) -> None:
             raise SettingsError(unknown("contender", name, CONTENDERS))
 
 
-def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float) -> list[Job]:
+def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float, streams: int = 1) -> list[Job]:
+    """Batches as the engine plans them."""
     lengths = np.array([len(w) for w in waveforms])
+    planned = plan_batches(lengths, round(budget_seconds * SAMPLE_RATE), streams=streams)
     return [
         Job(
             b,
@@ -122,7 +124,7 @@ def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float) -> list[Job]:
             [Utterance(str(i), "") for i in members],
             [Decoded(waveforms[i], "") for i in members],
         )
-        for b, members in enumerate(plan_batches(lengths, round(budget_seconds * SAMPLE_RATE)))
+        for b, members in enumerate(planned)
     ]
 
 
@@ -189,7 +191,7 @@ def measure(name: str, lengths: str, settings: Settings, scratch: Path) -> dict[
     model = Model(f"random:{name}", settings.dtype, device)
     dtype = DTYPES[model.dtype]
     encode, budget = batch_encoder(model)
-    planned = jobs(waveforms, budget)
+    planned = jobs(waveforms, budget, most_streams(device.type))
     few = found.few(by_device(settings.loop_seconds, LOOP_AUDIO, device))
     compiled = device.type == "cuda" if settings.compiled is None else settings.compiled
     asked = [name for name in settings.contenders if name in BASELINES]

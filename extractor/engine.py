@@ -141,7 +141,7 @@ def run_here(
     from extractor.decode import DecodeOptions
     from extractor.indexing import Indexes
     from extractor.run_plan import make_plan
-    from extractor.stages import Stages, num_streams
+    from extractor.stages import Stages, most_streams, num_streams
     from extractor.store import Store
 
     began = time.perf_counter()
@@ -160,6 +160,8 @@ def run_here(
             options.retry_failed,
             progress,
             asked.copies,
+            # Shards divide one plan, which machines of any number of cores must make alike.
+            most_streams(model.device.type) if options.shard[1] == 1 else 1,
         )
         built_now = [] if index_later else asked.indexes
         indexes = Indexes(out, built_now, layers, options.storage_dtype, len(plan.utterances), progress)

@@ -59,10 +59,12 @@ def make_plan(
     retry_failed: bool,
     progress: Progress,
     copies: Copies | None = None,
+    streams: int = 1,
 ) -> RunPlan:
     """The run's plan, from its folder as far as it is there; what is new is probed, planned, stored.
 
-    With ``copies``, each recording is planned as it is and as its augmented copies.
+    With ``copies``, each recording is planned as it is and as its augmented copies. ``streams``:
+    batches that are to be worked on at once.
     """
     rows = writer.manifest() or []
     known = {row.utterance.id: row for row in rows}
@@ -87,7 +89,9 @@ def make_plan(
     pending += [(len(rows) + i, u) for i, u in enumerate(new)]
     if pending:
         num_batches = 1 + max((row.batch for row in rows), default=-1)
-        made = _plan_rows(pending, budget_samples, num_batches, workers, progress, copies, originals)
+        made = _plan_rows(
+            pending, budget_samples, streams, num_batches, workers, progress, copies, originals
+        )
         (writer.append_manifest if rows else writer.write_manifest)(made)
         by_position = {row.position: row for row in rows} | {row.position: row for row in made}
         rows = [by_position[position] for position in range(len(by_position))]
@@ -100,7 +104,7 @@ def plan_without_run(
     """A plan that is kept nowhere, and the recordings that are not in it."""
     utterances = copies.expand(manifest.utterances)
     rows = _plan_rows(
-        list(enumerate(utterances)), budget_samples, 0, workers, progress, copies, manifest.utterances
+        list(enumerate(utterances)), budget_samples, 1, 0, workers, progress, copies, manifest.utterances
     )
     return _as_plan(rows), [row.failure for row in rows if row.failure is not None]
 
@@ -153,6 +157,7 @@ def _same_recordings(known: dict[str, ManifestRow], utterances: Sequence[Utteran
 def _plan_rows(
     pending: Sequence[tuple[int, Utterance]],
     budget_samples: int,
+    streams: int,
     num_batches: int,
     workers: int,
     progress: Progress,
@@ -165,7 +170,8 @@ def _plan_rows(
         pending = _draw(pending, samples, failures, copies, originals, workers, progress)
     planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
     batch_of = np.full(len(pending), -1, dtype=np.int64)
-    for b, members in enumerate(plan_batches(samples[planned], budget_samples), num_batches):
+    batches = plan_batches(samples[planned], budget_samples, streams=streams)
+    for b, members in enumerate(batches, num_batches):
         batch_of[planned[members]] = b
     return [
         ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i))

@@ -34,18 +34,23 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def most_streams(device: str) -> int:
+    """Batches to encode at once where there are enough.
+
+    On a CPU one thread a batch wastes nothing on waiting for other threads; past eight cores the
+    memory that batches take counts for more.
+    """
+    return min(num_cores(), 8) if device == "cpu" else 1
+
+
 def num_streams(device: str, num_batches: int) -> tuple[int, int]:
     """Batches to encode at once, and threads for each.
 
-    On a CPU one thread a batch wastes nothing on waiting for other threads; past eight cores the
-    memory that batches take counts for more. It depends on the machine and the plan alone, not on
-    what is left to do: another number of threads could round differently.
+    It depends on the machine and the plan alone, not on what is left to do: another number of
+    threads could round differently.
     """
-    cores = num_cores()
-    if device != "cpu":
-        return 1, cores
-    streams = max(1, min(cores, 8, num_batches))
-    return streams, max(1, cores // streams)
+    streams = max(1, min(most_streams(device), num_batches))
+    return streams, max(1, num_cores() // streams)
 
 
 class Stages:

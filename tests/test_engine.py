@@ -436,6 +436,29 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_read() -> None
         run(nowhere, Options(), "out")
 
 
+def test_a_lone_run_is_cut_for_its_cores_and_shards_are_not(
+    noises: Path, checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards make one plan on machines that differ; a run alone keeps all cores of its own busy."""
+
+    def seconds_by_batch(cores: int, shard: tuple[int, int]) -> list[float]:
+        monkeypatch.setattr("extractor.stages.num_cores", lambda: cores)
+        out = tmp_path / f"{cores}-{shard[1]}"
+        run(noises, Options(model=str(checkpoint()), dtype="fp32", device="cpu", shard=shard), out)
+        seconds: dict[int, float] = {}
+        for line in (out / "manifest.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            seconds[row["batch"]] = seconds.get(row["batch"], 0.0) + row["num_samples"] / 16_000
+        return [seconds[b] for b in sorted(seconds)]
+
+    assert len(seconds_by_batch(1, (0, 1))) == 1  # 24 s fit in one batch
+    for cores in (2, 3):
+        alone = seconds_by_batch(cores, (0, 1))
+        assert len(alone) == cores
+        assert max(alone) < 1.5 * min(alone)
+    assert seconds_by_batch(2, (0, 2)) == seconds_by_batch(3, (0, 2)) == seconds_by_batch(1, (0, 1))
+
+
 def test_streams_fill_the_cores() -> None:
     assert num_streams("cuda", 100)[0] == 1
     streams, threads = num_streams("cpu", 1)

@@ -45,6 +45,30 @@ def test_the_largest_batch_is_the_first_of_its_stretch() -> None:
     assert lengths[batches[0]].sum() == max(lengths[b].sum() for b in batches)
 
 
+@given(lengths_and_budget, st.integers(2, 9))
+def test_streams_share_batches_evenly(case: tuple[list[int], int, int], streams: int) -> None:
+    """As many batches for each, the largest no larger than needed, everything once within the budget."""
+    lengths, budget = np.array(case[0], dtype=np.int64), case[1]
+    full, level = plan_batches(lengths, budget), plan_batches(lengths, budget, streams=streams)
+    assert sorted(np.concatenate([*level, np.zeros(0, np.int64)])) == list(range(len(lengths)))
+    most = -(-len(full) // streams) * streams
+    assert len(level) <= most
+    sums = [int(lengths[batch].sum()) for batch in level]
+    for batch, total in zip(level, sums, strict=True):
+        assert len(batch) == 1 or total <= budget
+        assert (np.diff(lengths[batch]) <= 0).all()
+    cap = max((total for batch, total in zip(level, sums, strict=True) if len(batch) > 1), default=0)
+    even = cap * most <= lengths.sum()  # no batch holds more than its share
+    assert even or cap <= 1 or len(plan_batches(lengths, cap - 1)) > most  # smaller ones are too many
+
+
+def test_a_short_run_is_work_for_every_stream() -> None:
+    forty_seconds = np.full(10, 4 * SAMPLE_RATE)
+    assert [len(b) for b in plan_batches(forty_seconds, 30 * SAMPLE_RATE)] == [7, 3]
+    assert [len(b) for b in plan_batches(forty_seconds, 30 * SAMPLE_RATE, streams=2)] == [5, 5]
+    assert [len(b) for b in plan_batches(forty_seconds, 30 * SAMPLE_RATE, streams=8)] == [2] * 5
+
+
 def test_ties_keep_their_order() -> None:
     assert plan_batches(np.full(6, 10), 20)[1].tolist() == [2, 3]
 
