@@ -55,6 +55,7 @@ Nothing is downloaded: weights are random. The machine should be idle.
 @click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile.  [default: on CUDA]")
 @click.option("--seconds", type=float, help="Audio for each contender.  [default: by device]")
 @click.option("--loop-seconds", type=float, help="Audio for the loop.  [default: by device]")
+@click.option("--int8", is_flag=True, help="hser in int8 beside it.")
 @click.option("--profile", is_flag=True, help="A trace and a breakdown by stage of each model, too.")
 @click.option("--traces", type=click.Path(), default="traces", show_default=True, help="Folder for them.")
 @click.option("--out", type=click.Path(dir_okay=False), help="Result file.  [default: benchmarks/results]")
@@ -63,6 +64,7 @@ def command(
     model: str,
     lengths: str,
     baselines: str,
+    int8: bool,
     profile: bool,
     traces: str,
     out: str | None,
@@ -76,7 +78,7 @@ def command(
     cannot = []
     if stage in ("encoder", "command", "all"):
         others = [] if stage == "command" or baselines == "none" else _names(baselines)
-        contenders = (*others, "hser", *(["command"] if stage != "encoder" else []))
+        contenders = (*others, "hser", *["command"] * (stage != "encoder"), *["int8"] * int8)
         measure_encoder(
             _settings(_names(model), _names(lengths), contenders, options),
             file,
@@ -105,6 +107,10 @@ def _settings(
 
     settings = Settings(models, lengths, contenders, **options)
     check(settings)
+    if "int8" in contenders:
+        from extractor.encoders import resolve_device, resolve_dtype
+
+        resolve_dtype("int8", resolve_device(settings.device))
     return settings
 
 

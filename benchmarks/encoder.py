@@ -7,6 +7,7 @@ Contenders, with random weights:
     loop, best, torchaudio   see `baselines`; the fastest way and batch size of each are tried first
     hser                     the bare encoder: packed batches, every layer pooled as it is produced
     command                  all of `hser-extract` from files to store, without the set-up
+    int8                     hser in int8 (`--int8`): in the same run, so that its ratio means something
 
 They take turns; figures are audio seconds per second, median and range. `command` keeps a share of
 `hser`. MFU is the share of the machine's own matrix products, measured here too; work on padding does not
@@ -71,7 +72,7 @@ __all__ = [
     "transformers_model",
 ]
 
-CONTENDERS = (*BASELINES, "hser", "command")
+CONTENDERS = (*BASELINES, "hser", "command", "int8")
 # Audio for each contender but the loop, and for the loop: a second or two of work, or more.
 AUDIO: Mapping[str, Seconds] = {"cpu": 240.0, "cuda": 4800.0}
 LOOP_AUDIO: Mapping[str, Seconds] = {"cpu": 24.0, "cuda": 60.0}
@@ -201,6 +202,9 @@ def measure(name: str, lengths: str, settings: Settings, scratch: Path) -> dict[
         runs["hser"] = lambda: bare(encode, planned, seconds)
     if "command" in settings.contenders:
         runs["command"] = lambda: command(found.files, name, model.dtype)
+    if "int8" in settings.contenders:
+        quantised, _ = batch_encoder(Model(f"random:{name}", "int8", device))
+        runs["int8"] = lambda: bare(quantised, planned, seconds)
     speeds = take_turns(runs, settings.rounds)
     chosen = prepared.get("best", Baseline(lambda: 0.0))
     roof = matrix_roof(dtype, device)
@@ -269,7 +273,11 @@ def result_row(
         "speeds": speeds,
         "ratios": {
             f"{a}/{b}": median(speeds[a]) / median(speeds[b])
-            for a, b in (*(("hser", b) for b in BASELINES), ("command", "hser"))
+            for a, b in (
+                *(("hser", b) for b in BASELINES),
+                ("command", "hser"),
+                *(("int8", b) for b in (*BASELINES, "hser")),
+            )
             if a in speeds and b in speeds
         },
     }
@@ -283,6 +291,7 @@ def rows_of(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
             *(spread(speeds[c]) if c in speeds else "-" for c in CONTENDERS),
             *(f"{ratios[f'hser/{b}']:.2f}x" if f"hser/{b}" in ratios else "-" for b in BASELINES),
             f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-",
+            f"{ratios['int8/hser']:.2f}x" if "int8/hser" in ratios else "-",
             "-" if r["mfu"] is None else f"{r['mfu']:.0%}",
             "/".join("-" if padding.get(c) is None else f"{padding[c]:.1%}" for c in ("best", "hser")),
             "/".join(f"{mib[c]:,.0f}" if c in mib else "-" for c in ("best", "hser")),
@@ -294,6 +303,7 @@ HEADER = (
     *CONTENDERS,
     *(f"/{name}" for name in BASELINES),
     "command/hser",
+    "int8/hser",
     "MFU",
     "padding best/hser",
     "MiB best/hser",
@@ -349,12 +359,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, help="of audio for each but the loop")
     parser.add_argument("--loop-seconds", type=float, help="of audio for the loop")
     parser.add_argument("--no-command", action="store_true", help="leave the whole command out")
+    parser.add_argument("--int8", action="store_true", help="hser in int8 too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     settings = Settings(
         tuple(args.models.split(",")),
         tuple(args.lengths.split(",")),
-        (*args.baselines.split(","), "hser", *([] if args.no_command else ["command"])),
+        (
+            *args.baselines.split(","),
+            "hser",
+            *([] if args.no_command else ["command"]),
+            *(["int8"] if args.int8 else []),
+        ),
         args.device,
         args.dtype,
         args.rounds,

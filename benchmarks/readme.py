@@ -24,7 +24,7 @@ from benchmarks.markdown import table
 
 CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
-BARS = ("loop", "best", "hser")
+BARS = ("loop", "best", "hser", "int8")
 NATURAL = ("emodb", "ravdess")  # lengths that the main table shows, where there are several; the first found
 
 
@@ -71,7 +71,7 @@ def _rank(row: Mapping[str, Any]) -> int:
     return NATURAL.index(lengths) if lengths in NATURAL else len(NATURAL)
 
 
-def speed_rows(result: Result, ways: Sequence[str]) -> Iterator[list[str]]:
+def speed_rows(result: Result, ways: Sequence[str], int8: bool) -> Iterator[list[str]]:
     for row in main_rows(result):
         speeds, ratios = row["speeds"], row["ratios"]
         share = f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-"
@@ -81,7 +81,17 @@ def speed_rows(result: Result, ways: Sequence[str]) -> Iterator[list[str]]:
             *(f"**{_times(ratios, way)}**" if f"hser/{way}" in ratios else "-" for way in ways),
             share,
             f"{row['mfu']:.0%}",
+            *([_int8(row)] if int8 else []),
         ]
+
+
+def _int8(row: Mapping[str, Any]) -> str:
+    """Its speed, and how many times that of the other dtype, of `best` and of the loop."""
+    if "int8" not in row["speeds"]:
+        return "-"
+    times = [row["ratios"].get(f"int8/{other}") for other in ("hser", "best", "loop")]
+    told = ", ".join(f"{ratio:.2f}x" if ratio is not None else "-" for ratio in times)
+    return f"{number(median(row['speeds']['int8']))} ({told})"
 
 
 def _times(ratios: Mapping[str, float], way: str) -> str:
@@ -90,12 +100,14 @@ def _times(ratios: Mapping[str, float], way: str) -> str:
 
 
 def speed_table(result: Result) -> str:
-    """`torchaudio` has its columns where it was measured."""
+    """`torchaudio` and int8 have their columns where they were measured."""
     measured = any("torchaudio" in row["speeds"] for row in main_rows(result))
     ways = ["loop", "best", *["torchaudio"] * measured]
     header = ["audio s/s", *(f"`{way}`" for way in ways), "hser", "`command`"]
     header += [f"hser / `{way}`" for way in ways]
-    return table([*header, "`command` / hser", "of the roof"], list(speed_rows(result, ways)))
+    int8 = any("int8" in row["speeds"] for row in main_rows(result))
+    header += ["`command` / hser", "of the roof", *["int8 (/ hser, / `best`, / `loop`)"] * int8]
+    return table(header, list(speed_rows(result, ways, int8)))
 
 
 def lengths_table(result: Result) -> str:
@@ -112,7 +124,7 @@ def lengths_table(result: Result) -> str:
 
 def _length_cell(row: Mapping[str, Any]) -> str:
     ratio = row["ratios"].get("hser/best")
-    times = f"{ratio:.1f}x, " if ratio is not None else ""
+    times = f"{ratio:.2f}x, " if ratio is not None else ""
     return f"{number(median(row['speeds']['hser']))} ({times}{row['mfu']:.0%})"
 
 
@@ -352,12 +364,13 @@ BAR, GAP, TITLE = 16, 4, 30  # px
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 .title { font-weight: 600 } .loop { fill: #9aa4af } .best { fill: #6b8fb3 } .hser { fill: #d9622b }
+.int8 { fill: #e8a26f }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .loop { fill: #6e7681 } }
 """
 
 
 def chart(results: Sequence[Result]) -> str:
-    """SVG: a panel a machine, with a scale of its own; three bars a model. No background: fits any page."""
+    """SVG: a panel a machine, with a scale of its own; bars by model. No background: fits any page."""
     parts: list[str] = []
     y = 0
     for result in results:
@@ -365,10 +378,12 @@ def chart(results: Sequence[Result]) -> str:
         title = f"Audio seconds per second, {result['machine']}"
         parts.append(f'<text class="title" x="0" y="{y - 10}">{escape(title)}</text>')
         rows = main_rows(result)
-        scale = (WIDTH - LABELS - FIGURES) / max(median(row["speeds"]["hser"]) for row in rows)
+        shown = [median(row["speeds"][bar]) for row in rows for bar in BARS if bar in row["speeds"]]
+        scale = (WIDTH - LABELS - FIGURES) / max(shown)
         for row in rows:
             for name in (bar for bar in BARS if bar in row["speeds"]):
-                parts += _bar(f"{row['model']}: {name}", name, median(row["speeds"][name]), scale, y)
+                label = f"{row['model']}: {'hser, int8' if name == 'int8' else name}"
+                parts += _bar(label, name, median(row["speeds"][name]), scale, y)
                 y += BAR + GAP
             y += 2 * GAP
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}">'

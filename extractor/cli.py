@@ -69,7 +69,7 @@ class _Shard(click.ParamType):
 @click.option("--layers", default="all", show_default=True, help="Which layers to keep.")
 @click.option("--pooling", default="mean", show_default=True, help="One or several, with commas.")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; made when missing.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16, fp16 or int8.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--devices", default="", metavar="0,1,...", help="Several GPUs of this machine, a process each."

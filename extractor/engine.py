@@ -234,6 +234,12 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     indexes = parse_indexes(options.index, layers, model.encoder.num_layers, poolings)
     window = _window(options, model)
     settings = _settings(options, model, layers, poolings, config, window)
+    if model.dtype == "int8":
+        from extractor.decode import DecodeOptions
+        from extractor.fidelity import check_int8
+
+        decoding = DecodeOptions(options.channel, workers=workers, checksum=False)
+        check_int8(model, manifest.utterances, decoding, "none" in poolings, progress)
     if window < options.window:
         progress.note(f"windows of {window:g} s: {options.model} takes no more at once")
     progress.note(

@@ -89,9 +89,7 @@ def make_plan(
     pending += [(len(rows) + i, u) for i, u in enumerate(new)]
     if pending:
         num_batches = 1 + max((row.batch for row in rows), default=-1)
-        made = _plan_rows(
-            pending, budget_samples, streams, num_batches, workers, progress, copies, originals
-        )
+        made = _plan_rows(pending, budget_samples, streams, num_batches, workers, progress, copies, originals)
         (writer.append_manifest if rows else writer.write_manifest)(made)
         by_position = {row.position: row for row in rows} | {row.position: row for row in made}
         rows = [by_position[position] for position in range(len(by_position))]

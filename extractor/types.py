@@ -110,7 +110,7 @@ class Row:
     num_samples: int  # at SAMPLE_RATE
     num_frames: int  # frames the encoder gave
     checksum: str  # Decoded.checksum
-    precision: str  # dtype of the forward pass that gave this row: "fp32", "bf16", "fp16"
+    precision: str  # dtype of the forward pass that gave this row: "fp32", "bf16", "fp16", "int8"
 
 
 @dataclass(frozen=True, slots=True)

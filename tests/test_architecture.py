@@ -35,7 +35,7 @@ STAGES = {
     "progress": {"progress"},
 }
 ENGINE = {
-    *("batch", "budget", "committing", "copies", "device_worker", "devices", "indexing", "jobs"),
+    *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "indexing", "jobs"),
     *("run_plan", "staging", "stages", "engine", "render"),
 }
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}

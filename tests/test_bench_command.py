@@ -16,10 +16,11 @@ from click.testing import CliRunner, Result
 
 from benchmarks import baselines, breakdown, decode, encoder, lengths, peak, readme, write
 from benchmarks.cli import command
-from benchmarks.common import CANNOT_RUN
+from benchmarks.common import CANNOT_RUN, median
 from benchmarks.stand_ins import NORMS, SMALL, write_config
 from extractor.encoders import Model
 from extractor.encoders.checkpoint import MODELS, HubModel
+from extractor.encoders.int8 import can_run_int8
 from extractor.errors import SettingsError
 from extractor.types import SAMPLE_RATE
 
@@ -107,6 +108,22 @@ def test_encoder_is_measured_beside_all_baselines(tmp_path: Path) -> None:
         assert row["content"].startswith(("noise", "recordings"))
     fixed = result["rows"][0]
     assert fixed["padding"]["best"] == 0  # all are equally long
+
+
+@pytest.mark.skipif(not can_run_int8(CPU), reason="int8 needs a CPU with AVX-512 VNNI and BF16")
+def test_int8_is_measured_beside_the_other_dtype(tmp_path: Path) -> None:
+    asked = ("encoder", "--model", "small-hubert", "--lengths", "0.5", "--baselines", "best", "--int8")
+    (row,) = toy(*asked, out=tmp_path / "toy.json")["rows"]
+    assert row["speeds"].keys() == {"best", "hser", "int8"}
+    assert row["ratios"].keys() == {"hser/best", "int8/best", "int8/hser"}
+    speeds = {who: median(figures) for who, figures in row["speeds"].items()}
+    assert row["ratios"]["int8/hser"] == pytest.approx(speeds["int8"] / speeds["hser"])
+
+
+def test_int8_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(SettingsError, match="VNNI"):
+        bench("encoder", "--model", "small-hubert", "--device", "cpu", "--int8")
 
 
 def test_rows_of_other_models_and_lengths_stay(tmp_path: Path) -> None:
@@ -391,7 +408,7 @@ def test_readme_shows_speeds_by_length(tmp_path: Path) -> None:
     ]
     result = {"machine": "toy", "rows": rows}
     by_length = readme.lengths_table(result)
-    assert "1 s" in by_length and "10,000" in by_length and "25.0x" in by_length
+    assert "1 s" in by_length and "10,000" in by_length and "25.00x" in by_length
     # The main table keeps to one row a model: real recordings, where there are any.
     assert readme.speed_table(result).count("hubert-large") == 1 and "9,000" in readme.speed_table(result)
     assert readme.chart([result]).count("<rect") == 2  # no bar for what was not measured

@@ -588,7 +588,7 @@ def test_readme_tables_come_from_result_files(tmp_path: Path) -> None:
     text = page.read_text()
     assert "3.0 (2.0-4.0)" in text and "1,500" in text and "**100.00x**" in text and "toy-2-cores" in text
     assert "kept" in text and "old" not in text and "Not measured yet" in text
-    assert (tmp_path / readme.CHART).read_text().count("<rect") == len(readme.BARS)
+    assert (tmp_path / readme.CHART).read_text().count("<rect") == 3  # no int8
     assert readme.main([*arguments, "--check"]) == 0
     page.write_text(text.replace("1,500", "9,999"))
     assert readme.main([*arguments, "--check"]) == 1
@@ -597,6 +597,18 @@ def test_readme_tables_come_from_result_files(tmp_path: Path) -> None:
 def test_readme_marker_without_its_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="<!-- /write -->"):
         readme.fill("<!-- write -->\n", tmp_path)
+
+
+def test_int8_has_its_column_and_its_bar_where_it_was_measured() -> None:
+    (row,) = TOY_SPEEDS["rows"]
+    ratios = {**row["ratios"], "int8/hser": 1.4, "int8/best": 140.0, "int8/loop": 700.0}
+    quantised = {**row, "speeds": {**row["speeds"], "int8": [2100.0]}, "ratios": ratios}
+    result = {**TOY_SPEEDS, "rows": [quantised, {**row, "model": "hubert-base"}]}
+    lines = readme.speed_table(result).splitlines()
+    assert lines[2].endswith("| 2,100 (1.40x, 140.00x, 700.00x) |") and lines[3].endswith("| - |")
+    drawn = readme.chart([result])
+    assert drawn.count("<rect") == 3 + 4 and "hubert-large: hser, int8" in drawn
+    assert "int8" not in readme.speed_table(TOY_SPEEDS)
 
 
 def test_chart_is_well_formed() -> None:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from extractor.encoders.checkpoint import Checkpoint
 
-DTYPES = ("auto", "fp32", "bf16", "fp16")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
 LAYER_CONVENTION = (
     "0 is the transformer's input after the positional convolution, k the output of its layer k; the"
     " last is the model's last_hidden_state, with the final LayerNorm where the model has one"
 )
-_TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "bfloat16"}
 _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 
@@ -75,7 +75,7 @@ class Model:
         self.spectral = spec in SPECTRAL
         self.dtype = resolve_dtype(dtype, device, self.spectral)
         self.provenance: Mapping[str, str] = {}
-        self.encoder = self._build(self.dtype)
+        self.encoder = self.build(self.dtype)
         self._exact: Encoder | None = self.encoder if self.dtype == "fp32" else None
         self._building = threading.Lock()
 
@@ -83,7 +83,7 @@ class Model:
         """The same model in fp32, read again when it is first needed. Safe to call from threads."""
         with self._building:
             if self._exact is None:
-                self._exact = self._build("fp32")
+                self._exact = self.build("fp32")
             return self._exact
 
     @property
@@ -92,7 +92,8 @@ class Model:
         fused = getattr(self.encoder, "fused", None)  # some kinds of encoder have no such layers
         return 0.0 if fused is None or fused.recordings is None else fused.recordings.seconds
 
-    def _build(self, dtype: str) -> Encoder:
+    def build(self, dtype: str) -> Encoder:
+        """Another encoder of this model, read anew."""
         import torch
 
         if self.spectral:
@@ -115,25 +116,31 @@ class Model:
         checkpoint = load_checkpoint(self.spec)
         self.provenance = checkpoint.provenance
         build = _BUILDERS[checkpoint.config.model_type]
-        return build(checkpoint, getattr(torch, _TORCH_NAMES[dtype]), self.device)
+        return build(checkpoint, getattr(torch, _TORCH_NAMES[dtype]), self.device, dtype == "int8")
 
 
-def _wav2vec2(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Encoder:
+def _wav2vec2(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, int8: bool) -> Encoder:
     from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 
     return Wav2Vec2Encoder(
-        checkpoint.tensors, checkpoint.config, dtype, device, checkpoint.normalise, checkpoint.mask_embedding
+        checkpoint.tensors,
+        checkpoint.config,
+        dtype,
+        device,
+        checkpoint.normalise,
+        checkpoint.mask_embedding,
+        int8=int8,
     )
 
 
-def _whisper(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Encoder:
+def _whisper(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, int8: bool) -> Encoder:
     from extractor.encoders.whisper import WhisperEncoder
 
-    return WhisperEncoder(checkpoint.tensors, checkpoint.config, dtype, device)
+    return WhisperEncoder(checkpoint.tensors, checkpoint.config, dtype, device, int8)
 
 
 # By the `model_type` of a checkpoint's config: the kinds that `checkpoint.KINDS` reads.
-_BUILDERS: dict[str, Callable[[Checkpoint, torch.dtype, torch.device], Encoder]] = {
+_BUILDERS: dict[str, Callable[[Checkpoint, torch.dtype, torch.device, bool], Encoder]] = {
     "hubert": _wav2vec2,
     "wavlm": _wav2vec2,
     "wav2vec2": _wav2vec2,
@@ -168,7 +175,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device, spectral: bool = False) -> str:
-    """``auto`` is bf16 where the hardware computes in it, else fp32; spectral encoders run in fp32."""
+    """``auto`` is bf16 where the hardware computes in it, else fp32; spectral encoders run in fp32.
+
+    ``int8`` is never chosen: its linear layers are in int8, the rest in bf16.
+    """
     import torch
 
     if name not in DTYPES:
@@ -177,6 +187,14 @@ def resolve_dtype(name: str, device: torch.device, spectral: bool = False) -> st
         if name not in ("auto", "fp32"):
             raise SettingsError(f"--dtype {name}: spectral encoders run in fp32")
         return "fp32"
+    if name == "int8":
+        from extractor.encoders.int8 import can_run_int8
+
+        if not can_run_int8(device):
+            raise SettingsError(
+                f"--dtype int8 on {device}: needs --device cpu, and a CPU with AVX-512 VNNI and BF16;"
+                " take --dtype auto"
+            )
     if name != "auto":
         return name
     match device.type:

@@ -157,15 +157,17 @@ class Wav2Vec2Encoder:
         do_normalise: bool = False,
         mask_embedding: Tensor | None = None,
         kernels: str | None = None,
+        int8: bool = False,
     ) -> None:
         """``tensors``: by the names of the `transformers` base model; ``config``: its config.
 
         ``mask_embedding [D]``: what masked frames become; without it nothing can be masked.
         ``kernels``: the backend to run `FusedLayers` with; None: Triton on GPUs, elsewhere other layers.
+        ``int8``: linear layers in int8, the rest in ``dtype``, which must be bfloat16.
         """
         if kernels is None and device.type == "cuda" and why_not_triton("cuda") is None:
             kernels = "triton"
-        weights = Weights(tensors, dtype, device, config.layer_norm_eps, kernels)
+        weights = Weights(tensors, dtype, device, config.layer_norm_eps, kernels, int8)
         conv_activation = _activation(config.feat_extract_activation)
         hidden_activation = None if config.hidden_act == "gelu" else _activation(config.hidden_act)
         self.dtype, self.device, self.do_normalise = dtype, device, do_normalise

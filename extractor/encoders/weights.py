@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_kernels.add_norm import norm_rows
+from extractor.encoders.int8 import Int8Linear
 from extractor.encoders.products import Linear, round_up
 
 # A product's outputs are padded to this on a GPU: rows of 16 values begin where wide loads can begin.
@@ -41,6 +42,7 @@ class Weights:
     device: torch.device
     eps: float
     kernels: str | None = None  # backend of the fused kernels that will use them; None: plain products
+    int8: bool = False  # linear layers in int8
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -56,7 +58,13 @@ class Weights:
         return Norm(self.get(f"{name}.weight"), self.get(f"{name}.bias"), self.eps if eps is None else eps)
 
     def linear(self, name: str) -> Linear:
-        return Linear(self.raw(f"{name}.weight"), self.raw(f"{name}.bias"), self.dtype, self.device)
+        return self.product(self.raw(f"{name}.weight"), self.raw(f"{name}.bias"))
+
+    def product(self, weight: Tensor, bias: Tensor) -> Linear:
+        """Of tensors that were made of the checkpoint's, float32."""
+        if self.int8:
+            return Int8Linear(weight, bias)
+        return Linear(weight, bias, self.dtype, self.device)
 
 
 def fold_weight_norm(weights: Weights, name: str) -> Tensor:
@@ -96,4 +104,4 @@ def fold_qkv(weights: Weights, name: str, num_heads: int, gated: bool) -> Linear
             blank = round_up(outputs, _OUTPUT_MULTIPLE) - outputs
             parts.append((parts[0][0].new_zeros(blank, D), parts[0][1].new_zeros(blank)))
     weight = torch.cat([w for w, _ in parts])
-    return Linear(weight, torch.cat([b for _, b in parts]), weights.dtype, weights.device)
+    return weights.product(weight, torch.cat([b for _, b in parts]))

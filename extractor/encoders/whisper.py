@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extractor.encoders.products import ROW_MULTIPLE, Conv, Linear, round_up
+from extractor.encoders.products import ROW_MULTIPLE, Conv, round_up
 from extractor.encoders.weights import Weights
 from extractor.types import SAMPLE_RATE, FrameSink, LatentMask
 
@@ -93,10 +93,9 @@ class TransformerLayer:
         key, value = (weights.raw(f"{attention}.{p}_proj.weight") for p in "kv")
         value_bias = weights.raw(f"{attention}.v_proj.bias")
         scale = (len(query) // num_heads) ** -0.5
-        dtype, device = weights.dtype, weights.device
-        self.queries = Linear(query * scale, query_bias * scale, dtype, device)
+        self.queries = weights.product(query * scale, query_bias * scale)
         keys_bias = torch.cat([torch.zeros_like(value_bias), value_bias])  # keys have none
-        self.keys_values = Linear(torch.cat([key, value]), keys_bias, dtype, device)
+        self.keys_values = weights.product(torch.cat([key, value]), keys_bias)
         self.out = weights.linear(f"{attention}.out_proj")
         self.fc1, self.fc2 = weights.linear(f"{name}.fc1"), weights.linear(f"{name}.fc2")
         self.norm1 = weights.norm(f"{name}.self_attn_layer_norm")
@@ -150,12 +149,20 @@ class WhisperEncoder:
     max_samples: int | None  # the context that it was trained on: 30 s
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], config: Any, dtype: torch.dtype, device: torch.device
+        self,
+        tensors: Mapping[str, Tensor],
+        config: Any,
+        dtype: torch.dtype,
+        device: torch.device,
+        int8: bool = False,
     ) -> None:
-        """``tensors``: by the names of the `transformers` WhisperEncoder; ``config``: its WhisperConfig."""
+        """``tensors``: by the names of the `transformers` WhisperEncoder; ``config``: its WhisperConfig.
+
+        ``int8``: linear layers in int8, the rest in ``dtype``, which must be bfloat16.
+        """
         from transformers.activations import ACT2FN
 
-        weights = Weights(tensors, dtype, device, _LAYER_NORM_EPS)
+        weights = Weights(tensors, dtype, device, _LAYER_NORM_EPS, int8=int8)
         gelu = config.activation_function == "gelu"
         activation = None if gelu else ACT2FN[config.activation_function]
         self.dtype, self.device = dtype, device
