@@ -16,6 +16,7 @@ from benchmarks.common import CANNOT_RUN
 
 BENCHMARKS = {
     "padding": "what padded batches do to an embedding",
+    "precision": "embeddings in fewer bits against fp32",
     "products": "the building blocks on a CPU",
     "encoder": "hser against transformers",
     "choices": "what each choice of the CPU's forward pass gives",

@@ -56,6 +56,24 @@ def padding_table(result: Result) -> str:
     )
 
 
+def precision_table(result: Result) -> str:
+    """A pair of columns a dtype: rows as they are stored by default, and frames."""
+    dtypes = list(dict.fromkeys(dtype for row in result["rows"] for dtype in row["pooled"]))
+    rows = [
+        [
+            f"{row['model']}, {row['weights']} weights",
+            *(
+                f"{min(row['pooled'][dtype]):.5f}, {min(row['frames'][dtype]):.5f}"
+                if dtype in row["pooled"]
+                else "-"
+                for dtype in dtypes
+            ),
+        ]
+        for row in result["rows"]
+    ]
+    return table(["lowest cosine to fp32: embedding, frames", *dtypes], rows)
+
+
 def main_rows(result: Result) -> list[Mapping[str, Any]]:
     """One row a model: its recordings of natural lengths, where it was measured with several lengths."""
     chosen: dict[str, Mapping[str, Any]] = {}
@@ -308,6 +326,7 @@ TRAINING_WAYS = {"hser-train": "`hser-train`", "by hand": "whole array and sciki
 # Marker -> the result files it shows, and how.
 SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
     "padding": (("padding",), padding_table),
+    "precision": (("precision",), precision_table),
     "speed": (("encoder", "gpu-check"), speed_table),
     "lengths": (("encoder",), lengths_table),
     "choices": (("choices",), choices_table),

@@ -5,7 +5,7 @@ depend on what it is encoded with (a scale for a whole batch would be faster, an
 Products are summed in int32; what comes out, and all that is not a linear layer, is bf16.
 
 How near that is to fp32 depends on a model's weights and on what it hears: `extractor.fidelity` measures
-it before a run. `docs/int8.md` has the figures.
+it before a run. `docs/eight-bits.md` has the figures.
 """
 
 from __future__ import annotations
