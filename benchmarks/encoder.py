@@ -52,8 +52,8 @@ from extractor.encoders.products import Linear
 from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, run
 from extractor.errors import SettingsError, unknown
 from extractor.plan import plan_batches
-from extractor.stages import most_streams, num_cores, num_streams
-from extractor.types import SAMPLE_RATE, Decoded, Seconds, Utterance
+from extractor.stages import most_streams, num_cores, num_streams, threads_of
+from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Seconds, Utterance
 
 __all__ = [
     "BATCH_SIZES",
@@ -131,11 +131,16 @@ def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float, streams: int = 
 
 def bare(encode: BatchEncoder, planned: Sequence[Job], seconds: float) -> float:
     """The encoder and the pooling alone, in as many streams as the engine takes."""
-    streams, threads = num_streams(encode.model.device.type, len(planned))
+    streams = num_streams(encode.model.device.type, len(planned))
+
+    def encode_in_its_threads(job: Job) -> BatchResult:
+        torch.set_num_threads(threads_of(job.batch, len(planned), streams))
+        return encode(job)
+
     before = torch.get_num_threads()
     began = time.perf_counter()
-    with ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        for result in pool.map(encode, planned):
+    with ThreadPoolExecutor(streams) as pool:
+        for result in pool.map(encode_in_its_threads, planned):
             assert not result.failures
     speed = seconds / (time.perf_counter() - began)
     torch.set_num_threads(before)

@@ -43,14 +43,20 @@ def most_streams(device: str) -> int:
     return min(num_cores(), 8) if device == "cpu" else 1
 
 
-def num_streams(device: str, num_batches: int) -> tuple[int, int]:
-    """Batches to encode at once, and threads for each.
+def num_streams(device: str, num_batches: int) -> int:
+    """Batches of a plan to encode at once."""
+    return max(1, min(most_streams(device), num_batches))
+
+
+def threads_of(batch: int, num_batches: int, streams: int) -> int:
+    """Threads for a batch: those left over when each stream had as many share all cores.
 
     It depends on the machine and the plan alone, not on what is left to do: another number of
     threads could round differently.
     """
-    streams = max(1, min(most_streams(device), num_batches))
-    return streams, max(1, num_cores() // streams)
+    left_over = num_batches % streams
+    sharing = left_over if batch >= num_batches - left_over else streams
+    return max(1, num_cores() // sharing)
 
 
 class Stages:
@@ -65,12 +71,12 @@ class Stages:
         encode: BatchEncoder,
         writer: RunWriter,
         decoding: DecodeOptions,
-        streams: tuple[int, int],
+        streams: int,
         copies: Copies | None = None,
         indexes: Indexes | None = None,
     ) -> None:
         self.plan, self.encode, self.writer, self.decoding = plan, encode, writer, decoding
-        self.streams, self.threads = streams
+        self.streams = streams
         self.copies, self.indexes = copies, indexes
 
     def run(self, todo: Sequence[int], progress: Progress, summary: Summary, stop: threading.Event) -> None:
@@ -90,9 +96,7 @@ class Stages:
         threads_before = torch.get_num_threads()
         # On CUDA one more, which launches a batch while the one before is waited for.
         num_threads = self.streams + (self.encode.model.device.type == "cuda")
-        pool = ThreadPoolExecutor(
-            num_threads, "encode", initializer=torch.set_num_threads, initargs=(self.threads,)
-        )
+        pool = ThreadPoolExecutor(num_threads, "encode")
         jobs = Jobs(self.plan, todo, self.decoding, self.copies)
         busy = Busy(self.streams)
         tally = _Tally(self.plan, self.encode.model.dtype, self.indexes, progress, summary)
@@ -137,11 +141,18 @@ class Stages:
                 summary.decode_wait += (time.perf_counter() - asked) if idle else 0.0
                 more = job is not None
                 if job is not None:
-                    flying.add(pool.submit(busy.during, self.encode, move(job)))
+                    flying.add(pool.submit(busy.during, self._encode, move(job)))
             more = more and not stop.is_set()
             ready, flying = wait(flying, timeout=None, return_when=FIRST_COMPLETED)
             for future in ready:
                 committer.put(future.result())
+
+    def _encode(self, staged: Staged) -> BatchResult:
+        import torch
+
+        # Of this thread alone.
+        torch.set_num_threads(threads_of(staged.job.batch, len(self.plan.batches), self.streams))
+        return self.encode(staged)
 
     def _mover(self) -> Callable[[Job], Staged]:
         """What begins to move a job's audio to the device: on CUDA beside the computing."""
