@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -132,7 +133,8 @@ def lengths_table(result: Result) -> str:
     """hser by length: audio seconds per second, times `best`, share of the roof."""
     rows = [row for row in result["rows"] if "lengths" in row and "hser" in row["speeds"]]
     lengths = list(dict.fromkeys(row["lengths"] for row in rows))
-    models = list(dict.fromkeys((row["model"], row["dtype"]) for row in rows))
+    measured = Counter((row["model"], row["dtype"]) for row in rows)
+    models = [who for who, count in measured.items() if count > 1]
     cells = {(row["model"], row["lengths"]): _length_cell(row) for row in rows}
     return table(
         ["audio s/s (`best`, of the roof)", *lengths],
