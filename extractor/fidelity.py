@@ -98,8 +98,8 @@ def check_int8(
     what = "frames" if frames else "embedding"
     if not cosine >= LEAST_COSINE:
         raise SettingsError(
-            f"--dtype int8: {model.spec} loses too much: its {what} of layer {layer} has a cosine of"
-            f" {cosine:.5f} to fp32 on {heard[recording][0].path}, at least {LEAST_COSINE} is asked for;"
+            f"--dtype int8: {model.spec} loses too much: in layer {layer} the cosine of the {what} to fp32 is"
+            f" {cosine:.5f} on {heard[recording][0].path}, at least {LEAST_COSINE} is asked for;"
             " take --dtype bf16"
         )
     progress.note(

@@ -165,7 +165,7 @@ def test_a_model_that_loses_too_much_is_refused_before_anything_is_written(
     pooling: str, what: str, noises: Path, with_outliers: Path, tmp_path: Path
 ) -> None:
     options = Options(model=str(with_outliers), dtype="int8", pooling=pooling)
-    message = rf"its {what} of layer \d has a cosine of 0\.\d+ .* take --dtype bf16"
+    message = rf"in layer \d the cosine of the {what} to fp32 is 0\.\d+ .* take --dtype bf16"
     with pytest.raises(SettingsError, match=message):
         run(noises, options, tmp_path / "run")
     assert not (tmp_path / "run").exists()

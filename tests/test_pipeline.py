@@ -424,8 +424,8 @@ def test_the_summary_says_that_memory_ran_out(
 ) -> None:
     for i, waveform in enumerate(noise(*[16_000] * 6)):
         soundfile.write(tmp_path / f"n{i}.wav", waveform, SAMPLE_RATE)
-    build = Model._build
-    monkeypatch.setattr(Model, "_build", lambda self, dtype: SmallMemory(build(self, dtype), 2 * SAMPLE_RATE))
+    build = Model.build
+    monkeypatch.setattr(Model, "build", lambda self, dtype: SmallMemory(build(self, dtype), 2 * SAMPLE_RATE))
     summary = run(tmp_path, Options(model=str(checkpoint()), dtype="fp32"), tmp_path / "run")
     assert (summary.embedded, summary.smallest_pass) == (6, 1.5)
     assert "at most 1.5 s" in dict(summary_rows(summary))["memory"]
