@@ -107,10 +107,6 @@ def _settings(
 
     settings = Settings(models, lengths, contenders, **options)
     check(settings)
-    if "int8" in contenders:
-        from extractor.encoders import resolve_device, resolve_dtype
-
-        resolve_dtype("int8", resolve_device(settings.device))
     return settings
 
 

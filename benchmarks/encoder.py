@@ -46,7 +46,7 @@ from benchmarks.common import median, print_table, result_path, spread, take_tur
 from benchmarks.lengths import audio_seconds, find, label, read
 from benchmarks.peak import working_bytes
 from extractor.batch import BatchEncoder, Job
-from extractor.encoders import Model, resolve_device
+from extractor.encoders import Model, resolve_device, resolve_dtype
 from extractor.encoders.checkpoint import MODELS
 from extractor.encoders.products import Linear
 from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, run
@@ -112,6 +112,8 @@ def check(settings: Settings) -> None:
     for name in settings.contenders:
         if name not in CONTENDERS:
             raise SettingsError(unknown("contender", name, CONTENDERS))
+    if "int8" in settings.contenders:
+        resolve_dtype("int8", resolve_device(settings.device))
 
 
 def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float, streams: int = 1) -> list[Job]:
