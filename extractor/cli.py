@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 import threading
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -165,11 +166,17 @@ def run_command(command: click.Command) -> None:
         # Names of files that are not valid UTF-8 must not end a run when they are printed.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _one_line
     try:
         command(standalone_mode=True)
     except HserError as e:
         click.echo(f"error: {e}", err=True)
         sys.exit(EXIT_ERROR)
+
+
+def _one_line(message: Warning | str, *place: Any, **line: Any) -> str:
+    """A warning as a user reads it: where in our sources it was raised says nothing to them."""
+    return f"warning: {message}\n"
 
 
 if __name__ == "__main__":

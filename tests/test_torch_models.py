@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -26,6 +29,7 @@ from classifiers.torch_models import (
 from classifiers.torch_models import fitting as fitting_module
 from classifiers.torch_models.checks import CHECKS, CHOICES, ELSEWHERE
 from classifiers.torch_models.inputs import batches
+from classifiers.torch_models.networks import lstm_runs_in_bf16
 from classifiers.torch_models.splitting import split_validation
 from extractor.errors import InputError, SettingsError
 
@@ -310,6 +314,8 @@ def test_superb_on_means_is_superb_on_frames() -> None:
 
 
 def test_bf16_gives_nearly_what_fp32_gives() -> None:
+    if not lstm_runs_in_bf16("cpu"):
+        pytest.skip("torch has no LSTM in bf16 on this CPU; the next test is about that")
     x, y, _ = toy("bilstm")
     full = quick("bilstm").fit(x, y)
     plain, tensors = full.state()
@@ -318,6 +324,26 @@ def test_bf16_gives_nearly_what_fp32_gives() -> None:
     # bf16 keeps 8 bits: logits of up to 10 are off by a few hundredths, probabilities by less.
     assert 0 < difference < 0.05
     assert (quick("bilstm", dtype="bf16").fit(x, y).predict(x) == y).mean() > 0.9
+
+
+def test_where_the_lstm_cannot_run_in_bf16_it_is_said_and_fp32_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classifiers.torch_models.models.lstm_runs_in_bf16", lambda device: False)
+    x, y, _ = toy("bilstm")
+    with pytest.raises(SettingsError, match="bilstm: dtype=bf16 cannot run on this cpu"):
+        quick("bilstm", dtype="bf16", max_epochs=1).fit(x, y)
+    plain, tensors = quick("bilstm", dtype="auto", max_epochs=1).fit(x, y).state()  # auto: fp32 here
+    with pytest.warns(UserWarning, match="was trained in bf16, which cannot run here; it predicts in fp32"):
+        elsewhere = from_state(plain | {"params": plain["params"] | {"dtype": "bf16"}}, tensors)
+    here = from_state(plain | {"params": plain["params"] | {"dtype": "fp32"}}, tensors)
+    assert np.array_equal(elsewhere.predict_proba(x), here.predict_proba(x))
+
+
+def test_whether_an_lstm_runs_in_bf16_is_asked_of_torch() -> None:
+    """A CPU without AVX-512, as oneDNN can be told to see it, in a process of its own."""
+    ask = "from classifiers.torch_models.networks import lstm_runs_in_bf16 as f; print(f('cpu'))"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_standardisation_makes_units_irrelevant() -> None:

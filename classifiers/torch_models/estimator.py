@@ -6,6 +6,7 @@ them all. They are checked in `fit`, by name.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
@@ -86,6 +87,11 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
                 " give max_epochs or max_steps"
             )
         self._start(inputs.shape)
+        if self.dtype != "auto" and self._dtype() != self.dtype:
+            raise SettingsError(
+                f"{self.name}: dtype={self.dtype} cannot run on this {self.device_.type} (torch has no"
+                f" {self.dtype} kernel of it here); take dtype=fp32 or dtype=auto"
+            )
         if self.standardise:
             moments = inputs.moments(split.train)
             self.network_.standardise(moments.mean, moments.std)
@@ -146,6 +152,12 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
             made.validation_ = plain["validation"]
             made._start(tuple(plain["shape"]))
             made.network_.load_state_dict(tensors)
+            if made.dtype not in ("auto", made._dtype()):
+                warnings.warn(
+                    f"{cls.name}: was trained in {made.dtype}, which cannot run here; it predicts in"
+                    f" {made._dtype()}",
+                    stacklevel=2,
+                )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"these are not the weights of a saved {cls.name}: {error}") from error
         made._read_layer_weights()
@@ -184,8 +196,15 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
     def _network(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
         raise NotImplementedError  # likewise
 
+    def _runs_in_bf16(self) -> bool:
+        """Whether this machine can run the network in bf16."""
+        return True
+
     def _dtype(self) -> str:
-        return resolve_dtype(self.dtype, self.device_)
+        """That of the forward pass: ``auto``, and what was trained in bf16 elsewhere, run in fp32 where
+        this machine cannot do it in bf16."""
+        dtype = resolve_dtype(self.dtype, self.device_)
+        return "fp32" if dtype == "bf16" and not self._runs_in_bf16() else dtype
 
     def _options(self) -> Options:
         shared = {f.name for f in fields(Options)} & set(self.get_params())

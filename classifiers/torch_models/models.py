@@ -16,6 +16,7 @@ from classifiers.torch_models.networks import (
     LayerWeightsNetwork,
     MlpNetwork,
     SuperbNetwork,
+    lstm_runs_in_bf16,
 )
 from extractor.errors import InputError, unknown
 
@@ -129,6 +130,9 @@ class BiLstm(FrameClassifier):
         return BiLstmNetwork(
             shape[0], self.hidden, self.num_layers, self.dense, self.dropout, self.pooling, num_classes
         )
+
+    def _runs_in_bf16(self) -> bool:
+        return lstm_runs_in_bf16(self.device_.type)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

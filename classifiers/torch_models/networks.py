@@ -6,6 +6,7 @@ not depend on its batch mates.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -136,6 +137,21 @@ class BiLstmLayer(nn.Module):
         back = self.backwards(x[turned, row])[0]
         last = torch.cat([ahead[lengths - 1, row], back[lengths - 1, row]], dim=1)
         return torch.cat([ahead, back[turned, row]], dim=2), last
+
+
+@cache
+def lstm_runs_in_bf16(device: str) -> bool:
+    """Whether torch can run an LSTM under bf16 autocast on a device of this type.
+
+    On CPUs without AVX-512 it has no such kernel and raises. It is asked, not the CPU: which
+    instructions suffice is the library's own affair and changes with its versions.
+    """
+    try:
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+            nn.LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
+    except RuntimeError:
+        return False
+    return True
 
 
 class BiLstmNetwork(nn.Module):
