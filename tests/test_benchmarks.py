@@ -45,6 +45,7 @@ from extractor.encoders.checkpoint import MODELS, HubModel
 from extractor.plan import plan_batches
 from extractor.pooling import Piece, Pooler
 from extractor.probe import probe
+from extractor.store import Store
 from extractor.types import SAMPLE_RATE, Decoded, Utterance
 
 CPU = torch.device("cpu")
@@ -115,6 +116,10 @@ def test_commit_stage(benchmark: Any, tmp_path: Path) -> None:
         write.with_hser(folder, results)
 
     timed(benchmark, commit)
+    for folder in tmp_path.iterdir():
+        with Store(folder / "run") as store:  # each round stored all that it was timed for
+            assert len(store) == 6
+            assert np.array_equal(store.load(), np.concatenate([r.pooled["mean"] for r in results]))
 
 
 # --- The benchmarks themselves ------------------------------------------------------------------

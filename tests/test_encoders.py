@@ -48,6 +48,16 @@ SWITCHES += [
     ("wav2vec2", {"conv_kernel": [8, 3, 3], "conv_stride": [4, 2, 2], "conv_dim": [32] * 3}),
     ("wavlm", {"num_buckets": 8, "max_bucket_distance": 20}),
 ]
+# An eps that shows: the CNN's GroupNorm, the positional convolution's BatchNorm and the adapter's norm
+# have the library's default in the reference, whatever the config says of the other norms.
+SWITCHES += [
+    (kind, switches | {"layer_norm_eps": 1e-3})
+    for kind, switches in (
+        *itertools.product(KINDS, ({"feat_extract_norm": "group"}, {"feat_extract_norm": "layer"})),
+        ("hubert", {"conv_pos_batch_norm": True}),
+        ("wav2vec2", {"adapter_attn_dim": 8, "do_stable_layer_norm": True}),
+    )
+]
 
 
 def waveforms(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:

@@ -293,12 +293,17 @@ def overflowing(folder: Path) -> Path:
 def test_what_is_not_finite_is_run_again_in_fp32(noises: Path, tmp_path: Path) -> None:
     model = overflowing(tmp_path / "model")
     files = sorted(str(p) for p in noises.iterdir())[:6]
-    summary = run(files, Options(model=str(model), dtype="fp16"), tmp_path / "half")
-    run(files, Options(model=str(model), dtype="fp32"), tmp_path / "full")
+    poolings = ("max", "mean", "std", "none")
+    summary = run(files, Options(model=str(model), dtype="fp16", pooling=poolings), tmp_path / "half")
+    run(files, Options(model=str(model), dtype="fp32", pooling=poolings), tmp_path / "full")
     half, full = Store(tmp_path / "half"), Store(tmp_path / "full")
     assert summary.rerun_in_fp32 == 6
     assert half.precisions == ["fp32"] * 6
-    assert worst_row_error(half.load(), full.load()) < FP32_RELATIVE
+    for pooling in poolings[:-1]:  # each of them is replaced, and the frames
+        assert worst_row_error(half.load(pooling=pooling), full.load(pooling=pooling)) < FP32_RELATIVE
+    for row in range(6):
+        frames = torch.from_numpy(half.frames(row)), torch.from_numpy(full.frames(row))
+        assert relative_error(*frames) < FP32_RELATIVE
 
 
 def test_what_is_never_finite_is_an_error_row(noises: Path, tmp_path: Path) -> None:

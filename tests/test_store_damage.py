@@ -35,6 +35,45 @@ from extractor.store import writer as run_writer
 from extractor.store.verify import verify
 
 
+def test_every_rename_and_deletion_is_followed_by_a_sync_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut may undo it: `commit` would have promised what is not so."""
+    unsynced: set[Path] = set()
+    seen: list[Path] = []
+    replace_file, unlink, fsync = os.replace, os.unlink, os.fsync
+
+    def replaced(source: Any, target: Any, **options: Any) -> None:
+        replace_file(source, target, **options)
+        unsynced.add(Path(target).parent)
+        seen.append(Path(target))
+
+    def unlinked(path: Any, **options: Any) -> None:
+        unlink(path, **options)
+        unsynced.add(Path(path).parent)
+
+    def synced(fd: int) -> None:
+        fsync(fd)
+        unsynced.discard(Path(f"/proc/self/fd/{fd}").readlink())
+
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "unlink", unlinked)
+    monkeypatch.setattr(os, "fsync", synced)
+    run = tmp_path.resolve() / "run"
+    results = batches(4)
+    with opened(run) as writer:
+        writer.write_manifest(manifest_of(results))
+        assert unsynced == set()
+        for result in results:  # one by one: two are merged at the end
+            writer.commit(result)
+            assert unsynced == set()
+    # Both ways to a part: several batches merged, and one alone that only takes another name.
+    write_run(tmp_path.resolve() / "alone", batches(1))
+    assert unsynced <= {run, run.parent / "alone"}  # the lock, which need not survive, goes last
+    names = [path.name for path in seen]
+    assert names.count("part-00000000.h5") == 2 and "embeddings.h5" in names and "run.json" in names
+
+
 @pytest.mark.parametrize("length", [0, 1, 8, 100, 2000, 4096, -4096, -1])
 def test_a_part_cut_short_is_found_and_its_batches_are_done_again(tmp_path: Path, length: int) -> None:
     results = batches(6, dim=WITH_FRAMES)
