@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cuda_kernels.norm_gelu import group_norm_gelu
 from extractor.encoders.products import Conv, round_up
-from extractor.encoders.weights import Weights
+from extractor.encoders.weights import DEFAULT_EPS, Weights
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -43,7 +43,7 @@ class ConvLayer:
         bias = weights.raw(f"{name}.conv.bias") if f"{name}.conv.bias" in weights else None
         weight = weights.raw(f"{name}.conv.weight")
         self.conv = Conv(weight, bias, weights.dtype, weights.device, stride, typical_rows=rows)
-        self.norm = weights.norm(f"{name}.layer_norm") if norm == "layer" else None
+        self.norm = weights.norm(f"{name}.layer_norm", DEFAULT_EPS) if norm == "layer" else None
         self.activation = activation
         self.kernels = weights.kernels if activation is F.gelu else None
 
@@ -106,9 +106,8 @@ class FeatureEncoder:
             self.layers.append(ConvLayer(weights, i, stride, config.feat_extract_norm, activation, rows))
         self.dtype, self.device = weights.dtype, weights.device
         group = config.feat_extract_norm == "group"
-        # Built with GroupNorm's default eps in the reference, not with the config's.
         rows = (self.block - 1) * self.stride + self.field
-        self.first = NormedFirstLayer(weights, self.layers[0], eps=1e-5, rows=rows) if group else None
+        self.first = NormedFirstLayer(weights, self.layers[0], DEFAULT_EPS, rows) if group else None
         self.at_once = weights.device.type == "cuda" and activation is F.gelu
 
     def num_frames(self, num_samples: int) -> int:

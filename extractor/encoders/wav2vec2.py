@@ -32,7 +32,7 @@ from extractor.encoders.attention import RelativePositionBias, attend
 from extractor.encoders.cnn import Activation, FeatureEncoder
 from extractor.encoders.fused import FusedLayers, pack_frames
 from extractor.encoders.products import ROW_MULTIPLE, Conv, blank_rows, round_up
-from extractor.encoders.weights import Weights, fold_batch_norm, fold_qkv, fold_weight_norm
+from extractor.encoders.weights import DEFAULT_EPS, Weights, fold_batch_norm, fold_qkv, fold_weight_norm
 from extractor.types import FrameSink, LatentMask
 
 _NORMALISED_AT_ONCE = 1 << 20  # samples
@@ -131,8 +131,7 @@ class Adapter:
     """Language adapter of MMS checkpoints: ``x + W2 relu(W1 norm(x))``."""
 
     def __init__(self, weights: Weights, name: str) -> None:
-        # Built with LayerNorm's default eps in the reference, not with the config's.
-        self.norm = weights.norm(f"{name}.norm", eps=1e-5)
+        self.norm = weights.norm(f"{name}.norm", DEFAULT_EPS)
         self.down, self.up = weights.linear(f"{name}.linear_1"), weights.linear(f"{name}.linear_2")
 
     def __call__(self, x: Tensor) -> Tensor:

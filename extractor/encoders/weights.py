@@ -16,6 +16,10 @@ from extractor.encoders.products import Linear, round_up
 # A product's outputs are padded to this on a GPU: rows of 16 values begin where wide loads can begin.
 _OUTPUT_MULTIPLE = 16
 
+# torch's own, of every norm that the reference builds without saying the config's: those of the CNN, the
+# adapter and the positional convolution.
+DEFAULT_EPS = 1e-5
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -81,8 +85,7 @@ def fold_batch_norm(weights: Weights, name: str) -> tuple[Tensor, Tensor] | None
     """BatchNorm in evaluation as ``scale, shift``, each ``[D]``, or None where there is none."""
     if f"{name}.running_var" not in weights:
         return None
-    # Built with BatchNorm1d's default eps in the reference, not with the config's.
-    scale = weights.raw(f"{name}.weight") * torch.rsqrt(weights.raw(f"{name}.running_var") + 1e-5)
+    scale = weights.raw(f"{name}.weight") * torch.rsqrt(weights.raw(f"{name}.running_var") + DEFAULT_EPS)
     shift = weights.raw(f"{name}.bias") - weights.raw(f"{name}.running_mean") * scale
     return scale.to(weights.device, weights.dtype), shift.to(weights.device, weights.dtype)
 
