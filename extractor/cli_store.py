@@ -92,6 +92,7 @@ def _facts(store: Store) -> list[tuple[str, str]]:
         ("size", _size(store.num_bytes)),
     ]
     facts += [(key, _text(value)) for key, value in store.settings.items() if key != "layers"]
+    facts += [("of the model", note) for note in store.environment.get("model_notes", ())]
     for column in store.columns:
         counts = Counter(store.labels(column)).most_common()
         shown = ", ".join(f"{_short(value)} {count}" for value, count in counts[:_LABELS_SHOWN])

@@ -230,6 +230,8 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     copies = None if config is None else Copies(config, manifest, workers)
 
     model = Model(options.model, options.dtype, device)
+    for note in model.notes:
+        progress.note(f"{options.model}: {note}")
     layers = parse_layers(options.layers, model.encoder.num_layers)
     indexes = parse_indexes(options.index, layers, model.encoder.num_layers, poolings)
     window = _window(options, model)
@@ -416,7 +418,11 @@ def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> Ru
     return RunWriter.open(
         Path(out),
         settings=asked.settings,
-        environment={"model_spec": _reachable(options.model), **_environment(model.device.type)},
+        environment={
+            "model_spec": _reachable(options.model),
+            **({"model_notes": list(model.notes)} if model.notes else {}),
+            **_environment(model.device.type),
+        },
         columns=asked.manifest.columns if asked.copies is None else asked.copies.columns,
         layers=asked.layers,
         dim={name: POOLINGS[name].width * model.encoder.dim for name in asked.poolings},

@@ -115,6 +115,7 @@ class Extracted(Protocol):
 def refuse_other_model(origin: Extracted, spec: str, provenance: Mapping[str, str]) -> None:
     """Raises SettingsDiffer unless the model, and what hser makes of it, are those of the run's rows."""
     from extractor.encoders import LAYER_CONVENTION
+    from extractor.store.same_settings import same_setting
     from extractor.windows import OVERLAP
 
     here: dict[str, Any] = {
@@ -126,7 +127,7 @@ def refuse_other_model(origin: Extracted, spec: str, provenance: Mapping[str, st
     differences = [
         f"{name}: the run has {origin.settings.get(name)!r}, this is {value!r}"
         for name, value in here.items()
-        if origin.settings.get(name) != value
+        if not same_setting(name, origin.settings.get(name), value)
     ]
     if differences:
         raise SettingsDiffer(

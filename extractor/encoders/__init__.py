@@ -75,6 +75,7 @@ class Model:
         self.spectral = spec in SPECTRAL
         self.dtype = resolve_dtype(dtype, device, self.spectral)
         self.provenance: Mapping[str, str] = {}
+        self.notes: tuple[str, ...] = ()  # what was assumed of it, and what of its checkpoint is not used
         self.encoder = self.build(self.dtype)
         self._exact: Encoder | None = self.encoder if self.dtype == "fp32" else None
         self._building = threading.Lock()
@@ -114,7 +115,7 @@ class Model:
         if dtype == "fp32" and self.device.type == "cuda":
             exact_fp32()
         checkpoint = load_checkpoint(self.spec)
-        self.provenance = checkpoint.provenance
+        self.provenance, self.notes = checkpoint.provenance, checkpoint.notes
         build = _BUILDERS[checkpoint.config.model_type]
         return build(checkpoint, getattr(torch, _TORCH_NAMES[dtype]), self.device, dtype == "int8")
 

@@ -1,9 +1,14 @@
-"""Weights and configs, through `transformers`: a hub id, a local folder, or a config alone."""
+"""A checkpoint by its name: a hub id, a local folder, or a config alone.
+
+checkpoint_files   where its files are: a folder, or the hub
+architecture       its config.json, every field checked before anything is made of it
+tensors            its weights, checked against the names and shapes of that architecture
+preparation        what it says of its input
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from extractor.encoders.architecture import architecture, read_architecture, skeleton
+from extractor.encoders.checkpoint_files import CONFIG, CheckpointFiles
+from extractor.encoders.preparation import Preparation, assumed_preparation, read_preparation
+from extractor.encoders.tensors import MASK_EMBEDDING, describe_unused, read_tensors
 from extractor.errors import ModelError, unknown
-from extractor.types import SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +83,16 @@ MODELS: dict[str, HubModel] = {
     **{f"whisper-{size}": HubModel(f"openai/whisper-{size}", "whisper", _WHISPER[size]) for size in _WHISPER},
 }
 
+ADAPTER = "adapter_config.json"  # of a PEFT adapter, beside a model or alone
 RANDOM = "random:"  # prefix of a model spec: the architecture with random weights
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A `model_type` of `transformers`: its encoder alone, and how its input is prepared."""
+    """A `model_type` of `transformers`: its encoder alone."""
 
-    read: Callable[..., Any]  # from_pretrained(source, config=..., ...) of the encoder
     make: Callable[[Any], Any]  # the encoder with random weights, fp32, from a config
-    # What the config and preprocessor_config.json (or why there is none) say of the waveform: whether it is
-    # normalised, and a note of it. Raises ValueError for what hser does not compute.
-    preparation: Callable[[Any, Mapping[str, Any] | str], tuple[bool, str]]
+    prefixes: tuple[str, ...]  # of its tensors' names, where it was saved inside another model
     provenance: Mapping[str, str] = field(default_factory=dict)  # what else is to be said of each checkpoint
 
 
@@ -99,6 +105,7 @@ class Checkpoint:
     normalise: bool  # zero mean and unit variance over each utterance's own samples
     provenance: Mapping[str, str]  # model, source, revision, weights (hash), normalisation, ...
     mask_embedding: Tensor | None = None  # [D], what masked frames become; not every copy has it
+    notes: tuple[str, ...] = ()  # for the screen: what was assumed, and what of it is not used
 
 
 def load_checkpoint(spec: str) -> Checkpoint:
@@ -110,53 +117,78 @@ def load_checkpoint(spec: str) -> Checkpoint:
             path of a config (a folder or a JSON file), with ``@seed`` behind it if wanted.
 
     Raises:
-        ModelError: unknown, unreadable, incomplete, of another kind, or not for 16 kHz.
+        ModelError: unknown, unreadable, incomplete, of another kind, not what it says, or not for 16 kHz.
     """
+    from transformers.utils.hub import extract_commit_hash
+
     if spec.startswith(RANDOM):
         return _random(spec)
     source, revision = _locate(spec)
-    config = _read_config(source, revision, spec)
-    model, info = _read_weights(source, revision, config, spec)
-    missing = sorted(k for k in info["missing_keys"] if "masked_spec_embed" not in k)
-    if missing or info["mismatched_keys"]:
-        bad = missing or sorted(str(k) for k in info["mismatched_keys"])
-        raise ModelError(
-            f"model {spec!r}: {len(bad)} weights of the config's architecture are missing from the"
-            f" checkpoint or have another shape, {bad[0]} the first; is it complete?"
-        )
-    normalise, note = _read_preparation(source, revision, config, spec)
-    local = Path(source).is_dir()
+    files = CheckpointFiles(spec, source, revision)
+    config, said, path = read_architecture(files)
+    commit = extract_commit_hash(str(path), None)
+    if commit and not files.local:
+        files = CheckpointFiles(spec, source, commit)  # all files are of one state of the repository
+    preparation = read_preparation(files, config)
+    kind = KINDS[config.model_type]
+    tensors, unused = read_tensors(files, skeleton(config, kind.make, spec), kind.prefixes)
     # Names that stay the same when a folder moves or a hub model is named by its alias: they are
     # compared when a run is resumed.
-    name, where = (Path(source).resolve().name, "local folder") if local else (source, "hub")
-    commit = getattr(config, "_commit_hash", None) or revision or "none"
-    masks = not any("masked_spec_embed" in key for key in info["missing_keys"])
-    return _checkpoint(name, where, commit, model, config, normalise, note, masks)
+    name, where = (Path(source).resolve().name, "local folder") if files.local else (source, "hub")
+    notes = [preparation.note, *_notes(files, said, tensors, unused, kind)]
+    mask_embedding = tensors.get(MASK_EMBEDDING)
+    if mask_embedding is not None and not mask_embedding.isfinite().all():
+        del tensors[MASK_EMBEDDING]
+        notes.append(f"not used: its mask embedding ({MASK_EMBEDDING}), which is not finite")
+    return _checkpoint(
+        name, where, commit or revision or "none", tensors, config, preparation,
+        tuple(note for note in notes if note),
+    )  # fmt: skip
 
 
 def _checkpoint(
     name: str,
     source: str,
     revision: str,
-    model: Any,
+    tensors: dict[str, Tensor],
     config: Any,
-    normalise: bool,
-    note: str,
-    masks: bool = True,
+    preparation: Preparation,
+    notes: tuple[str, ...] = (),
 ) -> Checkpoint:
     # The mask embedding serves pretraining and `--augment latent` only, and hub copies differ in having
-    # it (`masks`), so it does not tell one model from another.
-    tensors = {k: v.float() for k, v in model.state_dict().items()}
-    mask_embedding = tensors.pop("masked_spec_embed", None)
+    # it, so it does not tell one model from another.
+    mask_embedding = tensors.pop(MASK_EMBEDDING, None)
     provenance = {
         "model": name,
         "source": source,
         "revision": revision,
         "weights": weights_hash(tensors),
-        "normalisation": note,
+        "normalisation": preparation.said,
         **KINDS[config.model_type].provenance,
     }
-    return Checkpoint(tensors, config, normalise, provenance, mask_embedding if masks else None)
+    return Checkpoint(tensors, config, preparation.normalise, provenance, mask_embedding, notes)
+
+
+def _notes(
+    files: CheckpointFiles,
+    said: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    unused: list[str],
+    kind: Kind,
+) -> list[str | None]:
+    """What of a checkpoint is not used, a line each."""
+    adapter = [name for name in tensors if name.startswith("adapter.")]
+    notes = [describe_unused([*unused, *adapter], (*kind.prefixes, "model."))]
+    if said.get("auto_map"):
+        notes.append(f"not run: the code that the checkpoint brings (auto_map in {CONFIG})")
+    if files.find(ADAPTER) is not None:
+        notes.append(f"not applied: the adapter that {ADAPTER} describes; merge it into the model to have it")
+    languages = sorted(Path(files.source).glob("adapter.*.safetensors")) if files.local else []
+    if languages:
+        notes.append(
+            f"not applied: {len(languages)} adapters in files of their own, {languages[0].name} the first"
+        )
+    return notes
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -173,9 +205,14 @@ def _locate(spec: str) -> tuple[str, str | None]:
     if spec in MODELS:
         return MODELS[spec].hub_id, None
     if Path(spec).is_dir():
-        if not (Path(spec) / "config.json").is_file():
-            raise ModelError(f"model folder {spec}: has no config.json; is it in the hub's layout?")
-        return spec, None
+        if (Path(spec) / CONFIG).is_file():
+            return spec, None
+        if (Path(spec) / ADAPTER).is_file():
+            raise ModelError(
+                f"model folder {spec}: is an adapter alone ({ADAPTER}); merge it into its model"
+                " (merge_and_unload), save that, and name its folder"
+            )
+        raise ModelError(f"model folder {spec}: has no {CONFIG}; is it in the hub's layout?")
     hub_id, _, revision = spec.partition("@")
     if hub_id in MODELS:
         return MODELS[hub_id].hub_id, revision or None
@@ -187,162 +224,53 @@ def _locate(spec: str) -> tuple[str, str | None]:
     raise ModelError(f"{known}; or a folder, or a hub id org/name")
 
 
-def _read_config(source: str, revision: str | None, spec: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as e:
-        raise ModelError(
-            f"model {spec!r}: cannot read the config of {source}: {_first_line(e)}"
-            " (without a network, name a local folder in the hub's layout)"
-        ) from e
-    if config.model_type not in KINDS:
-        raise ModelError(
-            f"model {spec!r}: is of the kind {config.model_type!r}; hser runs {', '.join(KINDS)}"
-        )
-    return config
-
-
-def _read_weights(source: str, revision: str | None, config: Any, spec: str) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return KINDS[config.model_type].read(
-            source, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"model {spec!r}: cannot read the weights of {source}: {_first_line(e)}") from e
-    finally:
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _read_preparation(source: str, revision: str | None, config: Any, spec: str) -> tuple[bool, str]:
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        source,
-        "preprocessor_config.json",
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    preprocessor: Any = "no preprocessor_config.json"
-    if found is not None:
-        try:
-            preprocessor = json.loads(Path(found).read_text(encoding="utf-8"))
-        except ValueError as e:
-            raise ModelError(f"model {spec!r}: {found} is not JSON: {e}") from e
-        rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
-        if rate != SAMPLE_RATE:
-            raise ModelError(f"model {spec!r}: takes audio at {rate} Hz; hser encodes at {SAMPLE_RATE} Hz")
-    try:
-        return KINDS[config.model_type].preparation(config, preprocessor)
-    except ValueError as e:
-        raise ModelError(f"model {spec!r}: {e}") from e
-
-
 def _random(spec: str) -> Checkpoint:
     """The architecture with random weights: for benchmarks and demonstrations, and called so."""
-    from transformers import AutoConfig
-
     name, seed = spec.removeprefix(RANDOM), 0
     if "@" in name and not Path(name).exists():
         name, _, seed_text = name.rpartition("@")
         if not seed_text.isdigit():
             raise ModelError(f"model {spec!r}: the seed behind @ must be a whole number")
         seed = int(seed_text)
+    path = Path(name)
     if name in MODELS:
-        config = AutoConfig.for_model(MODELS[name].kind, **MODELS[name].architecture)
-    elif Path(name).exists():
-        config = _read_config(name, None, spec)
+        config = architecture(MODELS[name].kind, MODELS[name].architecture)
+    elif path.exists():
+        folder = path if path.is_dir() else path.parent
+        files = CheckpointFiles(spec, str(folder))
+        config, _, _ = read_architecture(files, None if path.is_dir() else path)
     else:
         raise ModelError(unknown("architecture", name, MODELS) + "; or the path of a config")
+    kind = KINDS[config.model_type]
+    skeleton(config, kind.make, spec)  # whether it fits in memory
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = KINDS[config.model_type].make(config)
-    normalise, note = KINDS[config.model_type].preparation(config, "random weights")
-    called = name if name in MODELS else Path(name).resolve().name
-    source = f"random weights, seed {seed}"
-    return _checkpoint(f"{RANDOM}{called}", source, "none", model, config, normalise, note)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _read_base(source: str, **options: Any) -> Any:
-    from transformers import AutoModel
-
-    return AutoModel.from_pretrained(source, **options)
+        tensors = {name: tensor.float() for name, tensor in kind.make(config).state_dict().items()}
+    called = name if name in MODELS else path.resolve().name
+    return _checkpoint(
+        f"{RANDOM}{called}", f"random weights, seed {seed}", "none", tensors, config,
+        assumed_preparation(config, "random weights"),
+    )  # fmt: skip
 
 
 def _make_base(config: Any) -> Any:
     from transformers import AutoModel
 
-    return AutoModel.from_config(config, dtype=torch.float32)
-
-
-def _normalisation(config: Any, preprocessor: Mapping[str, Any] | str) -> tuple[bool, str]:
-    if isinstance(preprocessor, str):
-        normalise = config.feat_extract_norm == "layer"
-        return normalise, f"{normalise} ({preprocessor}; by feat_extract_norm)"
-    normalise = bool(preprocessor.get("do_normalize", True))  # the reference's own default
-    return normalise, f"{normalise} (preprocessor_config.json)"
-
-
-def _read_whisper(source: str, **options: Any) -> Any:
-    """The encoder alone: the decoder, which is as large, is never in memory."""
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    class EncoderAlone(WhisperEncoder):
-        # What transcribes or classifies: not to be read, and not to be warned of either.
-        _keys_to_ignore_on_load_unexpected = (
-            r"^(model\.)?decoder\.",
-            r"^proj_out\.",
-            r"^(projector|classifier)\.",
-        )
-
-    return EncoderAlone.from_pretrained(source, key_mapping={r"^(model\.)?encoder\.": ""}, **options)
+    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def _make_whisper(config: Any) -> Any:
+    """The encoder alone: the decoder, which is as large, is never in memory."""
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     return WhisperEncoder(config).float()
-
-
-def _log_mel(config: Any, preprocessor: Mapping[str, Any] | str) -> tuple[bool, str]:
-    """`whisper.LogMel` is the spectrogram that the file asks for, or a ValueError says what is not."""
-    from extractor.encoders.whisper import FFT_SAMPLES, HOP_SAMPLES, STRIDE
-
-    computed = {
-        "n_fft": FFT_SAMPLES,
-        "hop_length": HOP_SAMPLES,
-        "feature_size": config.num_mel_bins,
-        "chunk_length": config.max_source_positions * STRIDE / SAMPLE_RATE,
-        "padding_value": 0.0,
-        "dither": 0.0,
-    }
-    for name, value in computed.items():
-        asked = value if isinstance(preprocessor, str) else preprocessor.get(name, value)
-        if asked != value:
-            raise ValueError(f"preprocessor_config.json has {name} {asked}; hser computes {value:g} for it")
-    return False, "log-mel as WhisperFeatureExtractor"
 
 
 _WHISPER_LAYERS = (
     "0 is the transformer's input, after the convolutions and with the positions, k the output of its layer"
     " k; the last is the encoder's last_hidden_state, with the final LayerNorm"
 )
-_BASE = Kind(_read_base, _make_base, _normalisation)
 KINDS: dict[str, Kind] = {
-    "hubert": _BASE,
-    "wavlm": _BASE,
-    "wav2vec2": _BASE,
-    "whisper": Kind(_read_whisper, _make_whisper, _log_mel, {"layer_convention": _WHISPER_LAYERS}),
+    **{name: Kind(_make_base, (f"{name}.",)) for name in ("hubert", "wavlm", "wav2vec2")},
+    "whisper": Kind(_make_whisper, ("model.encoder.", "encoder."), {"layer_convention": _WHISPER_LAYERS}),
 }

@@ -1,0 +1,149 @@
+"""What a checkpoint says of its input: whether waveforms are normalised, at which rate, by which front end.
+
+Where it says so is `transformers`' matter (`FeatureExtractionMixin.get_feature_extractor_dict`, 5.24), and
+its precedence is kept:
+
+    processor_config.json      under `feature_extractor`, or `audio_processor`: how transformers 5 saves
+    preprocessor_config.json   flat: how transformers 4 saves, and a feature extractor by itself
+    processor_config.json      flat, which transformers does not read; better than a guess
+
+Where none of them says anything, it is assumed, and called so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extractor.encoders.checkpoint_files import CheckpointFiles, json_type
+from extractor.errors import ModelError
+from extractor.types import SAMPLE_RATE
+
+PROCESSOR = "processor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
+_NESTED = ("feature_extractor", "audio_processor")  # the first that is there, as in the reference
+_FLAT = ("feature_extractor_type", "do_normalize", "sampling_rate")  # any of them tells a flat one
+LOG_MEL = "log-mel as WhisperFeatureExtractor"
+_NONE = f"no {PREPROCESSOR} or {PROCESSOR}"
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How a waveform becomes the model's input."""
+
+    normalise: bool  # zero mean and unit variance over each utterance's own samples
+    said: str  # for the run's settings, the value first, then in parentheses where it was read
+    note: str | None = None  # for the screen, where it is assumed
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """A feature extractor as the checkpoint describes it."""
+
+    values: Mapping[str, Any]
+    path: Path  # of the file that was read
+    field: str = ""  # where in it, with a dot behind
+
+
+def read_extractor(files: CheckpointFiles) -> Extractor | None:
+    """What `AutoFeatureExtractor` would read, or None. Raises ModelError for a file that is malformed."""
+    processor = files.find(PROCESSOR)
+    values = {} if processor is None else files.read_json(processor)
+    field = next((name for name in _NESTED if name in values), None)
+    if processor is not None and field is not None and values[field] is not None:
+        nested = values[field]
+        if not isinstance(nested, dict):
+            raise files.refusal(processor, f"{field} is {json_type(nested)} where an object belongs")
+        return Extractor(nested, processor, f"{field}.")
+    preprocessor = files.find(PREPROCESSOR)
+    if preprocessor is not None:
+        return Extractor(files.read_json(preprocessor), preprocessor)
+    if processor is not None and any(name in values for name in _FLAT):
+        return Extractor(values, processor)
+    return None
+
+
+def read_preparation(files: CheckpointFiles, config: Any) -> Preparation:
+    """Raises ModelError for what is malformed, or what hser does not compute."""
+    from huggingface_hub import is_offline_mode
+
+    extractor = read_extractor(files)
+    if extractor is not None:
+        _check(files, extractor, config)
+    elif files.unasked and not is_offline_mode():
+        # It may well be there: an assumption would be another one when the network is back.
+        raise ModelError(
+            f"model {files.spec!r}: {files.where} has {_NONE}; try again with a network, or set"
+            " HF_HUB_OFFLINE=1 to take what is in the cache for all there is"
+        )
+    if extractor is not None and config.model_type == "whisper":
+        return Preparation(False, LOG_MEL)
+    if extractor is not None:
+        normalise = extractor.values.get("do_normalize", True)  # the reference's own default
+        return Preparation(normalise, f"{normalise} ({extractor.path.name})")
+    if config.model_type == "whisper":
+        note = f"assumed {LOG_MEL}: {files.where} has {_NONE}, which would say it"
+        return Preparation(False, f"{LOG_MEL} (assumed: {_NONE})", note)
+    assumed = assumed_preparation(config, f"assumed: {_NONE}")
+    does = "to zero mean and unit variance" if assumed.normalise else "as it is"
+    note = (
+        f"assumed that the model takes each recording {does} (feat_extract_norm is"
+        f" {config.feat_extract_norm!r}): {files.where} has {_NONE}, which would say it"
+    )
+    return Preparation(assumed.normalise, assumed.said, note)
+
+
+def assumed_preparation(config: Any, why: str) -> Preparation:
+    """Where no file says anything: by the kind of norm, as the published checkpoints have it."""
+    if config.model_type == "whisper":
+        return Preparation(False, LOG_MEL)
+    normalise = config.feat_extract_norm == "layer"
+    return Preparation(normalise, f"{normalise} ({why}; by feat_extract_norm)")
+
+
+def _check(files: CheckpointFiles, extractor: Extractor, config: Any) -> None:
+    """That hser computes what the file asks for."""
+    whisper = config.model_type == "whisper"
+    values = extractor.values
+
+    def refuse(problem: str, remedy: str) -> ModelError:
+        return files.refusal(extractor.path, f"{extractor.field}{problem}", remedy)
+
+    computed = "WhisperFeatureExtractor" if whisper else "Wav2Vec2FeatureExtractor"
+    kind = values.get("feature_extractor_type", computed)
+    if kind != computed:
+        raise refuse(
+            f"feature_extractor_type is {kind!r}", f"hser computes {computed} for a {config.model_type}"
+        )
+    rate = values.get("sampling_rate", SAMPLE_RATE)
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise refuse(f"sampling_rate is {json_type(rate)} ({rate!r})", "it must be a number")
+    if rate != SAMPLE_RATE:
+        raise refuse(
+            f"sampling_rate is {rate}: takes audio at {rate} Hz", f"hser encodes at {SAMPLE_RATE} Hz"
+        )
+    if whisper:
+        for name, value in _front_end(config).items():
+            asked = values.get(name, value)
+            if asked != value:
+                raise files.refusal(extractor.path, f"has {name} {asked}", f"hser computes {value:g} for it")
+        return
+    normalise = values.get("do_normalize", True)
+    if not isinstance(normalise, bool):
+        raise refuse(f"do_normalize is {json_type(normalise)} ({normalise!r})", "it must be true or false")
+
+
+def _front_end(config: Any) -> dict[str, float]:
+    """What `whisper.LogMel` computes, by the names of `WhisperFeatureExtractor`."""
+    from extractor.encoders.whisper import FFT_SAMPLES, HOP_SAMPLES, STRIDE
+
+    return {
+        "n_fft": FFT_SAMPLES,
+        "hop_length": HOP_SAMPLES,
+        "feature_size": config.num_mel_bins,
+        "chunk_length": config.max_source_positions * STRIDE / SAMPLE_RATE,
+        "padding_value": 0.0,
+        "dither": 0.0,
+    }

@@ -1,0 +1,230 @@
+"""A checkpoint's tensors, read by the names that its architecture asks for, in fp32 on the CPU.
+
+Files are safetensors, or pickles that torch reads by ``weights_only``: nothing in them is run. What is
+not asked for (heads, a decoder) is never in memory.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from extractor.encoders.checkpoint_files import CheckpointFiles, first_line
+from extractor.errors import ModelError
+
+MASK_EMBEDDING = "masked_spec_embed"  # not every copy of a checkpoint has it
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# The two halves of weight norm, as transformers 4 and torch before 2.0 named them.
+_OLD_NAMES = (
+    (".weight_g", ".parametrizations.weight.original0"),
+    (".weight_v", ".parametrizations.weight.original1"),
+)
+_DIRECTION = _OLD_NAMES[1][1]
+_LORA = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save)\.")
+_QUANTISED = re.compile(
+    r"\.(SCB|qweight|qzeros|scales|absmax|quant_map|quant_state\S*|weight_packed|weight_scale\S*)$"
+)
+# What is read and not run, by the first part of its name.
+_PARTS = {
+    "classifier": "classification head",
+    "projector": "classification head",
+    "layer_weights": "classification head",
+    "tdnn": "speaker head",
+    "objective": "speaker head",
+    "lm_head": "CTC head",
+    "quantizer": "pretraining head",
+    "project_q": "pretraining head",
+    "project_hid": "pretraining head",
+    "label_embeddings_concat": "pretraining head",
+    "final_proj": "pretraining head",
+    "decoder": "decoder",
+    "proj_out": "decoder",
+    "adapter": "adapter",
+}
+
+_LISTED = 6  # names of what is not used, in a line
+
+Read = Callable[[], Tensor]
+
+
+def read_tensors(
+    files: CheckpointFiles, wanted: Mapping[str, Tensor], prefixes: Iterable[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the names and shapes of ``wanted``, and the names of the others in the checkpoint.
+
+    Args:
+        wanted: by the names of the `transformers` base model or encoder.
+        prefixes: what may stand before these names, where a model with a head was saved.
+
+    Raises:
+        ModelError: unreadable, or a tensor is missing, of another shape, no float or not finite. The mask
+            embedding alone may be missing.
+    """
+    found: dict[str, tuple[Path, Read]] = {}
+    others: list[str] = []
+    tensors: dict[str, Tensor] = {}
+    with _open_all(files) as opened:
+        for path, readers in opened:
+            for name, read in readers.items():
+                ours = next((n for n in _names(name, prefixes) if n in wanted), None)
+                if ours is None:
+                    others.append(name)
+                elif ours in found:
+                    raise files.refusal(path, f"has {ours} for the second time, as {name}")
+                else:
+                    found[ours] = (path, read)
+        missing = sorted(wanted.keys() - found.keys() - {MASK_EMBEDDING})
+        if missing:
+            raise _incomplete(files, missing, len(wanted), others)
+        for name in wanted:
+            if name in found:
+                path, read = found[name]
+                tensors[name] = _checked(files, path, name, read, wanted[name])
+    return tensors, sorted(others)
+
+
+def _names(name: str, prefixes: Iterable[str]) -> Iterator[str]:
+    for old, new in _OLD_NAMES:
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    yield name
+    for prefix in prefixes:
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix)
+
+
+@contextmanager
+def _open_all(files: CheckpointFiles) -> Iterator[list[tuple[Path, Mapping[str, Read]]]]:
+    """Each file and what reads its tensors, by name. A file's own fault is a ModelError that names it."""
+    with ExitStack() as stack:
+        yield [
+            (
+                path,
+                _open_safetensors(files, path, stack)
+                if path.suffix == ".safetensors"
+                else _pickled(files, path),
+            )
+            for path in files.weights()
+        ]
+
+
+def _open_safetensors(files: CheckpointFiles, path: Path, stack: ExitStack) -> Mapping[str, Read]:
+    try:
+        file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+        return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as e:
+        raise _unreadable(files, path, e) from e
+
+
+def _pickled(files: CheckpointFiles, path: Path) -> Mapping[str, Read]:
+    try:
+        values = _load_pickle(path)
+    # A pickle can make torch's reader raise anything: that is the file's own fault.
+    except Exception as e:
+        raise _unreadable(files, path, e) from e
+    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+        raise files.refusal(
+            path,
+            "holds something else than tensors by their names",
+            "save the model with transformers' save_pretrained",
+        )
+    return {str(name): partial(_as_it_is, value) for name, value in values.items()}
+
+
+def _load_pickle(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(path) as entries:
+        # torch stores them as they are; packed ones could unpack to anything.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
+            raise ValueError("its entries are compressed, which torch never does")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _checked(files: CheckpointFiles, path: Path, name: str, read: Read, wanted: Tensor) -> Tensor:
+    """One tensor in memory of its own, so that the file may go."""
+    try:
+        tensor = read()
+    except (SafetensorError, OSError, ValueError, RuntimeError) as e:
+        raise _unreadable(files, path, e) from e
+    if tensor.shape != wanted.shape:
+        raise files.refusal(
+            path, f"{name} is {list(tensor.shape)}, config.json makes it {list(wanted.shape)}",
+            "config.json and weights are not of one model: fetch both anew",
+        )  # fmt: skip
+    if tensor.layout is not torch.strided or (wanted.is_floating_point() and tensor.dtype not in _FLOATS):
+        raise files.refusal(
+            path, f"{name} is of {str(tensor.dtype).removeprefix('torch.')}, which hser does not read",
+            "name the model in fp32, fp16 or bf16",
+        )  # fmt: skip
+    tensor = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    # One pass, no mask in memory; NaN comes through both.
+    if name != MASK_EMBEDDING and not all(end.isfinite() for end in torch.aminmax(tensor)):
+        raise files.refusal(path, f"{name} has values that are not finite in fp32 (NaN or infinite)")
+    if name.endswith("running_var") and tensor.min() < 0:
+        raise files.refusal(path, f"{name} has variances below zero")
+    if name.endswith(_DIRECTION) and not tensor.norm(dim=(0, 1)).all():
+        raise files.refusal(path, f"{name} is zero where weight norm divides by its length")
+    return tensor
+
+
+def _incomplete(files: CheckpointFiles, missing: list[str], num_wanted: int, others: list[str]) -> ModelError:
+    remedy = "is it complete, and is config.json its own?"
+    if any(_LORA.search(name) for name in others):
+        remedy = "it holds an adapter (LoRA): merge it into the model (merge_and_unload), and save that"
+    elif any(_QUANTISED.search(name) for name in others):
+        remedy = "its weights are quantised: name the model that they were made of"
+    return ModelError(
+        f"model {files.spec!r}: {len(missing)} of the {num_wanted} weights of the config's architecture are"
+        f" missing from the checkpoint in {files.source}, {missing[0]} the first; {remedy}"
+    )
+
+
+def _unreadable(files: CheckpointFiles, path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"model {files.spec!r}: cannot read the weights of {files.source}: {path}: {type(error).__name__}:"
+        f" {first_line(error)}; it is damaged, or not what its name says: fetch it anew"
+    )
+
+
+def describe_unused(names: Iterable[str], prefixes: Iterable[str]) -> str | None:
+    """One line on the tensors that are read by nothing, by what they belong to."""
+    parts: dict[str, Counter[str]] = {}
+    prefixes = tuple(prefixes)
+    for name in names:
+        lora = _LORA.search(name)
+        short = next((name.removeprefix(p) for p in prefixes if name.startswith(p)), name)
+        first = lora[1] if lora else short.split(".")[0]
+        part = "adapter (LoRA), not applied" if lora else _PARTS.get(first, "")
+        if not part:
+            first, part = ".".join(short.split(".")[:3]), "others"
+        parts.setdefault(part, Counter())[first] += 1
+    if not parts:
+        return None
+    return "not used of the checkpoint: " + "; ".join(
+        f"{part} ({_listed(counts)}: {_counted(sum(counts.values()), 'tensor')})"
+        for part, counts in parts.items()
+    )
+
+
+def _listed(counts: Counter[str]) -> str:
+    names = ["".join(c if c.isprintable() else "?" for c in name) for name in counts]
+    return ", ".join(names[:_LISTED]) + (f", {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
