@@ -69,7 +69,9 @@ def transformers_model(
     chosen = {} if attention is None else {"attn_implementation": attention}
     # FlashAttention 2 refuses models that are built in fp32.
     built = torch.float32 if attention is None else dtype
-    return AutoModel.from_config(config, dtype=built, **chosen).eval().to(device, dtype)
+    return (
+        AutoModel.from_config(config, dtype=built, trust_remote_code=False, **chosen).eval().to(device, dtype)
+    )
 
 
 def loop(model: Any, files: Sequence[str]) -> float:

@@ -28,7 +28,7 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
     from classifiers.protocols import fit_groups, inner_splits, make_folds
     from classifiers.results import FoldInfo, Predictions, Result
 
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         row_of = {name: i for i, name in enumerate(file["id"].tolist())}
         all_x, smile = file["x"], str(file["opensmile"])
     experiment = Experiment((str(run),), CLASSIFIER, protocol=protocol, grid="default")

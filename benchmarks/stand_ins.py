@@ -78,7 +78,7 @@ def small_encoders(kind: str, norm: str, devices: Sequence[str]) -> list[Wav2Vec
     config = AutoConfig.for_model(kind, **SMALL, **NORMS[norm])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModel.from_config(config, dtype=torch.float32)
+        model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
         for name, parameter in model.named_parameters():
             torch.nn.init.normal_(parameter, 1.0 if name.endswith("norm.weight") else 0.0, 0.3)
     tensors = model.state_dict()

@@ -5,6 +5,7 @@ In dependency order:
     aside           write a file aside, sync it, rename it
     run_folder      names and text files of a run folder
     locks           one writer a shard
+    outside         HDF5 files that point out of themselves are refused
     parts           one HDF5 part: its format, written and read
     contents        embeddings.h5: virtual datasets over the parts
     reader          `Store`

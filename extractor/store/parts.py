@@ -38,6 +38,7 @@ import numpy as np
 
 from extractor.errors import StoreError
 from extractor.store.aside import aside, interrupt_later
+from extractor.store.outside import refuse_outside
 from extractor.store.run_folder import FORMAT, failure_from_json, failure_json
 from extractor.types import BatchResult, Failure, Row
 
@@ -336,9 +337,11 @@ def open_part(path: Path) -> Iterator[h5py.File]:
 
     Raises ``BrokenPart`` when its content is damaged, there or in the block, and leaves alone
     what is not the file's fault (it vanished, permissions, too many open files, a failing disk):
-    those carry an errno, and what they hide may be perfectly good.
+    those carry an errno, and what they hide may be perfectly good. Raises ``StoreError`` for a file
+    that would have others read.
     """
     try:
+        refuse_outside(path)
         # Immutable, so no lock is needed; and some network file systems refuse them.
         with h5py.File(path, "r", locking=False) as h5:
             yield h5
