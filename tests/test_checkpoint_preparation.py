@@ -15,6 +15,7 @@ import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, reference_layers, relative_error
 from encoder_cases import encode
 
+from extractor.cli_store import _facts
 from extractor.encoders import Model
 from extractor.encoders.checkpoint import load_checkpoint
 from extractor.engine import Options, run
@@ -207,6 +208,7 @@ def test_where_there_is_none_the_run_says_what_was_assumed_and_stores_it(copy: P
     with Store(tmp_path / "run") as store:
         assert store.settings["normalisation"].startswith("False (assumed: no preprocessor_config.json")
         assert [note] == [f"{copy}: {each}" for each in store.environment["model_notes"]]
+        assert ("of the model", note.removeprefix(f"{copy}: ")) in _facts(store)  # hser-store info
 
 
 def test_in_the_hub_it_is_assumed_offline_only(
