@@ -291,6 +291,24 @@ def test_weights_that_are_not_the_configs_are_refused_by_name(what: str, model: 
     assert str(model) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hidden_size", 80, r"makes it \[80\] \(hidden_size 80\)"),
+        ("intermediate_size", 100, r"intermediate_size 100"),
+        ("num_hidden_layers", 3, "config.json has num_hidden_layers 3, the weights are of 1"),
+        ("conv_dim", [16] * 7, r"makes it \[16.*\(conv_dim \[16, "),
+        ("num_conv_pos_embeddings", 17, "num_conv_pos_embeddings 17"),
+    ],
+)
+def test_a_config_of_another_model_is_refused_by_its_field(
+    name: str, value: Any, message: str, model: Path
+) -> None:
+    write_config(model, model, **{name: value})
+    with pytest.raises(ModelError, match=message):
+        load_checkpoint(str(model))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_width_of_float_is_read(dtype: torch.dtype, model: Path) -> None:
     changed(model, lambda tensors: tensors.update({k: v.to(dtype) for k, v in tensors.items()}))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extractor.encoders.architecture import architecture, read_architecture, skeleton
+from extractor.encoders.architecture import FIELDS, architecture, read_architecture, skeleton
 from extractor.encoders.checkpoint_files import CONFIG, CheckpointFiles
 from extractor.encoders.preparation import Preparation, assumed_preparation, read_preparation
 from extractor.encoders.tensors import MASK_EMBEDDING, describe_unused, read_tensors
@@ -131,7 +131,8 @@ def load_checkpoint(spec: str) -> Checkpoint:
         files = CheckpointFiles(spec, source, commit)  # all files are of one state of the repository
     preparation = read_preparation(files, config)
     kind = KINDS[config.model_type]
-    tensors, unused = read_tensors(files, skeleton(config, kind.make, spec), kind.prefixes)
+    fields = {name: getattr(config, name) for name in FIELDS[config.model_type] if hasattr(config, name)}
+    tensors, unused = read_tensors(files, skeleton(config, kind.make, spec), kind.prefixes, fields)
     # Names that stay the same when a folder moves or a hub model is named by its alias: they are
     # compared when a run is resumed.
     name, where = (Path(source).resolve().name, "local folder") if files.local else (source, "hub")

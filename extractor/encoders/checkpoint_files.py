@@ -78,7 +78,9 @@ class CheckpointFiles:
             with path.open("rb") as file:
                 text = file.read(_JSON_BYTES + 1)
             values = json.loads(text) if len(text) <= _JSON_BYTES else None
-        except (OSError, ValueError, RecursionError) as e:
+        except OSError as e:
+            raise self.refusal(path, f"cannot be read: {e.strerror}", "") from e
+        except (ValueError, RecursionError) as e:
             raise self.refusal(path, f"is not JSON: {first_line(e)}") from e
         if len(text) > _JSON_BYTES:
             raise self.refusal(path, f"has more than {_JSON_BYTES >> 20} MiB")

@@ -29,6 +29,8 @@ _OLD_NAMES = (
     (".weight_g", ".parametrizations.weight.original0"),
     (".weight_v", ".parametrizations.weight.original1"),
 )
+_LAYER = re.compile(r"^(?!.*decoder\.).*\blayers\.(\d+)\.")
+_COUNTS = ("num_hidden_layers", "encoder_layers")
 _DIRECTION = _OLD_NAMES[1][1]
 _LORA = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save)\.")
 _QUANTISED = re.compile(
@@ -58,12 +60,16 @@ Read = Callable[[], Tensor]
 
 
 def read_tensors(
-    files: CheckpointFiles, wanted: Mapping[str, Tensor], prefixes: Iterable[str]
+    files: CheckpointFiles,
+    wanted: Mapping[str, Tensor],
+    prefixes: Iterable[str],
+    fields: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of the names and shapes of ``wanted``, and the names of the others in the checkpoint.
 
     Args:
         wanted: by the names of the `transformers` base model or encoder.
+        fields: of the config, to name those that the weights contradict.
         prefixes: what may stand before these names, where a model with a head was saved.
 
     Raises:
@@ -85,11 +91,11 @@ def read_tensors(
                     found[ours] = (path, read)
         missing = sorted(wanted.keys() - found.keys() - {MASK_EMBEDDING})
         if missing:
-            raise _incomplete(files, missing, len(wanted), others)
+            raise _incomplete(files, missing, len(wanted), [*found, *others], fields)
         for name in wanted:
             if name in found:
                 path, read = found[name]
-                tensors[name] = _checked(files, path, name, read, wanted[name])
+                tensors[name] = _checked(files, path, name, read, wanted[name], fields)
     return tensors, sorted(others)
 
 
@@ -155,15 +161,23 @@ def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _checked(files: CheckpointFiles, path: Path, name: str, read: Read, wanted: Tensor) -> Tensor:
+def _checked(
+    files: CheckpointFiles,
+    path: Path,
+    name: str,
+    read: Read,
+    wanted: Tensor,
+    fields: Mapping[str, Any],
+) -> Tensor:
     """One tensor in memory of its own, so that the file may go."""
     try:
         tensor = read()
     except (SafetensorError, OSError, ValueError, RuntimeError) as e:
         raise _unreadable(files, path, e) from e
     if tensor.shape != wanted.shape:
+        by = _fields_of({*wanted.shape} - {*tensor.shape}, fields)
         raise files.refusal(
-            path, f"{name} is {list(tensor.shape)}, config.json makes it {list(wanted.shape)}",
+            path, f"{name} is {list(tensor.shape)}, config.json makes it {list(wanted.shape)}{by}",
             "config.json and weights are not of one model: fetch both anew",
         )  # fmt: skip
     if tensor.layout is not torch.strided or (wanted.is_floating_point() and tensor.dtype not in _FLOATS):
@@ -172,8 +186,8 @@ def _checked(files: CheckpointFiles, path: Path, name: str, read: Read, wanted: 
             "name the model in fp32, fp16 or bf16",
         )  # fmt: skip
     tensor = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    # One pass, no mask in memory; NaN comes through both.
-    if name != MASK_EMBEDDING and not all(end.isfinite() for end in torch.aminmax(tensor)):
+    # The sum of what is not finite is not: that is the fastest pass. Only finite values may overflow in it.
+    if name != MASK_EMBEDDING and not tensor.sum().isfinite() and not tensor.isfinite().all():
         raise files.refusal(path, f"{name} has values that are not finite in fp32 (NaN or infinite)")
     if name.endswith("running_var") and tensor.min() < 0:
         raise files.refusal(path, f"{name} has variances below zero")
@@ -182,12 +196,28 @@ def _checked(files: CheckpointFiles, path: Path, name: str, read: Read, wanted: 
     return tensor
 
 
-def _incomplete(files: CheckpointFiles, missing: list[str], num_wanted: int, others: list[str]) -> ModelError:
+def _fields_of(sizes: set[int], fields: Mapping[str, Any]) -> str:
+    """Fields of the config that have one of these values, in parentheses."""
+    named = [
+        f"{name} {value}"
+        for name, value in fields.items()
+        if not isinstance(value, bool) and sizes & {*(value if isinstance(value, list | tuple) else [value])}
+    ]
+    return f" ({', '.join(named)})" if named else ""
+
+
+def _incomplete(
+    files: CheckpointFiles, missing: list[str], num_wanted: int, there: list[str], fields: Mapping[str, Any]
+) -> ModelError:
     remedy = "is it complete, and is config.json its own?"
-    if any(_LORA.search(name) for name in others):
+    layers = {int(found[1]) for name in there if (found := _LAYER.search(name))}
+    count = next((name for name in _COUNTS if name in fields), None)
+    if any(_LORA.search(name) for name in there):
         remedy = "it holds an adapter (LoRA): merge it into the model (merge_and_unload), and save that"
-    elif any(_QUANTISED.search(name) for name in others):
+    elif any(_QUANTISED.search(name) for name in there):
         remedy = "its weights are quantised: name the model that they were made of"
+    elif count and layers and len(layers) < fields[count] and all(map(_LAYER.search, missing)):
+        remedy = f"config.json has {count} {fields[count]}, the weights are of {len(layers)}: fetch both anew"
     return ModelError(
         f"model {files.spec!r}: {len(missing)} of the {num_wanted} weights of the config's architecture are"
         f" missing from the checkpoint in {files.source}, {missing[0]} the first; {remedy}"
