@@ -250,6 +250,27 @@ def test_old_runs_resume_where_the_value_is_the_same_and_no_other(copy: Path, tm
                 run(tmp_path / "a.wav", options, out)
 
 
+def test_queries_of_an_old_run_are_encoded_where_the_value_is_the_same(copy: Path) -> None:
+    from model_cases import origin
+
+    from classifiers.lookup.query import refuse_other_model
+    from extractor.encoders import LAYER_CONVENTION
+    from extractor.types import SAMPLE_RATE
+    from extractor.windows import OVERLAP
+
+    by_processor(copy, False)
+    here = load_checkpoint(str(copy)).provenance
+    fixed = {
+        "layer_convention": LAYER_CONVENTION,
+        "sample_rate": SAMPLE_RATE,
+        "window_overlap_seconds": OVERLAP,
+    }
+    for old in ("False (no preprocessor_config.json; by feat_extract_norm)", "False (processor_config.json)"):
+        refuse_other_model(origin(**{**here, **fixed, "normalisation": old}), str(copy), here)
+    with pytest.raises(SettingsDiffer, match="normalisation: the run has 'True"):
+        refuse_other_model(origin(**{**here, **fixed, "normalisation": "True (x)"}), str(copy), here)
+
+
 def test_of_other_settings_every_character_counts() -> None:
     assert same_setting("normalisation", "True (a)", "True (b)")
     assert not same_setting("normalisation", "True (a)", "False (a)")
