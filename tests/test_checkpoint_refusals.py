@@ -235,6 +235,7 @@ def model(folders: dict[str, Path], tmp_path: Path) -> Path:
 
 
 NAME = "encoder.layers.0.attention.q_proj.weight"
+LAYER_NORM = {"feat_extract_norm": "layer"}
 
 
 def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
@@ -289,6 +290,57 @@ def test_weights_that_are_not_the_configs_are_refused_by_name(what: str, model: 
     with pytest.raises(ModelError, match=message) as error:
         load_checkpoint(str(changed(model, change)))
     assert str(model) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "saved", "said", "name"),
+    [
+        ("hubert", {"conv_bias": True}, {"conv_bias": False}, "feature_extractor.conv_layers.0.conv.bias"),
+        ("hubert", {}, {"feat_proj_layer_norm": False}, "feature_projection.layer_norm.bias"),
+        ("wavlm", {}, {"model_type": "hubert"}, "encoder.layers.0.attention.gru_rel_pos_const"),
+        ("hubert", LAYER_NORM, {"feat_extract_norm": "group"}, "conv_layers.1.layer_norm.bias"),
+    ],
+)  # fmt: skip
+def test_tensors_that_the_config_has_no_place_for_are_refused(
+    kind: str,
+    saved: dict[str, Any],
+    said: dict[str, Any],
+    name: str,
+    checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+) -> None:
+    """Left out in silence, they would make it another model."""
+    folder = shutil.copytree(checkpoint(kind, num_hidden_layers=1, **saved), tmp_path / "model")
+    load_checkpoint(str(folder))
+    write_config(Path(folder), Path(folder), **said)
+    with pytest.raises(
+        ModelError, match=rf"has \S*{name}, which the encoder that config\.json describes has not"
+    ):
+        load_checkpoint(str(folder))
+
+
+def test_fewer_layers_than_there_are_can_be_had(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("hubert"), tmp_path / "model"))
+    write_config(folder, folder, num_hidden_layers=2)
+    found = load_checkpoint(str(folder))
+    assert any("others (encoder.layers.2: " in note for note in found.notes)
+    from transformers import AutoModel
+
+    theirs = AutoModel.from_pretrained(folder, trust_remote_code=False).state_dict()
+    assert {*found.tensors} == {*theirs} - {"masked_spec_embed"}
+
+
+def test_a_speaker_head_of_the_cnns_name_is_no_contradiction(tmp_path: Path) -> None:
+    from transformers import Wav2Vec2ForXVector
+
+    Wav2Vec2ForXVector(make_model("wav2vec2", num_hidden_layers=1).config).save_pretrained(tmp_path)
+    assert any("speaker head (" in note for note in load_checkpoint(str(tmp_path)).notes)
+
+
+def test_an_adapter_inside_the_layers_is_said(model: Path) -> None:
+    name = "encoder.layers.0.adapter_layer.linear_1.weight"
+    (note,) = load_checkpoint(str(changed(model, put(torch.zeros(2, 2), name)))).notes
+    assert "adapter, not applied (adapter_layer: 1 tensor)" in note
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ _LAYER = re.compile(r"^(?!.*decoder\.).*\blayers\.(\d+)\.")
 _COUNTS = ("num_hidden_layers", "encoder_layers")
 _DIRECTION = _OLD_NAMES[1][1]
 _LORA = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save)\.")
+_ADAPTER = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save|adapter_layer|adapters?)\.")
 _QUANTISED = re.compile(
     r"\.(SCB|qweight|qzeros|scales|absmax|quant_map|quant_state\S*|weight_packed|weight_scale\S*)$"
 )
@@ -78,6 +79,8 @@ def read_tensors(
     """
     found: dict[str, tuple[Path, Read]] = {}
     others: list[str] = []
+    places: dict[str, Path] = {}
+    stem = ""  # what stands before the names of the encoder's own tensors
     tensors: dict[str, Tensor] = {}
     with _open_all(files) as opened:
         for path, readers in opened:
@@ -85,18 +88,41 @@ def read_tensors(
                 ours = next((n for n in _names(name, prefixes) if n in wanted), None)
                 if ours is None:
                     others.append(name)
+                    places[name] = path
                 elif ours in found:
                     raise files.refusal(path, f"has {ours} for the second time, as {name}")
                 else:
                     found[ours] = (path, read)
+                    stem = name.removesuffix(ours) if name.endswith(ours) else stem
         missing = sorted(wanted.keys() - found.keys() - {MASK_EMBEDDING})
         if missing:
             raise _incomplete(files, missing, len(wanted), [*found, *others], fields)
+        for name in _contradictions(others, wanted, stem):
+            raise files.refusal(
+                places[name],
+                f"has {name}, which the encoder that config.json describes has not",
+                "config.json and weights are not of one model: fetch both anew",
+            )
         for name in wanted:
             if name in found:
                 path, read = found[name]
                 tensors[name] = _checked(files, path, name, read, wanted[name], fields)
     return tensors, sorted(others)
+
+
+def _contradictions(others: Iterable[str], wanted: Mapping[str, Tensor], stem: str) -> Iterator[str]:
+    """Tensors inside the encoder that its architecture has no place for: a bias, a norm, a bias table.
+
+    Adapters are none, and no layers behind the last that the config has: they can be left out.
+    """
+    tops = {name.partition(".")[0] for name in wanted if "." in name}
+    layers = {found[1] for name in wanted if (found := _LAYER.search(name))}
+    for name in others:
+        ours = name.removeprefix(stem)
+        layer = _LAYER.search(ours)
+        inside = name.startswith(stem) and "." in ours and ours.partition(".")[0] in tops
+        if inside and not _ADAPTER.search(name) and (layer is None or layer[1] in layers):
+            yield name
 
 
 def _names(name: str, prefixes: Iterable[str]) -> Iterator[str]:
@@ -236,10 +262,12 @@ def describe_unused(names: Iterable[str], prefixes: Iterable[str]) -> str | None
     parts: dict[str, Counter[str]] = {}
     prefixes = tuple(prefixes)
     for name in names:
-        lora = _LORA.search(name)
+        adapter = _ADAPTER.search(name)
         short = next((name.removeprefix(p) for p in prefixes if name.startswith(p)), name)
-        first = lora[1] if lora else short.split(".")[0]
-        part = "adapter (LoRA), not applied" if lora else _PARTS.get(first, "")
+        first = adapter[1] if adapter else short.split(".")[0]
+        part = _PARTS.get(first, "")
+        if adapter:
+            part = "adapter (LoRA), not applied" if _LORA.search(name) else "adapter, not applied"
         if not part:
             first, part = ".".join(short.split(".")[:3]), "others"
         parts.setdefault(part, Counter())[first] += 1
