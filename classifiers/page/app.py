@@ -31,6 +31,7 @@ from classifiers.page.corpus_map import LABELS, CorpusMap
 from classifiers.page.guard import LOCAL_HOSTS, Guard
 from classifiers.page.uploads import Limits, Refused, Uploads
 from extractor.errors import HserError, InputError, SettingsError
+from extractor.row_recipe import channel_of
 from extractor.types import SAMPLE_RATE, Failure, Utterance
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class _Page:
         )
         utterance = Utterance(self.ids_of_rows[row], self.paths[row], start, end)
         try:
-            return audio_of(utterance, request.headers.get("range"))
+            return audio_of(utterance, channel_of(self.store.settings), request.headers.get("range"))
         except InputError as error:  # of the corpus, not of the request
             raise HTTPException(404, str(error)) from error
 
