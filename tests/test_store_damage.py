@@ -236,6 +236,26 @@ def test_a_merge_without_space_is_left_out(
     assert len(list((run / "parts").iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["features.npz", "features.h5", "notes.txt", "parts/part-00000000.h5"])
+def test_a_file_of_the_users_own_is_not_to_be_deleted(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    np.savez(tmp_path / "made.npz", x=np.arange(9))
+    file.write_bytes((tmp_path / "made.npz").read_bytes())
+    with pytest.raises(StoreError, match="not a run or packed file") as raised:
+        Store(file)
+    assert str(file) in str(raised.value)
+    assert "delete" not in str(raised.value)
+
+
+def test_a_part_that_is_damaged_is_to_be_deleted(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", batches(2))
+    (part,) = (tmp_path / "run" / "parts").iterdir()
+    part.write_bytes(b"no HDF5")
+    with pytest.raises(StoreError, match=r"damaged .*delete this file and run the same command again"):
+        Store(tmp_path / "run")
+
+
 @pytest.mark.parametrize("free_files", [0, 2, 5])
 def test_what_is_merged_at_last_is_merged_within_what_is_free(
     free_files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
