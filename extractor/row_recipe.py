@@ -181,6 +181,13 @@ class RowEncoder:
                 self._encode = self._loaded()
             return self._encode
 
+    def warm_up(self) -> None:
+        """`load`, and a pass over a second of noise: libraries and kernels are set up in their first."""
+        import numpy as np
+
+        noise = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
+        self([Utterance("noise", "noise")], [Decoded(noise.astype(np.float32), "")])
+
     def _loaded(self) -> BatchEncoder:
         from extractor.encoders import Model, resolve_device
 

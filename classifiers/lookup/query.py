@@ -43,6 +43,10 @@ class QueryEncoder:
         self.store, self.layer, self.pooling = store, layer, pooling
         self._encode = RowEncoder(store, [layer], [pooling], device, model)
 
+    def warm_up(self) -> None:
+        """Load the model now. Raises ModelError, SettingsDiffer or StoreError where it cannot be had."""
+        self._encode.warm_up()
+
     def embed(
         self, utterances: Sequence[Utterance], columns: Sequence[str] = ()
     ) -> Iterator[Query | Failure]:
