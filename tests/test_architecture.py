@@ -22,7 +22,7 @@ MAY_IMPORT = {
 
 # Inside `extractor`, bottom to top. A stage is a set of files that belong together; stages do not
 # import each other.
-BOTTOM = {"types", "errors", "formats", "segments", "windows", "backends"}
+BOTTOM = {"types", "errors", "formats", "interruption", "segments", "windows", "backends"}
 STAGES = {
     "manifest": {"corpora", "manifest_file", "manifest"},
     "probe": {"probe"},
