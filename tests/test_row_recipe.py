@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
+import torch
 from conftest import BF16_COSINE, FP32_RELATIVE, MakeCheckpoint
 from store_cases import LAYERS, one_row
 
@@ -17,15 +19,18 @@ from classifiers.features import FRAMES, Source
 from classifiers.lookup.query import Query
 from classifiers.model_folder import origin_of
 from classifiers.prediction import SourceEncoder
-from extractor import SettingsDiffer, Store, extract
+from extractor import SettingsDiffer, Store, extract, fidelity
+from extractor.encoders import Model
 from extractor.encoders.spectral import SPECTRAL
 from extractor.manifest import read_manifest
 from extractor.pooling import POOLINGS
-from extractor.row_recipe import RowRecipe, refuse_other_model
+from extractor.row_recipe import RESAMPLING, RowRecipe, refuse_other_model
 from extractor.store.fit import as_stored
 from extractor.store.parts import NO_POOLING
-from extractor.types import Failure
+from extractor.types import SAMPLE_RATE, Failure, Utterance
 
+# Of noise up to Nyquist with a deviation of 0.1: two low-pass filters differ at their edge alone.
+RESAMPLERS_APART = 0.05
 FP16_RELATIVE = 2**-10  # a unit in the last place of ten bits of mantissa: where rounding goes two ways
 
 # Every setting of a run that may differ, with options that give it another value than the default.
@@ -161,6 +166,19 @@ def test_what_the_model_decides_is_refused_by_name(corpus: Path, tmp_path: Path)
         with pytest.raises(SettingsDiffer, match=f"{name}: the run has 'another'"):
             refuse_other_model(store, "mfcc", provenance)
         store.settings[name] = before
+
+
+@pytest.mark.parametrize("resample", RESAMPLING)
+def test_int8_is_held_against_fp32_on_what_the_run_hears(resample: str, corpus: Path) -> None:
+    """Its channel, at 16 kHz wherever that is made."""
+    path = corpus.parent / "b.wav"
+    samples, rate = soundfile.read(path, dtype="float32")
+    expected = soxr.resample(samples[:, 1], rate, SAMPLE_RATE, quality="HQ")
+    options = RowRecipe(1, resample, "int8", 60.0, "fp32").decode_options(1, checksum=False)
+    model = Model("mfcc", "fp32", torch.device("cpu"))
+    ((_, heard),) = fidelity._hear([Utterance("b", str(path))], options, model)
+    assert len(heard) == len(expected)
+    assert np.abs(heard.numpy() - expected).max() < RESAMPLERS_APART
 
 
 def test_what_is_compared_with_stored_rows_is_rounded_and_refused_as_they_are() -> None:
