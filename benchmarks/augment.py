@@ -45,7 +45,7 @@ from extractor.augment import (
 )
 from extractor.batch import BatchEncoder, Job, augmented
 from extractor.encoders import Model
-from extractor.engine import CPU_BATCH
+from extractor.row_recipe import CPU_BATCH
 from extractor.types import SAMPLE_RATE, Decoded, Failure
 
 CPU = torch.device("cpu")

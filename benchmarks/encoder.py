@@ -49,9 +49,10 @@ from extractor.batch import BatchEncoder, Job
 from extractor.encoders import Model, resolve_device, resolve_dtype
 from extractor.encoders.checkpoint import MODELS
 from extractor.encoders.products import Linear
-from extractor.engine import CPU_BATCH, LARGE_BATCH, Options, run
+from extractor.engine import Options, run
 from extractor.errors import SettingsError, unknown
 from extractor.plan import plan_batches
+from extractor.row_recipe import batch_seconds
 from extractor.stages import most_streams, num_cores, num_streams, threads_of
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Seconds, Utterance
 
@@ -181,7 +182,7 @@ def matrix_roof(dtype: torch.dtype, device: torch.device, cores: int | None = No
 
 def batch_encoder(model: Model) -> tuple[BatchEncoder, Seconds]:
     """As the engine sets it up: all layers, mean; and the audio in a batch."""
-    budget = CPU_BATCH if model.device.type == "cpu" else LARGE_BATCH
+    budget = batch_seconds(model.device, model.spectral)
     layers = tuple(range(model.encoder.num_layers))
     return BatchEncoder(model, layers, ("mean",), 60 * SAMPLE_RATE, round(budget * SAMPLE_RATE)), budget
 

@@ -182,7 +182,7 @@ def measure_speed(
     from benchmarks import encoder
     from extractor.batch import BatchEncoder
     from extractor.encoders import Model
-    from extractor.engine import LARGE_BATCH
+    from extractor.row_recipe import LARGE_BATCH
 
     low, high = CLIP_SECONDS
     count = round(seconds / ((low + high) / 2))

@@ -10,25 +10,21 @@ model that is fused of several sources has each recording encoded once for each 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from classifiers.features import FRAMES
-from classifiers.lookup.query import decode, refuse_other_model
 from classifiers.model_folder import Model, Origin, load_model
-from extractor.errors import SettingsError, StoreError
-from extractor.types import SAMPLE_RATE, Decoded, Failure, Utterance
+from extractor.errors import SettingsError
+from extractor.row_recipe import RECORDINGS_AT_ONCE, RowEncoder, RowRecipe
+from extractor.types import Decoded, Failure, Utterance
 
 if TYPE_CHECKING:
-    from extractor.batch import BatchEncoder
-
-RECORDINGS_AT_ONCE = 32  # decoded and in memory together
+    from extractor.decode import DecodeOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,56 +57,28 @@ class Prediction:
 
 
 class SourceEncoder:
-    """Embeds recordings as the rows of one source were. The encoder is loaded at the first of them."""
+    """Embeds recordings as the rows of one source were."""
 
-    def __init__(self, origin: Origin, where: Path, device: str, spec: str | None = None) -> None:
-        self.origin, self.device, self.spec = origin, device, spec
-        self._where = where  # the model's folder, for messages
-        self._encode: BatchEncoder | None = None
-        self._loading = threading.Lock()
+    def __init__(self, origin: Origin, device: str, spec: str | None = None) -> None:
+        self.origin = origin
+        self._encode = RowEncoder(origin, sorted(set(origin.layers)), [origin.pooling], device, spec)
+
+    @property
+    def recipe(self) -> RowRecipe:
+        return self._encode.recipe
 
     def __call__(
         self, utterances: Sequence[Utterance], decoded: Sequence[Decoded | Failure]
     ) -> dict[str, np.ndarray | Failure]:
         """By id: float32 [L, D], of frames [T, L, D], with the origin's layers in its order."""
-        from extractor.batch import Job
-
-        with self._loading:
-            if self._encode is None:
-                self._encode = self._load()
-        result = self._encode(Job(0, range(len(utterances)), utterances, decoded))
+        result = self._encode(utterances, decoded)
         found: dict[str, np.ndarray | Failure] = {failure.id: failure for failure in result.failures}
         pooling = self.origin.pooling
         rows = result.frames if pooling == FRAMES else result.pooled[pooling]
         order = [self._encode.layers.index(layer) for layer in self.origin.layers]
         for row, values in zip(result.rows, rows, strict=True):
-            found[row.utterance.id] = self._as_stored(values[..., order, :])
+            found[row.utterance.id] = np.ascontiguousarray(values[..., order, :])
         return found
-
-    def _as_stored(self, values: np.ndarray) -> np.ndarray:
-        """The rows that were learned from went through the store, and may have been rounded there."""
-        if self.origin.storage_dtype == "fp16":
-            values = values.astype(np.float16)
-        return np.ascontiguousarray(values, np.float32)
-
-    def _load(self) -> BatchEncoder:
-        from extractor.batch import BatchEncoder
-        from extractor.encoders import Model as Encoder
-        from extractor.encoders import resolve_device
-        from extractor.engine import CPU_BATCH, LARGE_BATCH
-
-        origin, device = self.origin, resolve_device(self.device)
-        spec = self.spec or origin.environment.get("model_spec")
-        if spec is None:
-            raise StoreError(
-                f"{self._where}: does not say how the encoder of {origin.path} is named; name it with --model"
-            )
-        encoder = Encoder(spec, origin.settings["dtype"], device)
-        refuse_other_model(origin, spec, encoder.provenance)
-        budget = CPU_BATCH if device.type == "cpu" and not encoder.spectral else LARGE_BATCH
-        window = round(origin.settings["window_seconds"] * SAMPLE_RATE)
-        layers = tuple(sorted(set(origin.layers)))
-        return BatchEncoder(encoder, layers, (origin.pooling,), window, round(budget * SAMPLE_RATE))
 
 
 class Predictor:
@@ -128,8 +96,7 @@ class Predictor:
             raise SettingsError(f"--model: name one for each of the {len(origins)} sources: {paths}")
         named: Sequence[str | None] = specs or [None] * len(origins)
         self._encoders = [
-            SourceEncoder(origin, self.model.path, device, spec)
-            for origin, spec in zip(origins, named, strict=True)
+            SourceEncoder(origin, device, spec) for origin, spec in zip(origins, named, strict=True)
         ]
 
     @property
@@ -145,14 +112,13 @@ class Predictor:
             yield from self._predict(utterances[start : start + RECORDINGS_AT_ONCE])
 
     def _predict(self, utterances: Sequence[Utterance]) -> list[Prediction | Failure]:
-        audio: dict[str, list[Decoded | Failure]] = {}  # by channel: runs may have taken different ones
+        audio: dict[DecodeOptions, list[Decoded | Failure]] = {}  # runs may have decoded differently
         embedded: list[Mapping[str, np.ndarray | Failure]] = []
         for encoder in self._encoders:
-            settings = encoder.origin.settings
-            channel = str(settings["channel"])
-            if channel not in audio:
-                audio[channel] = decode(utterances, settings)
-            embedded.append(encoder(utterances, audio[channel]))
+            options = encoder.recipe.decode_options()
+            if options not in audio:
+                audio[options] = encoder.recipe.decode(utterances)
+            embedded.append(encoder(utterances, audio[options]))
         failed = {
             utterance.id: failure
             for of_source in reversed(embedded)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
-import threading
 import warnings
-from types import FrameType
 from typing import Any
 
 import click
 
 from extractor.errors import HserError
+from extractor.interruption import EXIT_INTERRUPTED, end_on_signals, stop_on_signals
 
 # Imports beyond these happen inside: `--help` must not wait seconds for torch.
 
 EXIT_FAILURES = 1  # with --strict: some recordings failed
 EXIT_ERROR = 2  # nothing could be done as asked
-EXIT_INTERRUPTED = 130  # stopped by Ctrl-C; what is done is stored
 
 EPILOG = """\b
 Models:   hubert-base hubert-large hubert-xlarge hubert-large-er wavlm-base
@@ -136,32 +133,14 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
 
 
-def stop_on_signals() -> threading.Event:
-    """Ctrl-C, and the signal of job schedulers: end after the batches in flight. Again: at once."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        print(
-            "\nstopping after the batches in flight; run the same command again to go on"
-            " (Ctrl-C again: stop at once)",
-            file=sys.stderr,
-            flush=True,
-        )
-        signal.signal(number, signal.default_int_handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return stop
-
-
 def main() -> None:
     """Entry point."""
     run_command(command)
 
 
 def run_command(command: click.Command) -> None:
-    """Run a command: an error that a user can act on is a line, not a traceback."""
+    """Run a command: an error that a user can act on is a line, not a traceback; nor is Ctrl-C."""
+    leaving = end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         # Names of files that are not valid UTF-8 must not end a run when they are printed.
         if isinstance(stream, io.TextIOWrapper):
@@ -172,6 +151,11 @@ def run_command(command: click.Command) -> None:
     except HserError as e:
         click.echo(f"error: {e}", err=True)
         sys.exit(EXIT_ERROR)
+    except Exception:
+        # A library may answer the SystemExit in its midst, an import for one, by an error of its own.
+        if not leaving.is_set():
+            raise
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _one_line(message: Warning | str, *place: Any, **line: Any) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from extractor.cli import EXIT_FAILURES, EXIT_INTERRUPTED, run_command, stop_on_signals
+from extractor.cli import EXIT_FAILURES, run_command
+from extractor.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
     from extractor.augment import Config

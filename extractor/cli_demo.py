@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.cli import EXIT_INTERRUPTED, quiet_libraries, run_command, stop_on_signals
+from extractor.cli import quiet_libraries, run_command
+from extractor.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
     import numpy as np

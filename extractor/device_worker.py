@@ -1,10 +1,11 @@
 """One device's process of a run on several: ``python -m extractor.device_worker``.
 
-    stdin    a pickled `Share`; then a line, or its end, which means: stop after the batches in flight
+    stdin    a pickled `Share`; then a line, which means: stop after the batches in flight
     stdout   what it has to report, a JSON object a line
     stderr   whatever libraries have to say, and the traceback where it ends by a bug
 
-The end of stdin is also the end of the parent, however that came: no process is left behind.
+The end of stdin is the end of the parent, however that came, and of this process at once: none is left
+behind, in whatever forward pass it is. What is committed is safe, as from any kill.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from extractor.errors import HserError
+from extractor.interruption import end_now
 from extractor.progress import Counts
 from extractor.types import Seconds
 
@@ -59,8 +61,8 @@ class Reporting:
         self.report("stop")
 
 
-def work(commands: BinaryIO, report: Report, stop: threading.Event) -> int:
-    """Read what to do, do it, report; the exit code."""
+def work(commands: BinaryIO, report: Report, stop: threading.Event, abandoned: Callable[[], object]) -> int:
+    """Read what to do, do it, report; the exit code. ``abandoned`` is called when the parent is gone."""
     from extractor.engine import run_here
 
     try:
@@ -69,8 +71,9 @@ def work(commands: BinaryIO, report: Report, stop: threading.Event) -> int:
         return 0
 
     def listen() -> None:
-        commands.readline()
-        stop.set()
+        while commands.readline():
+            stop.set()
+        abandoned()
 
     threading.Thread(target=listen, name="commands", daemon=True).start()
     try:
@@ -93,7 +96,7 @@ def load_packages() -> None:
 
 def main() -> None:
     stop = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which says what to do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says what to do
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is not a report
@@ -104,7 +107,7 @@ def main() -> None:
             print(json.dumps({"event": event, **values}), file=out, flush=True)
 
     load_packages()
-    code = work(sys.stdin.buffer, report, stop)
+    code = work(sys.stdin.buffer, report, stop, end_now)
     # At once: the thread that waits for commands holds stdin, which closing would wait for.
     sys.stderr.flush()
     os._exit(code)

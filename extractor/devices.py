@@ -80,6 +80,13 @@ class Worker:
 
     def stop(self) -> None:
         """After its batches in flight; at once where it has none."""
+        if self.busy:
+            self.tell(b"stop\n")
+        else:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """It ends at once, if it has not."""
         with suppress(OSError):
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -134,7 +141,7 @@ def run_on(
 
 
 class Workers:
-    """The processes. Left by an error or a second Ctrl-C, they are killed."""
+    """The processes. Left by an error, they are killed; when this process ends, they do."""
 
     def __init__(self, devices: Sequence[str], shares: Sequence[Share], progress: Progress) -> None:
         self.shares, self.progress, self.display = shares, progress, Display(progress)
@@ -154,7 +161,7 @@ class Workers:
         for worker in self.workers:
             if worker.process.poll() is None and error is not None:
                 worker.process.kill()
-            worker.stop()
+            worker.let_go()
             worker.process.wait()
             worker.stderr.close()
 
@@ -277,6 +284,7 @@ def _start(device: str) -> Worker:
         stdout=subprocess.PIPE,
         stderr=stderr,
         env=environment,
+        process_group=0,  # a terminal's Ctrl-C is for the parent, which says what to do
     )
     return Worker(device, process, stderr)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from extractor.errors import SettingsError
 from extractor.progress import Progress, Silent, Summary
+from extractor.row_recipe import RESAMPLING, RowRecipe, batch_seconds, settings_of_model
 from extractor.types import SAMPLE_RATE, Manifest, Seconds
 
 if TYPE_CHECKING:
@@ -34,10 +35,7 @@ if TYPE_CHECKING:
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-CPU_BATCH: Seconds = 30.0  # frames enough for full-speed products, few enough to stay in cache
-LARGE_BATCH: Seconds = 240.0  # on a GPU, and for spectral encoders: there a commit costs more than a batch
 LEAST_PASS: Seconds = 10.0  # in a forward pass, however little memory seems to be free
-RESAMPLING = ("cpu", "gpu")  # soxr while decoding; `cuda_kernels.resample` on the model's device
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +134,7 @@ def run_here(
 
     ``index_later``: the indexes are not built, only named in the summary: other processes have rows too.
     """
-    from extractor.batch import BatchEncoder
     from extractor.budget import Memory
-    from extractor.decode import DecodeOptions
     from extractor.indexing import Indexes
     from extractor.run_plan import make_plan
     from extractor.stages import Stages, most_streams, num_streams
@@ -147,6 +143,7 @@ def run_here(
     began = time.perf_counter()
     asked = prepare(inputs, options, progress)
     model, layers = asked.model, asked.layers
+    recipe = RowRecipe.of(asked.settings)
     # Indexes are finished when the store is.
     with ExitStack() as last, _open_run(out, options, asked) as writer:
         for message in writer.repaired:
@@ -165,15 +162,12 @@ def run_here(
         )
         built_now = [] if index_later else asked.indexes
         indexes = Indexes(out, built_now, layers, options.storage_dtype, len(plan.utterances), progress)
-        a_pass = round(_pass_seconds(options, model, layers, asked.budget, progress) * SAMPLE_RATE)
-        window = round(asked.window * SAMPLE_RATE)
+        a_pass = _pass_seconds(options, model, layers, asked.budget, progress)
         stages = Stages(
             plan,
-            BatchEncoder(model, layers, asked.poolings, window, a_pass, Memory(progress.note)),
+            recipe.encoder(model, layers, asked.poolings, a_pass, Memory(progress.note)),
             writer,
-            DecodeOptions(
-                channel=options.channel, workers=asked.workers, resample=options.resample == RESAMPLING[0]
-            ),
+            recipe.decode_options(asked.workers),
             num_streams(model.device.type, len(plan.batches)),
             asked.copies,
             last.enter_context(indexes),
@@ -202,7 +196,6 @@ class Asked:
     layers: tuple[int, ...]
     poolings: tuple[str, ...]
     indexes: Sequence[Wanted]
-    window: Seconds
     budget: Seconds  # audio in a batch
     workers: int
     settings: Mapping[str, object]
@@ -237,10 +230,9 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     window = _window(options, model)
     settings = _settings(options, model, layers, poolings, config, window)
     if model.dtype == "int8":
-        from extractor.decode import DecodeOptions
         from extractor.fidelity import check_int8
 
-        decoding = DecodeOptions(options.channel, workers=workers, checksum=False)
+        decoding = RowRecipe.of(settings).decode_options(workers, checksum=False)
         check_int8(model, manifest.utterances, decoding, "none" in poolings, progress)
     if window < options.window:
         progress.note(f"windows of {window:g} s: {options.model} takes no more at once")
@@ -251,9 +243,8 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     if config is not None:
         _check_masks(config, model)
         progress.note(_augmentation_note(config, device))
-    small = device.type == "cpu" and not model.spectral
-    budget = options.batch_seconds or (CPU_BATCH if small else LARGE_BATCH)
-    return Asked(manifest, copies, model, layers, poolings, indexes, window, budget, workers, settings)
+    budget = options.batch_seconds or batch_seconds(device, model.spectral)
+    return Asked(manifest, copies, model, layers, poolings, indexes, budget, workers, settings)
 
 
 def check(options: Options) -> None:
@@ -357,22 +348,14 @@ def _settings(
 ) -> dict[str, object]:
     """What makes an embedding: compared when a run is resumed, each by name."""
     from extractor.augment import to_text
-    from extractor.encoders import LAYER_CONVENTION, format_layers
-    from extractor.windows import OVERLAP
+    from extractor.encoders import format_layers
 
+    recipe = RowRecipe(options.channel, options.resample, model.dtype, window, options.storage_dtype)
     return {
-        "layer_convention": LAYER_CONVENTION,  # a model that has another says so itself
-        **model.provenance,
+        **settings_of_model(model.provenance),
         "layers": format_layers(layers),
         "pooling": ",".join(poolings),
-        "dtype": model.dtype,
-        "sample_rate": SAMPLE_RATE,
-        "channel": "average" if options.channel is None else options.channel,
-        "window_seconds": window,
-        "window_overlap_seconds": OVERLAP,
-        "storage_dtype": options.storage_dtype,
-        # Named only where it is not soxr, so that runs which were begun without it can go on.
-        **({} if options.resample == RESAMPLING[0] else {"resample": options.resample}),
+        **recipe.settings(),
         "augmentation": "none" if config is None else to_text(config.augmentation),
         **({} if config is None else {"copies": config.copies, "seed": config.seed, "clean": config.clean}),
     }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from extractor.errors import SettingsError
-from extractor.types import Decoded, Header, Seconds, Utterance
+from extractor.types import Header, Seconds, Utterance
 
 if TYPE_CHECKING:
     from extractor.decode import DecodeOptions
@@ -88,7 +88,7 @@ def check_int8(
     Raises:
         SettingsError: a layer's cosine to fp32 is below `LEAST_COSINE`.
     """
-    heard = _hear(utterances, options, model.encoder.min_samples)
+    heard = _hear(utterances, options, model)
     if not heard:
         progress.note("int8 was not held against fp32: no recording could be read")
         return
@@ -109,11 +109,13 @@ def check_int8(
 
 
 def _hear(
-    utterances: Sequence[Utterance], options: DecodeOptions, min_samples: int
+    utterances: Sequence[Utterance], options: DecodeOptions, model: Model
 ) -> list[tuple[Utterance, Tensor]]:
     """The beginnings of a few recordings that can be read, evenly spaced; float32 ``[num_samples]``."""
+    from extractor.batch import Job
     from extractor.decode import decode_batch
     from extractor.probe import probe
+    from extractor.staging import arrived, stage
 
     tried = _spaced(utterances, TRIED)
     found = [
@@ -121,10 +123,12 @@ def _hear(
     ]
     beginnings = [_beginning(utterance, header) for utterance, header in found]
     decoded = decode_batch(beginnings, [header for _, header in found], options)
+    # As a batch would have them: with `resample` off they are at 16 kHz from here on only.
+    audio = arrived(stage(Job(0, range(len(decoded)), beginnings, decoded), model.device)).utterances
     heard = [
-        (utterance, torch.from_numpy(each.waveform))
-        for utterance, each in zip(beginnings, decoded, strict=True)
-        if isinstance(each, Decoded) and len(each.waveform) >= min_samples
+        (utterance, each)
+        for utterance, each in zip(beginnings, audio, strict=True)
+        if isinstance(each, Tensor) and len(each) >= model.encoder.min_samples
     ]
     return _spaced(heard, RECORDINGS)
 

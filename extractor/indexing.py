@@ -13,7 +13,8 @@ import numpy as np
 from extractor.encoders import parse_layers
 from extractor.errors import SettingsError, unknown
 from extractor.progress import Progress
-from extractor.store.parts import NO_POOLING, STORAGE_DTYPES
+from extractor.store.fit import rounded
+from extractor.store.parts import NO_POOLING
 from extractor.types import BatchResult, Failure
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Indexes:
     ) -> None:
         self._asked = (run, wanted, expected_rows)
         self._slot = {layer: i for i, layer in enumerate(layers)}
-        self._dtype = STORAGE_DTYPES[storage_dtype]
+        self._storage_dtype = storage_dtype
         self._progress = progress
         self._writers: list[tuple[Wanted, IndexWriter]] = []
 
@@ -102,7 +103,7 @@ class Indexes:
         for each, writer in self._writers:
             values = result.pooled[each.pooling][kept, self._slot[each.layer]]
             # As the store has them: an index that is built from it later must be the same.
-            writer.add(positions, values.astype(self._dtype).astype(np.float32))
+            writer.add(positions, rounded(values, self._storage_dtype))
 
     def close(self) -> None:
         for each, writer in self._writers:

@@ -19,7 +19,6 @@ from model_cases import sources_for, write_tones, write_trained
 from classifiers import plots
 from classifiers.cli_predict import command
 from classifiers.features import FRAMES
-from classifiers.lookup.query import decode
 from classifiers.model_folder import PROVENANCE, load_model
 from classifiers.prediction import Prediction, Predictor
 from extractor import SettingsError, StoreError, extract
@@ -115,7 +114,7 @@ def test_rows_that_were_stored_in_fp16_are_rounded_as_they_were(recordings: Path
     predictor = Predictor(tmp_path / "m", device="cpu")
     utterances = read_manifest([str(recordings / "tones.csv")]).utterances
     (encoder,) = predictor._encoders
-    found = encoder(utterances, decode(utterances, encoder.origin.settings))
+    found = encoder(utterances, encoder.recipe.decode(utterances))
     store = Store(run)
     for name, row in zip(store.ids, store.load(pooling="mean").reshape(len(store), -1), strict=True):
         made = found[name]

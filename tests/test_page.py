@@ -200,6 +200,16 @@ def test_a_segment_is_cut_and_what_browsers_do_not_play_is_decoded(page: TestCli
     assert np.abs(aiff - tone(1400)).max() <= 1.5 / 2**15
 
 
+def test_a_segment_is_heard_by_the_channel_that_its_row_is_of(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "two.wav", np.stack([tone(300), tone(900)], axis=1), SAMPLE_RATE)
+    (tmp_path / "two.csv").write_text("path,start,end\ntwo.wav,0.1,0.5\n")
+    extract(tmp_path / "two.csv", model="mfcc", out=tmp_path / "run", channel=1)
+    with client(tmp_path / "run") as page:
+        heard, _ = soundfile.read(io.BytesIO(page.get("/api/audio/0").content))
+    expected = tone(900)[round(0.1 * SAMPLE_RATE) : round(0.5 * SAMPLE_RATE)]
+    assert np.abs(heard - expected).max() <= 1.5 / 2**15
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "part"),
     [

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_cases import (
@@ -33,6 +36,8 @@ from extractor.errors import (
 from extractor.store import Store, parts
 from extractor.store import writer as run_writer
 from extractor.store.verify import verify
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_every_rename_and_deletion_is_followed_by_a_sync_of_its_folder(
@@ -219,10 +224,10 @@ def test_a_merge_without_space_is_left_out(
             return real(first, *rest, **options)
 
         monkeypatch.setattr(os, call, fail_for_parts)
-        writer.close()
+        monkeypatch.setattr(run_writer, "MOST_PIECES", 1)
+        with pytest.raises(StoreUnwritable, match=r"6 batch files were left unmerged.*free space"):
+            writer.close()
         monkeypatch.undo()
-        (warning,) = writer.warnings
-        assert "6 batch files were left unmerged" in warning
     assert not list(run.rglob("*.tmp"))
     np.testing.assert_array_equal(Store(run).load(pooling="mean"), expected_values(results, "mean"))
     assert "embeddings.h5: shows 0 rows" in verify(run)[0]
@@ -231,17 +236,71 @@ def test_a_merge_without_space_is_left_out(
     assert len(list((run / "parts").iterdir())) == 1
 
 
-def test_a_merge_is_not_begun_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_writer, "FREE_MARGIN_BYTES", 1 << 62)
-    results = batches(3)
-    with opened(tmp_path / "run") as writer:
+@pytest.mark.parametrize("name", ["features.npz", "features.h5", "notes.txt", "parts/part-00000000.h5"])
+def test_a_file_of_the_users_own_is_not_to_be_deleted(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    np.savez(tmp_path / "made.npz", x=np.arange(9))
+    file.write_bytes((tmp_path / "made.npz").read_bytes())
+    with pytest.raises(StoreError, match="not a run or packed file") as raised:
+        Store(file)
+    assert str(file) in str(raised.value)
+    assert "delete" not in str(raised.value)
+
+
+def test_a_part_that_is_damaged_is_to_be_deleted(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", batches(2))
+    (part,) = (tmp_path / "run" / "parts").iterdir()
+    part.write_bytes(b"no HDF5")
+    with pytest.raises(StoreError, match=r"damaged .*delete this file and run the same command again"):
+        Store(tmp_path / "run")
+
+
+@pytest.mark.parametrize("free_files", [0, 2, 5])
+def test_what_is_merged_at_last_is_merged_within_what_is_free(
+    free_files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    results = batches(9)
+    with opened(run) as writer:
         writer.write_manifest(manifest_of(results))
         for result in results:
             writer.commit(result)
-        writer.close()
-    assert "merging needs" in writer.warnings[0]
-    assert len(list((tmp_path / "run" / "parts").glob("batch-*"))) == 3
-    assert len(Store(tmp_path / "run")) == sum(len(result.rows) for result in results)
+        largest = max(path.stat().st_size for path in (run / "parts").iterdir())
+        free = run_writer.FREE_MARGIN_BYTES + free_files * largest
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert writer.warnings == []
+    assert verify(run) == []
+    with h5py.File(run / "embeddings.h5") as table:
+        assert len(table["id"]) == sum(len(result.rows) for result in results)
+    parts = sorted(path.name for path in (run / "parts").iterdir())
+    assert all(name.startswith("part-") for name in parts)
+    assert len(parts) == {0: 9, 2: 5, 5: 2}[free_files]  # 9 by one; 2 + 2 + 2 + 1 + 2; 4 + 5
+    np.testing.assert_array_equal(Store(run).load(pooling="mean"), expected_values(results, "mean"))
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_a_run_that_its_table_does_not_show_does_not_end_well(quiet: list[str], tmp_path: Path) -> None:
+    """As on a disk that was full, and has too little room since."""
+    run, results = tmp_path / "run", tmp_path / "data"
+    results.mkdir()
+    for i in range(6):
+        soundfile.write(results / f"{i}.wav", np.full(8_000 + 100 * i, 0.1), 16_000)
+    code = (
+        "from extractor import cli, committing; from extractor.store import writer;"
+        " committing.GROUP_BYTES = 1; writer.FREE_MARGIN_BYTES = 1 << 62; writer.MOST_PIECES = 2; cli.main()"
+    )
+    words = [str(results), "--model", "mfcc", "--batch-seconds", "0.1", "--out", str(run), *quiet]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert ran.returncode == 2
+    assert "batch files were left unmerged" in ran.stderr and "Traceback" not in ran.stderr
+    assert len(Store(run)) == 6
+    again = subprocess.run(
+        [sys.executable, "-m", "extractor.cli", *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (again.returncode, verify(run)) == (0, [])
 
 
 LIMITED = """

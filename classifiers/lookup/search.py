@@ -153,6 +153,10 @@ class Lookup:
         manifest = read_manifest(inputs, corpus)
         return self._encoder.embed(manifest.utterances, manifest.columns)
 
+    def warm_up(self) -> None:
+        """Load the model now, rather than at the first recording. Raises as `search`."""
+        self._encoder.warm_up()
+
     # Which rows may be neighbours
 
     def _prepared(self, k: int, rules: dict[str, Any]) -> tuple[Rules, np.ndarray]:

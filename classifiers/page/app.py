@@ -13,7 +13,6 @@ A row is named by its position in the run's manifest. Every error is ``{"error":
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,12 +24,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from classifiers.page.audio import audio_of
 from classifiers.page.corpus_map import LABELS, CorpusMap
 from classifiers.page.guard import LOCAL_HOSTS, Guard
 from classifiers.page.uploads import Limits, Refused, Uploads
 from extractor.errors import HserError, InputError, SettingsError
+from extractor.row_recipe import channel_of
 from extractor.types import SAMPLE_RATE, Failure, Utterance
 
 if TYPE_CHECKING:
@@ -60,13 +61,12 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # The map may take a while: it is begun before the first visitor asks. One who comes earlier waits.
-        threading.Thread(target=page.corpus_map.fitted, daemon=True, name="map").start()
         yield
         page.uploads.close()
 
     # FastAPI's own documentation pages load scripts from elsewhere.
     app = FastAPI(title="hser", openapi_url=None, lifespan=lifespan)
+    app.state.corpus_map = page.corpus_map
     app.add_middleware(Guard, hosts=hosts)
     app.get("/", include_in_schema=False)(page.index)
     app.get("/api/run")(page.run)
@@ -77,7 +77,7 @@ def make_app(
     app.post("/api/query")(page.query)
     app.get("/static/base.css", include_in_schema=False)(page.base_style)
     app.mount("/static", StaticFiles(directory=STATIC))
-    for kind in (StarletteHTTPException, RequestValidationError, Refused, HserError):
+    for kind in (StarletteHTTPException, RequestValidationError, ClientDisconnect, Refused, HserError):
         app.add_exception_handler(kind, _in_words)
     return app
 
@@ -137,7 +137,7 @@ class _Page:
         )
         utterance = Utterance(self.ids_of_rows[row], self.paths[row], start, end)
         try:
-            return audio_of(utterance, request.headers.get("range"))
+            return audio_of(utterance, channel_of(self.store.settings), request.headers.get("range"))
         except InputError as error:  # of the corpus, not of the request
             raise HTTPException(404, str(error)) from error
 
@@ -198,4 +198,6 @@ async def _in_words(_: Request, error: Exception) -> JSONResponse:
             return JSONResponse({"error": error.reason}, error.status, headers)
         case InputError() | SettingsError():
             return JSONResponse({"error": str(error)}, 422)
+        case ClientDisconnect():  # nobody is there to read it
+            return JSONResponse({"error": "the request did not come to its end"}, 400)
     return JSONResponse({"error": str(error)}, 500)  # the run or the model: not the request's fault

@@ -28,10 +28,11 @@ PLAYED: dict[str, str] = {
 MAX_DECODED: Seconds = 1800.0  # 58 MB as WAV
 
 
-def audio_of(utterance: Utterance, byte_range: str | None = None) -> Response:
+def audio_of(utterance: Utterance, channel: int | None = None, byte_range: str | None = None) -> Response:
     """The recording's own bytes, or for a segment, or what browsers do not play, a WAV at 16 kHz.
 
-    ``byte_range``: the request's ``Range``. Raises InputError where there is nothing to play.
+    ``channel``: that such a WAV is of; None: the average. ``byte_range``: the request's ``Range``.
+    Raises InputError where there is nothing to play.
     """
     header = probe([utterance], workers=1)[0]
     if isinstance(header, Failure):
@@ -39,17 +40,17 @@ def audio_of(utterance: Utterance, byte_range: str | None = None) -> Response:
     whole = utterance.start is None and utterance.end is None
     if whole and header.container in PLAYED:
         return FileResponse(utterance.path, media_type=PLAYED[header.container])
-    return _part(_decoded_wav(utterance, header), byte_range)
+    return _part(_decoded_wav(utterance, header, channel), byte_range)
 
 
-def _decoded_wav(utterance: Utterance, header: Header) -> bytes:
+def _decoded_wav(utterance: Utterance, header: Header, channel: int | None) -> bytes:
     duration = num_samples_16k(header, utterance) / SAMPLE_RATE
     if duration > MAX_DECODED:
         raise InputError(
             f"{utterance.id}: {duration / 60:.0f} min; of segments and of {header.container} up to"
             f" {MAX_DECODED / 60:.0f} min are played"
         )
-    (decoded,) = decode_batch([utterance], [header], DecodeOptions(workers=1, checksum=False))
+    (decoded,) = decode_batch([utterance], [header], DecodeOptions(channel, workers=1, checksum=False))
     if isinstance(decoded, Failure):
         raise InputError(f"{utterance.id}: {decoded.reason}")
     buffer = io.BytesIO()

@@ -31,9 +31,12 @@ class Limits:
     """What an upload may cost."""
 
     num_bytes: int = 32 << 20  # two minutes of 24-bit stereo at 44.1 kHz
+    held_bytes: int = 256 << 20  # of all uploads that are being received or looked up
     duration: Seconds = 120.0
-    time: Seconds = 60.0  # from its first byte to the answer
-    at_once: int = 4  # uploads that are being received or looked up
+    head: Seconds = 10.0  # for any request's line and headers to come
+    body: Seconds = 30.0  # and for what follows them
+    time: Seconds = 60.0  # from its last byte to the answer
+    at_once: int = 4  # uploads that are looked up, or wait for it
     workers: int = 2  # of which so many are looked up
 
 
@@ -55,24 +58,38 @@ class Uploads(Generic[_Answer]):
     def __init__(self, answer: Callable[[Path], _Answer], limits: Limits) -> None:
         self._answer, self.limits = answer, limits
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="upload")
-        self._taken = 0  # places; touched in the event loop alone
+        self._taken = 0  # places; touched in the event loop alone, as is
+        self._held = 0  # bytes
 
     async def take(self, chunks: AsyncIterator[bytes]) -> _Answer:
-        """The answer to one upload. Raises Refused, InputError, or what ``answer`` raises."""
-        if self._taken >= self.limits.at_once:
+        """The answer to one upload. Raises Refused, InputError, or what ``answer`` raises.
+
+        One that is still being received takes no place: a slow sender is in nobody's way.
+        """
+        self._refuse_if_busy()  # rather than behind all of its bytes
+        data = bytearray()
+        try:
+            await self._receive(chunks, data)
+            self._refuse_if_busy()
+            return await self._answered(data)
+        finally:
+            self._held -= len(data)
+
+    def _refuse_if_busy(self) -> None:
+        if self._taken >= self.limits.at_once or self._held > self.limits.held_bytes:
             raise Refused(503, "busy with other recordings; try again in a moment")
+
+    async def _answered(self, data: bytearray) -> _Answer:
         self._taken += 1
-        working: Future[_Answer] | None = None
+        working: Future[_Answer] = self._pool.submit(self._look_up, data)
         try:
             async with asyncio.timeout(self.limits.time):
-                data = await self._receive(chunks)
-                working = self._pool.submit(self._look_up, data)
                 # Shielded: a place is free when the thread ends, not when nobody waits any more.
                 return await asyncio.shield(asyncio.wrap_future(working))
         except TimeoutError:
             raise Refused(504, f"took longer than {self.limits.time:g} s; try a shorter one") from None
         finally:
-            if working is None or working.cancel() or working.done():
+            if working.cancel() or working.done():
                 self._taken -= 1
             else:
                 loop = asyncio.get_running_loop()
@@ -84,13 +101,13 @@ class Uploads(Generic[_Answer]):
     def _leave(self) -> None:
         self._taken -= 1
 
-    async def _receive(self, chunks: AsyncIterator[bytes]) -> bytearray:
-        data = bytearray()
+    async def _receive(self, chunks: AsyncIterator[bytes], data: bytearray) -> None:
         async for chunk in chunks:
             data += chunk
+            self._held += len(chunk)
             if len(data) > self.limits.num_bytes:
                 raise Refused(413, f"larger than {self.limits.num_bytes / 2**20:g} MB")
-        return data
+            self._refuse_if_busy()
 
     def _look_up(self, data: bytearray) -> _Answer:
         if not data:

@@ -190,21 +190,25 @@ def aside(path: Path) -> Iterator[AsideFile]:
 
 @contextlib.contextmanager
 def interrupt_later() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends.
+    """Hold Ctrl-C, and the signal of job schedulers, back until the block ends.
 
-    HDF5 calls ``AsideFile`` back, and an exception in such a call (Python raises
-    ``KeyboardInterrupt`` wherever it is) leaves HDF5 with a file that it cannot close.
+    HDF5 calls ``AsideFile`` back, and an exception in such a call (a handler in Python raises
+    wherever it is) leaves HDF5 with a file that it cannot close.
     Signals reach only the main thread, so elsewhere there is nothing to hold back.
     """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is None:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
     seen: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
+    for number in handlers:
+        signal.signal(number, lambda number, _frame: seen.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if seen:
-            signal.raise_signal(signal.SIGINT)
+            # Called, not raised again, which would count as a second one (see `interruption`).
+            handlers[signal.Signals(seen[0])](seen[0], None)

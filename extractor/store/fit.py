@@ -1,8 +1,12 @@
-"""Does a row fit the dtype it is stored in? What does not is a failure, never an infinity."""
+"""Does a row fit the dtype it is stored in? What does not is a failure, never an infinity.
+
+What does is rounded to it: whatever is compared with stored rows is rounded alike (`as_stored`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,6 +38,21 @@ def refuse_overflow(
         failures=[*result.failures, *failures],
     )
     return kept, failures
+
+
+def as_stored(result: BatchResult, layers: Sequence[int], storage_dtype: str) -> BatchResult:
+    """What a reader has of a batch once it is committed: rounded, and without what does not fit."""
+    kept, _ = refuse_overflow(result, layers, storage_dtype)
+    return replace(
+        kept,
+        pooled={name: rounded(values, storage_dtype) for name, values in kept.pooled.items()},
+        frames=[rounded(values, storage_dtype) for values in kept.frames],
+    )
+
+
+def rounded(values: np.ndarray, storage_dtype: str) -> np.ndarray:
+    """float32 of any shape to the values that the storage dtype has for them, in float32."""
+    return values.astype(STORAGE_DTYPES[storage_dtype], copy=False).astype(np.float32, copy=False)
 
 
 def _overflow(arrays: Mapping[str, np.ndarray], layers: Sequence[int], storage_dtype: str) -> str | None:

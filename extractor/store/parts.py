@@ -39,7 +39,7 @@ import numpy as np
 from extractor.errors import StoreError
 from extractor.store.aside import aside, interrupt_later
 from extractor.store.outside import refuse_outside
-from extractor.store.run_folder import FORMAT, failure_from_json, failure_json
+from extractor.store.run_folder import FORMAT, PARTS, RUN, failure_from_json, failure_json, lowest_batch
 from extractor.types import BatchResult, Failure, Row
 
 CHUNK_BYTES = 1 << 20
@@ -349,10 +349,21 @@ def open_part(path: Path) -> Iterator[h5py.File]:
         if isinstance(error, OSError) and (error.errno is not None or "errno =" in str(error)):
             raise
         cause = str(error).strip("'\"")
-        raise BrokenPart(
-            f"{path}: damaged ({cause}); delete this file and run the same command again: "
-            "its recordings are then computed anew"
-        ) from error
+        raise BrokenPart(f"{path}: {_remedy(path, cause)}") from error
+
+
+def _remedy(path: Path, cause: str) -> str:
+    """Only what a run made, and makes again, is to be deleted: other files are the user's own."""
+    if (
+        path.parent.name == PARTS
+        and (path.parent.parent / RUN).exists()
+        and lowest_batch(path.name) is not None
+    ):
+        again = "delete this file and run the same command again: its recordings are then computed anew"
+        return f"damaged ({cause}); {again}"
+    return (
+        f"not a run or packed file, or damaged ({cause}); name a run's folder, or a file of `hser-store pack`"
+    )
 
 
 def read_info(path: Path, labels: Sequence[str], num_layers: int) -> PartInfo:

@@ -60,6 +60,7 @@ MERGE_BATCHES = 512
 # beyond the limit of open files (256 on some systems). So the size of a part doubles with every
 # so many parts: 200 parts hold 250 GB, 300 hold 4 TB.
 PARTS_A_SIZE = 32
+MOST_PIECES = 32  # that the last merge is done in where there is no space for it as a whole
 FREE_MARGIN_BYTES = 16 << 20  # disk space left to others when a merge is considered
 REFRESH_SECONDS = 60.0
 REFRESH_SHARE = 0.05  # of the time that refreshing may take, when a run is so large that it is slow
@@ -245,15 +246,17 @@ class RunWriter:
     def close(self) -> None:
         """Merge what is left, write ``embeddings.h5`` and ``errors.jsonl``, let go of the run.
 
-        Safe to call twice. Raises ``StoreUnwritable`` when the table cannot be written; the run
-        is let go of and reads well all the same.
+        Safe to call twice. Raises ``StoreUnwritable`` when batches cannot be merged or the table
+        cannot be written; the run is let go of and reads well all the same.
         """
         if self._lock is None:
             return
         lock, self._lock = self._lock, None
         try:
-            self._merge()
-            self.refresh()
+            try:
+                self._merge_the_rest()
+            finally:
+                self.refresh()
         finally:
             with writable(self.path):
                 unlock_shard(self.path, lock)
@@ -368,10 +371,36 @@ class RunWriter:
         )
 
     def _merge(self) -> None:
-        """Make one part of the batch files. Without the space for it they stay, as good as a part."""
-        if not self._pending:
-            return
-        batches = [self._pending[number] for number in sorted(self._pending)]
+        """Make one part of the batch files. Without the space for it they stay until `close`."""
+        if self._pending and self._unmergeable(self._unmerged()) is not None:
+            self._merge_factor *= 2
+
+    def _merge_the_rest(self) -> None:
+        """Make parts of all batch files: one, or as many as what is free asks for.
+
+        A merge gives back the space of what it merged, so halves may fit where the whole does not, and
+        a file alone needs none. Raises ``StoreUnwritable`` where that would leave more than
+        `MOST_PIECES`, each of which a reader holds open.
+        """
+        pieces, made = [self._unmerged()] if self._pending else [], 0
+        while pieces:
+            piece = pieces.pop(0)
+            error = self._unmergeable(piece)
+            if error is None:
+                made += 1
+            elif len(piece) > 1 and made + len(pieces) + 2 <= MOST_PIECES:
+                half = len(piece) // 2
+                pieces[:0] = [piece[:half], piece[half:]]
+            else:
+                left = f"{len(self._pending)} batch files were left unmerged: Store reads them, {CONTENTS}"
+                again = "does not show them; free space and run the same command again"
+                raise StoreUnwritable(f"{error} - {left} {again}") from error
+
+    def _unmerged(self) -> list[PartInfo]:
+        return [self._pending[number] for number in sorted(self._pending)]
+
+    def _unmergeable(self, batches: Sequence[PartInfo]) -> StoreUnwritable | None:
+        """Make one part of batch files; without the space for it they stay, and it says why."""
         path = part_path(self.path, batches[0].batches[0])
         alone = len(batches) == 1  # then it is a part in all but name, and needs no space
         try:
@@ -382,19 +411,16 @@ class RunWriter:
                 _check_space(path, sum(batch.num_bytes for batch in batches))
                 merge(path, batches, self.info.columns)
         except StoreUnwritable as error:
-            self._merge_factor *= 2
-            self.warnings.append(
-                f"{error} - {len(batches)} batch files were left unmerged: Store reads them, {CONTENTS} "
-                "does not show them yet; free space and run the same command again"
-            )
-            return
+            return error
         # From here on the part counts. A batch file that cannot be deleted is deleted by the next open.
-        self._pending.clear()
+        for batch in batches:
+            del self._pending[batch.batches[0]]
         self._num_parts += 1
         with writable(path.parent):
             for batch in [] if alone else batches:
                 batch.path.unlink()
             sync_folder(path.parent)
+        return None
 
     def _refresh_now_and_then(self) -> None:
         started = time.monotonic()
