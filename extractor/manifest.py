@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH122, PTH207
+# ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH122
 # A path is a str here: a Path a row would cost more than all the rest.
 """Inputs -> Manifest: which recordings, under which ids, with which labels.
 
@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from sys import intern
 
-from extractor.corpora import CORPORA, Corpus, Labels, Spare, recognise
+from extractor.corpora import CORPORA, Corpus, Labels, Piece, recognise
+from extractor.corpora.words import NO_RENAMES, Renamer, Renames, common_emotion, is_missing
 from extractor.errors import InputError, unknown
 from extractor.manifest_file import (
     BASE_COLUMNS,
@@ -33,15 +35,9 @@ from extractor.manifest_file import (
     Span,
     read_table,
 )
-from extractor.types import Manifest, Utterance
+from extractor.types import EMOTIONS, Manifest, Utterance
+from extractor.walk import AUDIO_SUFFIXES, Found, expand, is_audio, recordings
 
-# fmt: off
-AUDIO_SUFFIXES = frozenset((
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".m4v", ".mkv", ".mov",
-    ".avi", ".webm", ".aif", ".aiff", ".aifc", ".sph", ".au", ".snd", ".wma", ".amr", ".caf", ".w64",
-    ".rf64", ".3gp", ".gsm", ".nist", ".raw",
-))
-# fmt: on
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 # Extra columns come in this order wherever they are from; others follow in order of appearance.
 EXTRA_COLUMNS = (
@@ -49,19 +45,23 @@ EXTRA_COLUMNS = (
     *("modality", "vocal_channel", "valence", "arousal", "dominance", "dialogue", "utterance"),
     *("sentiment", "season", "episode"),
 )
+_LISTED = 20  # labels that a note names
 _MOST_SHARED = 65_536  # different rows of labels: more than that, and they are hardly the same again
 
 
 def read_manifest(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], corpus: str | None = None
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    corpus: str | None = None,
+    renames: Renames = NO_RENAMES,
 ) -> Manifest:
     """The recordings that ``inputs`` name, in their order, each once.
 
     ``inputs``: folders (searched recursively for audio suffixes; hidden files left out), files (taken
     whatever their suffix), glob patterns, and manifest files. ``corpus``: a name of ``CORPORA``, or
-    ``"files"`` for no labels from names; ``None`` recognises it, for all inputs together or else for
-    each of them (then speakers carry their corpus's name). Labels of a manifest file win over those of
-    a corpus. Raises ``InputError``.
+    ``"files"`` for no labels from names; ``None`` recognises it, for each input by itself and for the
+    folders in it (speakers carry their corpus's name where there are several). Labels of a manifest
+    file win over those of a corpus. ``renames``: what a label, as it is written or in the common set,
+    counts as. Raises ``InputError``, and ``SettingsError`` for a rename of a label that is not there.
     """
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
@@ -72,6 +72,7 @@ def read_manifest(
         _recognise(sources)
     elif corpus != NO_CORPUS:
         _force(CORPORA[corpus], sources)
+    _name_emotions(sources, renames)
     columns = _columns(sources)
     ids = _ids(sources)
     utterances: list[Utterance] = []
@@ -80,7 +81,7 @@ def read_manifest(
         for i, labels in enumerate(_aligned(source, columns)):
             start, end = source.span(i)
             utterances.append(Utterance(ids[first + i], source.paths[i], start, end, labels))
-    names = dict.fromkeys(source.corpus for source in sources if source.corpus != NO_CORPUS)
+    names = dict.fromkeys(name for source in sources for name in source.corpora)
     notes = tuple(note for source in sources for note in source.notes)
     return Manifest(utterances, columns, "+".join(names) or NO_CORPUS, notes)
 
@@ -126,45 +127,31 @@ def _places(name: str) -> list[str]:
         return [name]
     if not glob.has_magic(name):
         raise InputError(f"{name!r} does not exist; {_ACCEPTED}")
-    found = sorted(glob.glob(name, recursive=True))
+    found = expand(name)
     last = os.path.basename(name)
     suffix = os.path.splitext(last)[1]
     # "data/*" names no kind of file, so it does not make recordings of a README; "data/*.raw" does.
     # "**" descends by itself: searching the folders that it matches would find all twice.
     any_file, search = suffix != "" and not glob.has_magic(suffix), "**" not in name
-    matched = [place for place in found if (search if os.path.isdir(place) else any_file or _is_audio(place))]
+    matched = [place for place in found if (search if os.path.isdir(place) else any_file or is_audio(place))]
     if not matched:
         raise InputError(f"the pattern {name!r} matches no recording; {_ACCEPTED}")
     return matched
 
 
-def _is_audio(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-
-
 def _read_folder(name: str) -> Source:
-    root = os.path.abspath(name)
+    root, found = os.path.abspath(name), Found()
     try:
-        paths = list(_walk(root, frozenset({os.path.realpath(root)})))
+        paths = recordings(root, found)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    notes = found.notes(name)
     if not paths:
         suffixes = " ".join(sorted(AUDIO_SUFFIXES))
-        raise InputError(f"no audio in the folder {name!r}, nor below it; searched for {suffixes}")
-    return Source(name, root, paths, searched=True)
-
-
-def _walk(folder: str, above: frozenset[str]) -> Iterator[str]:
-    """Audio files in a fixed order. Links are followed; ``above`` (real paths) stops a loop of them."""
-    with os.scandir(folder) as entries:
-        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-    for entry in listed:
-        if entry.is_dir():
-            real = os.path.realpath(entry.path)
-            if real not in above:
-                yield from _walk(entry.path, above | {real})
-        elif _is_audio(entry.name):
-            yield entry.path
+        raise InputError(
+            "\n  ".join([f"no audio in the folder {name!r}, nor below it; searched for {suffixes}", *notes])
+        )
+    return Source(name, root, paths, searched=True, notes=notes)
 
 
 def _once_each(sources: list[Source]) -> list[Source]:
@@ -195,21 +182,31 @@ def _common_folder(folders: Iterable[str]) -> str:
 
 
 def _recognise(sources: list[Source]) -> None:
-    """One corpus for all the sources without labels of their own, else one for each that has one."""
+    """Each source by itself. One that has labels is recognised for their codes alone."""
     bare = [source for source in sources if not set(BASE_COLUMNS).intersection(source.columns)]
-    corpus = recognise([(path, source.root) for source in bare for path in source.paths])
-    if corpus is not None:
-        for source in bare:
-            _label(corpus, source)
-        return
-    if len(bare) < 2:
-        return
-    for source in bare:
-        corpus = recognise([(path, source.root) for path in source.paths])
-        if corpus is not None:
-            _label(corpus, source)
-    if len({source.corpus for source in bare} - {NO_CORPUS}) > 1:
+    for source in sources:
+        if source in bare:
+            source.pieces = recognise(source.paths, source.root)
+            _label(source)
+        elif any(common_emotion(value) not in ("", *EMOTIONS) for value in _values(source, "emotion")):
+            source.pieces = recognise(source.paths, source.root)
+    if len({name for source in bare for name in source.corpora}) > 1:
         _part_speakers(bare)
+
+
+def _values(source: Source, column: str) -> set[str]:
+    if column not in source.columns:
+        return set()
+    at = source.columns.index(column)
+    return {row[at] for row in source.labels}
+
+
+def _corpus_of_rows(source: Source) -> list[Corpus | None]:
+    of_row: list[Corpus | None] = [None] * len(source.paths)
+    for piece in source.pieces:
+        for row in piece.rows:
+            of_row[row] = piece.corpus
+    return of_row
 
 
 def _part_speakers(sources: list[Source]) -> None:
@@ -218,15 +215,21 @@ def _part_speakers(sources: list[Source]) -> None:
         if "speaker" in source.columns:
             at = source.columns.index("speaker")
             source.labels = [
-                (*row[:at], intern(f"{source.corpus}-{row[at]}") if row[at] else "", *row[at + 1 :])
-                for row in source.labels
+                (*row[:at], intern(f"{corpus.name}-{row[at]}"), *row[at + 1 :]) if corpus and row[at] else row
+                for row, corpus in zip(source.labels, _corpus_of_rows(source), strict=True)
             ]
 
 
 def _force(corpus: Corpus, sources: list[Source]) -> None:
-    strangers = [
-        path for source in sources for path in source.paths if corpus.parse(path, source.root) is None
-    ]
+    """All recordings are of ``corpus``; only those with labels of their own may be named otherwise."""
+    strangers = []
+    for source in sources:
+        at = source.columns.index("emotion") if "emotion" in source.columns else -1
+        strangers += [
+            path
+            for i, path in enumerate(source.paths)
+            if not (at >= 0 and source.labels[i][at]) and corpus.parse(path, source.root) is None
+        ]
     if strangers:
         raise InputError(
             f"{len(strangers)} of {sum(len(source.paths) for source in sources)} files are not named as in "
@@ -234,45 +237,129 @@ def _force(corpus: Corpus, sources: list[Source]) -> None:
             f"{', ...' if len(strangers) > 5 else ''}; leave them out, or leave the corpus to be recognised"
         )
     for source in sources:
-        _label(corpus, source)
+        source.pieces = [Piece(corpus, source.root, list(range(len(source.paths))))]
+        _label(source)
 
 
-def _label(corpus: Corpus, source: Source) -> None:
-    """Adds the corpus's labels; those that the source has already win."""
-    if source.searched and corpus.spare is not None:
-        _leave_out(corpus.spare, source)
-    rows = corpus.label(source.paths, source.root)
+def _label(source: Source) -> None:
+    """Adds the labels of the source's corpora; those that it has already win."""
+    if not source.pieces:
+        return
+    if source.searched:
+        _leave_out(source)
+    rows: list[Labels] = [{}] * len(source.paths)
+    columns = list(BASE_COLUMNS)
+    for piece in source.pieces:
+        found = piece.corpus.label([source.paths[row] for row in piece.rows], piece.root)
+        for row, labels in zip(piece.rows, found, strict=True):
+            rows[row] = labels or {}
+        columns += [name for name in piece.corpus.columns if name not in columns]
     own = {name: i for i, name in enumerate(source.columns)}
-    columns = [*BASE_COLUMNS, *corpus.columns]
     columns += [name for name in own if name not in columns]
     given = source.labels or [()] * len(rows)
-    nothing: Labels = {}
     source.labels = [
-        tuple([_either(labels, own.get(name), row or nothing, name) for name in columns])
+        tuple([_either(labels, own.get(name), row, name) for name in columns])
         for row, labels in zip(rows, given, strict=True)
     ]
-    source.corpus_ids = [(row or nothing).get("id", "") for row in rows]
+    source.corpus_ids = [row.get("id", "") for row in rows]
     source.columns = columns
-    source.corpus = corpus.name
 
 
-def _leave_out(spare: Spare, source: Source) -> None:
-    """Recordings of a searched folder that the corpus has otherwise; not if there are no others."""
-    kept = [path for path in source.paths if not spare.pattern.search(path.replace(os.sep, "/"))]
-    if kept and len(kept) < len(source.paths):
-        count, example = len(source.paths) - len(kept), next(p for p in source.paths if p not in set(kept))
-        source.notes.append(
-            f"{source.name}: {count:,} files left out: {spare.reason};"
-            f" name {os.path.dirname(example)} to take them"
-        )
-        source.paths = kept
+def _leave_out(source: Source) -> None:
+    """Recordings of a searched folder that a corpus has otherwise; not if there are no others."""
+    out: set[int] = set()
+    for piece in source.pieces:
+        spare = piece.corpus.spare
+        if spare is None:
+            continue
+        of_piece = [row for row in piece.rows if spare.pattern.search(source.paths[row].replace(os.sep, "/"))]
+        if of_piece and len(of_piece) < len(piece.rows):
+            source.notes.append(
+                f"{source.name}: {len(of_piece):,} files left out: {spare.reason}"
+                f" ({len(piece.rows) - len(of_piece):,} taken);"
+                f" name {os.path.dirname(source.paths[of_piece[0]])} to take them"
+            )
+            out.update(of_piece)
+    if not out:
+        return
+    kept = [row for row in range(len(source.paths)) if row not in out]
+    place = {row: i for i, row in enumerate(kept)}
+    source.paths = [source.paths[row] for row in kept]
+    source.pieces = [
+        Piece(piece.corpus, piece.root, [place[row] for row in piece.rows if row in place])
+        for piece in source.pieces
+    ]
 
 
 def _either(labels: tuple[str, ...], at: int | None, row: Labels, name: str) -> str:
-    if at is not None and labels[at]:
-        return labels[at]
     value = row.get(name, "")
+    if at is not None and labels[at] and not (value and is_missing(labels[at])):
+        return labels[at]
     return intern(value) if len(value) <= LONGEST_SHARED else value
+
+
+def _name_emotions(sources: list[Source], renames: Renames) -> None:
+    """``emotion`` in the common set, by the codes of each row's corpus, then by ``renames``."""
+    named: list[list[str]] = []
+    for source in sources:
+        written = _column(source, "emotion")
+        common: dict[tuple[str, str], str] = {}
+        of_source = []
+        for value, corpus in zip(written, _corpus_of_rows(source), strict=bool(written)):
+            key = (corpus.name if corpus else "", value)
+            if key not in common:
+                common[key] = intern(corpus.emotion(value) if corpus else common_emotion(value))
+            of_source.append(common[key])
+        named.append(of_source)
+    if renames:
+        raw = {value for source in sources for value in _values(source, "emotion_raw")}
+        rename = Renamer(renames, raw.union(*named))
+        for source, of_source in zip(sources, named, strict=True):
+            for i, value in enumerate(_column(source, "emotion_raw")):
+                new = rename(value) if value and rename(value) != value else rename(of_source[i])
+                of_source[i] = intern(common_emotion(new))
+    for source, of_source in zip(sources, named, strict=True):
+        if not of_source:
+            continue
+        source.notes += _label_notes(source.name, of_source, _column(source, "emotion_raw"))
+        at = source.columns.index("emotion")
+        source.labels = [
+            row if row[at] == new else (*row[:at], new, *row[at + 1 :])
+            for row, new in zip(source.labels, of_source, strict=True)
+        ]
+
+
+def _label_notes(name: str, emotions: Sequence[str], raw: Sequence[str]) -> list[str]:
+    """Labels that are classes of their own, and what was taken for no label, with their counts."""
+    own: Counter[str] = Counter()
+    nothing: Counter[str] = Counter()
+    for (written, emotion), count in Counter(zip(raw, emotions, strict=True)).items():
+        if emotion and emotion not in EMOTIONS:
+            own[written if not written or written == emotion else f"{written} as {emotion}"] += count
+        elif written and not emotion:
+            nothing[written] += count
+    notes = []
+    if own:
+        notes.append(
+            f"{name}: labels outside the common set stay classes of their own: {_listed(own)};"
+            " --map OLD=NEW counts one as another"
+        )
+    if nothing:
+        notes.append(f"{name}: taken for no emotion: {_listed(nothing)}")
+    return notes
+
+
+def _listed(counts: Counter[str]) -> str:
+    most = counts.most_common()
+    shown = ", ".join(f"{label} ({count:,})" for label, count in most[:_LISTED])
+    return shown + (f" and {len(most) - _LISTED:,} more" if len(most) > _LISTED else "")
+
+
+def _column(source: Source, name: str) -> list[str]:
+    if name not in source.columns:
+        return []
+    at = source.columns.index(name)
+    return [row[at] for row in source.labels]
 
 
 # --- sources -> columns, labels, ids
