@@ -16,7 +16,7 @@ from classifiers.frame_rows import FrameRows
 from classifiers.metrics import unweighted_accuracy
 from classifiers.protocols import Rows
 from classifiers.table import FRAMES, LAYERS, Row, build
-from extractor.errors import SettingsError
+from extractor.errors import InputError, SettingsError
 
 Inputs = np.ndarray | FrameRows  # float32 [N, D] or [N, L, D], or frames of each row
 Splits = Sequence[tuple[Rows, Rows]]  # (train, validation)
@@ -101,6 +101,7 @@ class Learner:
         """On ``rows`` of ``x``. Labels are renumbered without gaps, as some classifiers need them."""
         codes, y = np.unique(self.features.y[rows], return_inverse=True)
         estimator = build(self.row.name, {**self.params, **params}, seed, len(codes))
+        self._refuse_too_few(estimator, codes, y)
         extra: dict[str, Any] = {self.row.groups_as: self.groups[rows]} if self.row.groups_as else {}
         if self.row.reports:
             extra["progress"] = self.progress.epoch
@@ -113,6 +114,23 @@ class Learner:
         self.fits += 1
         self.progress.fitted()
         return Fitted(estimator, codes, len(self.features.classes))
+
+    def _refuse_too_few(self, estimator: Any, codes: np.ndarray, y: np.ndarray) -> None:
+        """Raises InputError, by name, for training rows that the classifier cannot be fitted on."""
+        count = np.bincount(y, minlength=len(codes))
+        if count.min() < self.row.least:
+            name = self.features.classes[codes[count.argmin()]]
+            raise InputError(
+                f"--classifier {self.row.name} needs {self.row.least} training rows of each class;"
+                f" {name!r} has {count.min()} in a fold; leave it out with --classes, join it to another"
+                " with --map OLD=NEW, or take another --classifier"
+            )
+        neighbours = estimator.get_params().get("classifier__n_neighbors", 0)
+        if neighbours > len(y):
+            raise InputError(
+                f"--classifier {self.row.name} looks for {neighbours} neighbours, a fold has {len(y)}"
+                " training rows; write --param n_neighbors=1, or fewer --folds"
+            )
 
     def _note(self, caught: Sequence[warnings.WarningMessage]) -> None:
         """What did not converge is counted for the report; any other warning goes its way."""

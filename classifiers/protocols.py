@@ -71,6 +71,7 @@ class Protocol:
     needs: str | None = None  # column that `divide` reads as group, where nothing is kept apart by it
     speaker_dependent: bool = False
     shuffled: bool = False  # another seed, other folds
+    least: int | None = 2  # recordings of a class: one to train on, one to test; None: --folds
     about: str = ""
 
 
@@ -92,6 +93,7 @@ def make_folds(
     """
     row = protocol(name)
     units = units_of(features, row.group or row.needs)
+    _refuse_small_classes(features, units, row, row.least or num_folds)
     folds = []
     for held_name, held, dev in row.divide(units, num_folds, seed):
         testable = np.isin(units.of_row, held) & (features.clean | test_copies)
@@ -103,6 +105,22 @@ def make_folds(
     notes = _notes(features, units, row)
     notes += check_folds(features, folds, row.group)
     return folds, notes
+
+
+def _refuse_small_classes(features: Features, units: Units, row: Protocol, least: int) -> None:
+    """By name: a class that the protocol cannot both train on and test would count as always wrong."""
+    count = np.bincount(units.y[units.group != ""], minlength=len(features.classes))
+    small = [
+        f"class {name!r} has {n} {'recording' if n == 1 else 'recordings'}"
+        for name, n in zip(features.classes, count.tolist(), strict=True)
+        if n < least
+    ]
+    if small:
+        raise InputError(
+            f"{features.sources[0].path}: --protocol {row.name}: {', '.join(small)}, {least} are needed, to"
+            " train on some and test on others; leave a class out with --classes, join it to another with"
+            " --map OLD=NEW, or take another --protocol"
+        )
 
 
 def units_of(features: Features, column: str | None) -> Units:
@@ -242,7 +260,6 @@ def _grouped(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
 def _stratified(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
     from sklearn.model_selection import StratifiedKFold
 
-    _refuse_small_classes(units, num_folds, f"--folds {num_folds}")
     splitter = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
     for k, (_, held) in enumerate(splitter.split(np.zeros(len(units.y)), units.y)):
         yield f"{k + 1}/{num_folds}", held, None
@@ -251,20 +268,9 @@ def _stratified(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
 def _eighty_ten_ten(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
     from sklearn.model_selection import StratifiedKFold
 
-    _refuse_small_classes(units, 10, "80/10/10")
     parts = StratifiedKFold(10, shuffle=True, random_state=seed).split(np.zeros(len(units.y)), units.y)
     (_, test), (_, dev) = next(parts), next(parts)
     yield "test 10 %", test, dev
-
-
-def _refuse_small_classes(units: Units, parts: int, what: str) -> None:
-    count = np.bincount(units.y)
-    small = [code for code in np.flatnonzero(count).tolist() if count[code] < parts]
-    if small:
-        raise InputError(
-            f"{what}: class number {small[0]} has {count[small[0]]} recordings, {parts} are needed to have"
-            " one in each part; leave it out with --classes"
-        )
 
 
 def _fixed(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
@@ -327,6 +333,7 @@ _ROWS = (
         None,
         speaker_dependent=True,
         shuffled=True,
+        least=None,
         about="recordings in --folds parts",
     ),
     Protocol(
@@ -335,6 +342,7 @@ _ROWS = (
         None,
         speaker_dependent=True,
         shuffled=True,
+        least=10,
         about="80 % trained on, 10 % selected on, 10 % tested",
     ),
 )
