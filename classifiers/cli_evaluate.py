@@ -128,7 +128,7 @@ def matrix(
     if renames:
         values["map"] = parse_renames(renames)
     experiment = experiment_from(values, config or "hser-evaluate")
-    found = cross_matrix(runs, experiment, normalise, leave_one_out, None if quiet else _say)
+    found = cross_matrix(runs, experiment, normalise, leave_one_out, None if quiet else _say, out)
     for each in found.labels:
         click.echo("\n".join(each.lines()))
     click.echo("\n".join(matrix_lines(found)))

@@ -99,9 +99,15 @@ class Learner:
 
     def fit(self, x: Inputs, rows: Rows, params: Mapping[str, Any], seed: int) -> Fitted:
         """On ``rows`` of ``x``. Labels are renumbered without gaps, as some classifiers need them."""
+        self.refuse_too_few(rows)
         codes, y = np.unique(self.features.y[rows], return_inverse=True)
         estimator = build(self.row.name, {**self.params, **params}, seed, len(codes))
-        self._refuse_too_few(estimator, codes, y)
+        neighbours = estimator.get_params().get("classifier__n_neighbors", 0)
+        if neighbours > len(y):
+            raise InputError(
+                f"{self._where}--classifier {self.row.name} looks for {neighbours} neighbours, a fold has"
+                f" {len(y)} training rows; write --param n_neighbors=1, or fewer --folds"
+            )
         extra: dict[str, Any] = {self.row.groups_as: self.groups[rows]} if self.row.groups_as else {}
         if self.row.reports:
             extra["progress"] = self.progress.epoch
@@ -115,22 +121,20 @@ class Learner:
         self.progress.fitted()
         return Fitted(estimator, codes, len(self.features.classes))
 
-    def _refuse_too_few(self, estimator: Any, codes: np.ndarray, y: np.ndarray) -> None:
-        """Raises InputError, by name, for training rows that the classifier cannot be fitted on."""
-        count = np.bincount(y, minlength=len(codes))
-        if count.min() < self.row.least:
+    def refuse_too_few(self, rows: Rows) -> None:
+        """Raises InputError, by name, for training rows of a class that the classifier cannot do with."""
+        codes, count = np.unique(self.features.y[rows], return_counts=True)
+        if count.min(initial=self.row.least) < self.row.least:
             name = self.features.classes[codes[count.argmin()]]
             raise InputError(
-                f"--classifier {self.row.name} needs {self.row.least} training rows of each class;"
-                f" {name!r} has {count.min()} in a fold; leave it out with --classes, join it to another"
-                " with --map OLD=NEW, or take another --classifier"
+                f"{self._where}--classifier {self.row.name} needs {self.row.least} training rows of each"
+                f" class; {name!r} has {count.min()} in a fold; leave it out with --classes, join it to"
+                " another with --map OLD=NEW, or take another --classifier"
             )
-        neighbours = estimator.get_params().get("classifier__n_neighbors", 0)
-        if neighbours > len(y):
-            raise InputError(
-                f"--classifier {self.row.name} looks for {neighbours} neighbours, a fold has {len(y)}"
-                " training rows; write --param n_neighbors=1, or fewer --folds"
-            )
+
+    @property
+    def _where(self) -> str:
+        return f"{self.features.sources[0].path}: "
 
     def _note(self, caught: Sequence[warnings.WarningMessage]) -> None:
         """What did not converge is counted for the report; any other warning goes its way."""

@@ -94,8 +94,13 @@ def make_folds(
     row = protocol(name)
     units = units_of(features, row.group or row.needs)
     _refuse_small_classes(features, units, row, row.least or num_folds)
+    try:
+        divided = list(row.divide(units, num_folds, seed))
+    except InputError as error:
+        of_column = f", column {column!r}" if (column := row.group or row.needs) else ""
+        raise InputError(f"{features.sources[0].path}: --protocol {name}{of_column}: {error}") from error
     folds = []
-    for held_name, held, dev in row.divide(units, num_folds, seed):
+    for held_name, held, dev in divided:
         testable = np.isin(units.of_row, held) & (features.clean | test_copies)
         usable = units.group[units.of_row] != ""
         train = ~np.isin(units.of_row, held) & usable
@@ -115,7 +120,7 @@ def _refuse_small_classes(features: Features, units: Units, row: Protocol, least
         for name, n in zip(features.classes, count.tolist(), strict=True)
         if n < least
     ]
-    if small:
+    if small and count.any():  # where no group is known at all, that is what is wrong
         raise InputError(
             f"{features.sources[0].path}: --protocol {row.name}: {', '.join(small)}, {least} are needed, to"
             " train on some and test on others; leave a class out with --classes, join it to another with"
@@ -123,10 +128,17 @@ def _refuse_small_classes(features: Features, units: Units, row: Protocol, least
         )
 
 
+def _refuse_unknown(features: Features, column: str | None) -> None:
+    if column is not None and column not in features.columns:
+        raise SettingsError(
+            f"{features.sources[0].path}: --protocol: the run has no"
+            f" {unknown('column', column, features.columns)}"
+        )
+
+
 def units_of(features: Features, column: str | None) -> Units:
     """Originals and what keeps them apart. Raises InputError where copies and original disagree."""
-    if column is not None and column not in features.columns:
-        raise SettingsError(f"--protocol: the run has no {unknown('column', column, features.columns)}")
+    _refuse_unknown(features, column)
     _, first, of_row = np.unique(np.array(features.originals, object), return_index=True, return_inverse=True)
     group = np.array(features.originals if column is None else features.column(column), object)
     for what, values in ((column or "original", group), ("class", features.y)):
@@ -376,6 +388,7 @@ def fit_groups(features: Features, name: str) -> np.ndarray:
     int64 [N], codes: the protocol's groups, or originals, so that copies never straddle.
     """
     column = protocol(name).group
+    _refuse_unknown(features, column)
     values = features.originals if column is None else features.column(column)
     codes: np.ndarray = np.unique(np.array(values, object), return_inverse=True)[1]
     return codes
