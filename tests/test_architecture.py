@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # import each other.
 BOTTOM = {"types", "errors", "formats", "segments", "windows", "backends"}
 STAGES = {
-    "manifest": {"corpora", "manifest_file", "manifest", "walk"},
+    "manifest": {"corpora", "manifest_file", "source_labels", "manifest", "walk"},
     "probe": {"probe"},
     "plan": {"plan"},
     "decode": {"flac", "waveform", "decode"},

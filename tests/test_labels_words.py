@@ -173,6 +173,13 @@ def test_codes_are_read_where_the_names_tell_the_corpus(tmp_path: Path) -> None:
     assert emotions(read_manifest(file)) == ["happiness", "anger", "nostalgia"]
 
 
+def test_someones_own_letters_are_not_read_as_the_corpuss(tmp_path: Path) -> None:
+    """English initials for EmoDB's recordings: its F is happiness, theirs is fear."""
+    file = tmp_path / "m.csv"
+    file.write_text("path,emotion\n03a01Fa.wav,H\n03a02Aa.wav,F\n08a01Na.wav,N\n08a01Wa.wav,A\n")
+    assert emotions(read_manifest(file)) == ["h", "f", "n", "a"]
+
+
 def test_iemocap_codes(tmp_path: Path) -> None:
     codes = ["neu", "hap", "exc", "fru", "oth", "xxx"]
     file = table(tmp_path, "emotion", codes)
