@@ -24,15 +24,15 @@ _LISTED = 20  # labels that a note names
 
 def recognise_each(sources: list[Source]) -> None:
     """Each source by itself. One that has labels is recognised for their codes alone."""
-    bare = [source for source in sources if not set(BASE_COLUMNS).intersection(source.columns)]
+    bare: list[Source] = []
     for source in sources:
-        if source in bare:
+        if not set(BASE_COLUMNS).intersection(source.columns):
+            bare.append(source)
             source.pieces = recognise(source.paths, source.root)
             _label(source)
         elif any(common_emotion(value) not in ("", *EMOTIONS) for value in _values(source, "emotion")):
-            source.pieces = [
-                piece for piece in recognise(source.paths, source.root) if _has_its_codes(source, piece)
-            ]
+            found = recognise(source.paths, source.root)
+            source.pieces = [piece for piece in found if _has_its_codes(source, piece)]
     if len({name for source in bare for name in source.corpora}) > 1:
         _part_speakers(bare)
 
