@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from extractor.cli import run_command
+from extractor.corpora.words import parse_renames
 from extractor.errors import SettingsError
 
 # Imports beyond these happen inside: `--help` must not wait seconds for scikit-learn and torch.
@@ -34,7 +34,7 @@ class _WithDefault(click.Group):
 
 
 _MAP = click.option(
-    "--map", "renames", multiple=True, metavar="FROM=TO", help="A label of the runs counts as this class."
+    "--map", "renames", multiple=True, metavar="OLD=NEW", help="A label of the runs counts as this class."
 )
 _NORMALISE = click.option(
     "--normalise",
@@ -85,7 +85,7 @@ def model(
     """
     from classifiers.transfer import save_transfers, transfer, transfer_lines
 
-    found = transfer(model, runs, _pairs(renames), normalise, common_only, None if quiet else _say)
+    found = transfer(model, runs, parse_renames(renames), normalise, common_only, None if quiet else _say)
     click.echo("\n".join(transfer_lines(found)))
     if out is not None:
         save_transfers(found, out)
@@ -126,9 +126,9 @@ def matrix(
     if options["classes"]:
         values["classes"] = options["classes"].split(",")
     if renames:
-        values["map"] = _pairs(renames)
+        values["map"] = parse_renames(renames)
     experiment = experiment_from(values, config or "hser-evaluate")
-    found = cross_matrix(runs, experiment, normalise, leave_one_out, None if quiet else _say)
+    found = cross_matrix(runs, experiment, normalise, leave_one_out, None if quiet else _say, out)
     for each in found.labels:
         click.echo("\n".join(each.lines()))
     click.echo("\n".join(matrix_lines(found)))
@@ -161,16 +161,6 @@ def stability(run: str, pooling: str | None, layers: str, out: str | None) -> No
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        old, equals, new = text.partition("=")
-        if not (old and equals and new):
-            raise SettingsError(f"--map {text!r}: write old=new")
-        pairs[old] = new
-    return pairs
 
 
 def main() -> None:

@@ -185,6 +185,8 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
 @_VOTE
 @click.option("--layers", default="all", show_default=True, help="all, or numbers with commas.")
 @click.option("--pooling", help="[default: the only one]")
+@click.option("--classes", help="Only these emotions, with commas.  [default: all]")
+@click.option("--map", multiple=True, metavar="OLD=NEW", help="An emotion counts as another.")
 @click.option(
     "--normalisation",
     default="none",
@@ -198,6 +200,7 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
 def evaluate(
     run: str,
     layers: str,
+    classes: str | None,
     chart: str | None,
     duplicates_above: float,
     no_duplicates: bool,
@@ -216,6 +219,7 @@ def evaluate(
         run,
         progress=lambda note: click.echo(note, err=True),
         layers=_layer_numbers(layers),
+        classes=classes.split(",") if classes else None,
         duplicates_above=None if no_duplicates else duplicates_above,
         **options,
     )

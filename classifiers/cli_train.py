@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from extractor.cli import run_command
+from extractor.corpora.words import parse_renames
 from extractor.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ tested. Exit code: 0 done, 2 an error.
 @click.option("--label", help="Column to learn.  [default: emotion]")
 @click.option("--classes", help="Only these, with commas.  [default: all]")
 @click.option(
-    "--map", "renames", multiple=True, metavar="FROM=TO", help="Rename a class, such as calm=neutral."
+    "--map", "renames", multiple=True, metavar="OLD=NEW", help="Rename a class, such as calm=neutral."
 )
 @click.option(
     "--copies", help="Augmented copies: train (on them), none, or all (tested too).  [default: train]"
@@ -249,14 +250,10 @@ def _grid(texts: Sequence[str]) -> Any:
     return {name: [parse_value(each) for each in values.split(",")] for name, values in pairs}
 
 
-def _renames(texts: Sequence[str]) -> dict[str, str]:
-    return dict(_pair(text, "--map") for text in texts)
-
-
 _CONVERT: dict[str, Any] = {
     "param": _params,
     "grid": _grid,
-    "renames": _renames,
+    "renames": parse_renames,
     "classes": lambda text: text.split(","),
 }
 

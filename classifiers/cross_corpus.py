@@ -11,6 +11,8 @@ by its own rows, without labels, which takes the microphone and the level away (
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from classifiers.config import CONCAT, Experiment
-from classifiers.experiment import open_features, run_experiment, train_on_all
+from classifiers.experiment import check_protocol, open_features, run_experiment, train_on_all
 from classifiers.features import Features
 from classifiers.fit_progress import FitProgress, Say
 from classifiers.label_maps import LabelMap, common_classes, map_labels, restricted
@@ -99,17 +101,20 @@ def cross_matrix(
     normalise: str = "none",
     leave_one_out: bool = False,
     say: Say | None = None,
+    out: str | PathLike[str] | None = None,
 ) -> Matrix:
-    """Train on each run and test on each.
+    """Train on each run and test on each. What the protocol needs of every run is checked before a fit.
 
     Args:
         runs: at least two. ``experiment.features`` is replaced by each in turn.
         leave_one_out: train on all other runs together as well, a further row.
+        out: folder where finished cells are kept as they come; those of the same runs, labels and
+            settings are taken from there.
 
     Raises:
         SettingsError: fewer than two runs, an unknown normalisation, late fusion.
         StoreError: runs of different models.
-        InputError: fewer than two classes in common.
+        InputError: fewer than two classes in common; a run that the protocol cannot divide.
     """
     if len(runs) < 2:
         raise SettingsError("a matrix needs at least two runs")
@@ -121,23 +126,27 @@ def cross_matrix(
     maps = restricted(maps, classes)
     corpora = _opened(maps, classes, experiment, normalise)
     refuse_different_models([corpus.features for corpus in corpora])
-    cells: list[Transfer] = []
+    for corpus in corpora:
+        check_protocol(corpus.experiment, corpus.features)
+    finished = _Finished(out, experiment, classes, normalise, corpora)
     notes: list[str] = []
     for corpus in corpora:
-        if say is not None:
-            say(f"{corpus.name}: its own protocol, {experiment.protocol}")
-        result = run_experiment(corpus.experiment, corpus.features, say)
-        notes += [f"{corpus.name}: {note}" for note in result.notes]
-        cells.append(_cell(corpus.name, corpus.name, result.predictions[0], classes, "", within=True))
+        if finished.get(corpus.name, corpus.name) is None:
+            if say is not None:
+                say(f"{corpus.name}: its own protocol, {experiment.protocol}")
+            result = run_experiment(corpus.experiment, corpus.features, say)
+            own = _cell(corpus.name, corpus.name, result.predictions[0], classes, "", within=True)
+            finished.put(own, [f"{corpus.name}: {note}" for note in result.notes])
         others = [other for other in corpora if other is not corpus]
-        cells += _transfers(corpus, others, say)
+        _transfers(corpus, others, finished, say)
         if leave_one_out and len(others) > 1:
             together = Stacked({other.name: other.features for other in others})
-            cells += _transfers(_Corpus(OTHERS, corpora[0].experiment, together), [corpus], say)
-    order = [*(corpus.name for corpus in corpora), OTHERS]
-    cells.sort(key=lambda cell: (order.index(cell.train), order.index(cell.test)))
-    config = experiment.to_dict() | {"features": list(runs), "classes": list(classes)}
+            _transfers(_Corpus(OTHERS, corpora[0].experiment, together), [corpus], finished, say)
+        notes += finished.notes(corpus.name)
     names = tuple(corpus.name for corpus in corpora)
+    trained = (*names, OTHERS) if leave_one_out and len(names) > 2 else names
+    cells = [cell for train in trained for test in names if (cell := finished.get(train, test)) is not None]
+    config = experiment.to_dict() | {"features": list(runs), "classes": list(classes)}
     return Matrix(names, classes, normalise, config, tuple(maps), tuple(cells), tuple(notes))
 
 
@@ -159,21 +168,86 @@ def _opened(
     return corpora
 
 
-def _transfers(corpus: _Corpus, tested: Sequence[_Corpus], say: Say | None) -> list[Transfer]:
-    """Trained on the whole of one, tested on all clean rows of others."""
+def _transfers(corpus: _Corpus, tested: Sequence[_Corpus], finished: _Finished, say: Say | None) -> None:
+    """Trained on the whole of one, tested on all clean rows of others; what is finished is not done again."""
+    tested = [other for other in tested if finished.get(corpus.name, other.name) is None]
+    if not tested:
+        return
     trained = train_on_all(corpus.experiment, corpus.features, say)
     setting = trained.settings[0]
-    cells = []
     for other in tested:
         rows = np.flatnonzero(other.features.clean)
         learner = Learner(corpus.experiment.row, other.features, rows, {}, FitProgress())
         x = take(learner.inputs(setting.layer), rows)
         proba = aligned(trained.estimator, x, len(corpus.features.classes))
         made = Predictions(rows, np.zeros(len(rows), np.int64), other.features.y[rows], proba)
-        cells.append(_cell(corpus.name, other.name, made, corpus.features.classes, str(setting)))
+        cell = _cell(corpus.name, other.name, made, corpus.features.classes, str(setting))
+        finished.put(cell, [])
         if say is not None:
-            say(f"{corpus.name} -> {other.name}: UA {100 * cells[-1].figures['UA']:.1f} %")
-    return cells
+            say(f"{corpus.name} -> {other.name}: UA {100 * cell.figures['UA']:.1f} %")
+
+
+class _Finished:
+    """Cells by what they were made of, kept in ``out/cells.json`` where there is an ``out``.
+
+    A matrix of many corpora takes hours: the same command goes on where it ended.
+    """
+
+    def __init__(
+        self,
+        out: str | PathLike[str] | None,
+        experiment: Experiment,
+        classes: Sequence[str],
+        normalise: str,
+        corpora: Sequence[_Corpus],
+    ) -> None:
+        self._path = None if out is None else Path(out) / "cells.json"
+        plain = experiment.to_dict() | {"features": [], "classes": list(classes), "normalise": normalise}
+        self._settings = json.dumps(plain, sort_keys=True)
+        self._content = {corpus.name: _content(corpus.features) for corpus in corpora}
+        self._kept: dict[str, dict[str, Any]] = {}
+        if self._path is not None and self._path.exists():
+            try:
+                self._kept = json.loads(self._path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{self._path}: cannot be read ({error}); delete it, or name another --out"
+                ) from error
+
+    def _key(self, train: str, test: str) -> str:
+        """Of the runs' rows and all settings: a corrected label is another cell."""
+        parts = [name for name in self._content if name != test] if train == OTHERS else [train]
+        trained = [self._content[name] for name in parts]
+        text = json.dumps([self._settings, trained, self._content[test], train, test])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def get(self, train: str, test: str) -> Transfer | None:
+        found = self._kept.get(self._key(train, test))
+        if found is None:
+            return None
+        cell = found["cell"]
+        return Transfer(**{**cell, "interval": tuple(cell["interval"])})
+
+    def notes(self, name: str) -> list[str]:
+        """Of a run's own protocol."""
+        return list(self._kept[self._key(name, name)]["notes"])
+
+    def put(self, cell: Transfer, notes: Sequence[str]) -> None:
+        self._kept[self._key(cell.train, cell.test)] = {"cell": asdict(cell), "notes": list(notes)}
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._path, [json.dumps(self._kept, indent=1)])  # NaN stays NaN: read by us alone
+
+
+def _content(features: Features) -> str:
+    """A checksum of what a run gives: rows, labels, audio, and the settings of their embeddings."""
+    columns = [name for name in features.columns if name != "text"]
+    parts = [
+        [[str(source.pooling), source.layers] for source in features.sources],
+        [[store.settings, store.checksums, store.precisions] for store in features.stores],
+        [features.ids, features.labels, *(features.column(name) for name in columns)],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def check_normalisation(name: str) -> None:

@@ -71,6 +71,19 @@ def _frames(experiment: Experiment) -> str | None:
     return FRAMES if experiment.row.input == ROW_FRAMES else None
 
 
+def check_protocol(experiment: Experiment, features: Features) -> None:
+    """Raises what `run_experiment` would of these rows once it fits: no speakers, too small a class."""
+    learners = _learners(experiment, features, FitProgress())
+    for seed in experiment.all_seeds:
+        folds, _ = make_folds(
+            features, experiment.protocol, experiment.folds, seed, experiment.copies == "all"
+        )
+        _inner(experiment, features, learners, folds, seed)
+        for fold in folds:
+            for learner in learners:
+                learner.refuse_too_few(fold.train)
+
+
 def run_experiment(
     experiment: Experiment, features: Features | None = None, say: Say | None = None
 ) -> Result:

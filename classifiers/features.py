@@ -19,8 +19,11 @@ import numpy as np
 from classifiers.frame_rows import FrameRows
 from classifiers.joining import Part, join, labelled, named, resolved
 from classifiers.source import COPIES, FRAMES, Labelling, Source
+from extractor.corpora.words import known
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
+
+_AS_WRITTEN = ("original", "copy", "augmentation", "text")  # ids and texts, which may read "none"
 
 
 class Features:
@@ -125,13 +128,15 @@ class Features:
         return self._parts[0].pooling == FRAMES
 
     def column(self, name: str) -> list[str]:
-        """A label, ``id`` or ``path`` of every row, from the first store."""
+        """A label, ``id`` or ``path`` of every row, from the first store; "nan" and the like are ""."""
         if name not in self._columns:
             part = self._parts[0]
             if name in ("id", "path"):
                 values = part.store.ids if name == "id" else part.store.paths
             else:
                 values = part.store.labels(name)
+                if name not in _AS_WRITTEN:
+                    values = [known(value) for value in values]
             self._columns[name] = [values[row] for row in part.rows.tolist()]
         return self._columns[name]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from classifiers.label_maps import as_classes
 from classifiers.source import FRAMES, OPEN_LAYERS, Labelling, Source
+from extractor.corpora.words import is_missing
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
 
@@ -101,23 +102,15 @@ def labelled(parts: Sequence[Part], labelling: Labelling, notes: list[str]) -> l
     ids = [names[row] for row in first.rows.tolist()]
     _refuse_contradictions(parts, ids, labelling.column)
     every = first.store.labels(labelling.column)
-    labels = [every[row] for row in first.rows.tolist()]
-    absent = [name for name in labelling.rename if name not in labels]
-    if absent:
-        raise SettingsError(f"--map: {unknown('class', absent[0], sorted(set(labels) - {''}))}")
-    labels = [labelling.rename.get(name, name) for name in labels]
-    there = sorted(set(labels) - {""})
-    wanted = set(there if labelling.classes is None else labelling.classes)
-    for name in sorted(wanted - set(there)):
-        raise SettingsError(f"--classes: {unknown('class', name, there)}")
-    kept = np.array([name in wanted for name in labels], bool)
-    unlabelled = [ids[i] for i, name in enumerate(labels) if not name]
+    given = [every[row] for row in first.rows.tolist()]
+    labels, found = as_classes(
+        first.source.path, labelling.column, given, labelling.rename, labelling.classes
+    )
+    kept = np.array([name != "" for name in labels], bool)
+    unlabelled = [name for name, label in zip(ids, given, strict=True) if is_missing(label)]
     if unlabelled:
         notes.append(f"{first.source.path}: {named(unlabelled)} without {labelling.column}: left out")
-    others = Counter(name for name in labels if name and name not in wanted)
-    if others:
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(others.items()))
-        notes.append(f"{first.source.path}: not among --classes, left out: {counts}")
+    notes += found
     if "copy" in first.store.columns:
         copies = first.store.labels("copy")
         clean = np.array([copies[row] == "0" for row in first.rows.tolist()], bool)

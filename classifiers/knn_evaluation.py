@@ -15,17 +15,19 @@ Exact search, one layer in memory at a time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
+from classifiers.label_maps import as_classes
 from classifiers.lookup.vote import NO_VOTE, vote
 from classifiers.lookup.where import factor
 from classifiers.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.neighbours import Groups, nearest, unit
+from extractor.corpora.words import is_missing, known, parse_renames
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
 
@@ -43,6 +45,8 @@ class EvaluationOptions:
     normalisation: str = "none"  # see `NORMALISATIONS`
     temperature: float | None = None  # of the vote, see `lookup.vote`
     copies: bool = False  # augmented copies of other groups' recordings may be neighbours
+    classes: Sequence[str] | None = None  # emotions to take part; None: all
+    map: Mapping[str, str] | str | Sequence[str] = ()  # what emotions count as: "calm=neutral"
     duplicates_above: float | None = THRESHOLD  # cosine; None: near-duplicates are not looked for
 
 
@@ -112,7 +116,8 @@ def evaluate(
     Raises:
         StoreError: no run.
         SettingsError: an option that cannot work; an unknown layer, pooling or column.
-        InputError: fewer than two groups or emotions among the rows that have both.
+        InputError: fewer than two groups or emotions among the rows that have both; an emotion of one
+            row; numbers that are no emotions.
     """
     try:
         made = EvaluationOptions(**options)
@@ -120,7 +125,7 @@ def evaluate(
         raise SettingsError(f"evaluate(): {error}") from error
     _check(made)
     store = Store(run)
-    rows = _take_part(store, made)
+    rows = _take_part(store, made, progress or (lambda note: None))
     scores = []
     for layer in _layers(store, made.layers):
         scores.append(_score_layer(store, rows, layer, made))
@@ -171,12 +176,19 @@ def _layers(store: Store, asked: Sequence[int] | None) -> list[int]:
     return layers
 
 
-def _take_part(store: Store, options: EvaluationOptions) -> _Rows:
+def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], None]) -> _Rows:
     """Rows that have an emotion and a group; of augmented ones the copies only where they count."""
     known = [*store.columns, *GROUP_COLUMNS]
     if options.leave_out not in known:
         raise SettingsError(f"--leave-out: {unknown('column', options.leave_out, known)}")
-    emotion = np.array(store.labels("emotion"), object)
+    written = store.labels("emotion")
+    classes, notes = as_classes(
+        str(store.path), "emotion", written, parse_renames(options.map), options.classes
+    )
+    for each in notes:
+        note(f"note: {each}")
+    emotion = np.array(classes, object)
+    unlabelled = np.array([is_missing(label) for label in written], bool)
     group = np.array(_column(store, options.leave_out), object)
     clean = np.ones(len(store), bool)
     if "copy" in store.columns:
@@ -194,6 +206,7 @@ def _take_part(store: Store, options: EvaluationOptions) -> _Rows:
                 f"{store.path}: rows of at least two values of {what!r} are needed, there is {there}"
                 f" ({len(kept)} of {len(store)} rows have an emotion and a {options.leave_out})"
             )
+    _refuse_small(store, emotion[kept])
     return _Rows(
         index=kept,
         emotion=emotion_codes,
@@ -202,13 +215,25 @@ def _take_part(store: Store, options: EvaluationOptions) -> _Rows:
         clean=clean[kept],
         emotions=list(emotions),
         num_groups=len(groups),
-        no_emotion=int((considered & ~has_emotion).sum()),
+        no_emotion=int((considered & unlabelled).sum()),
         no_group=int((has_emotion & ~has_group).sum()),
     )
 
 
+def _refuse_small(store: Store, emotion: np.ndarray) -> None:
+    """By name: an emotion of one row has no neighbour of its own, so it would count as always wrong."""
+    single = sorted(name for name, count in Counter(emotion.tolist()).items() if count < 2)
+    if single:
+        raise InputError(
+            f"{store.path}: one recording only of {', '.join(map(repr, single))}, two of each emotion are"
+            " needed; name the others with --classes, or join it to another with --map OLD=NEW"
+        )
+
+
 def _column(store: Store, name: str) -> list[str]:
-    return store.labels(name) if name in store.columns else list(store.column(name))
+    if name in store.columns:
+        return [known(value) for value in store.labels(name)]
+    return list(store.column(name))
 
 
 def _score_layer(store: Store, rows: _Rows, layer: int, options: EvaluationOptions) -> LayerScore:

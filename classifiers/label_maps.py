@@ -1,14 +1,71 @@
-"""What the labels of one corpus count as in another. Explicit: every label is listed, with its rows."""
+"""How labels become classes, of one run and between runs. Explicit: every label is listed, with its rows."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from classifiers.source import Source
+from extractor.corpora.words import Renamer, known
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
+from extractor.types import EMOTIONS
+
+MOST_NUMBERS = 50  # that are classes, such as numbered actors; more are a measurement
+_NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?")
+
+
+def as_classes(
+    where: str,
+    column: str,
+    labels: Sequence[str],
+    renames: Mapping[str, str],
+    classes: Collection[str] | None = None,
+) -> tuple[list[str], list[str]]:
+    """The class of each row, ``""`` where it is left out, and notes on that.
+
+    A label that says "nan", "N/A" or the like is none. ``renames`` come first, then ``classes``, all
+    that are wanted. ``where`` names the run.
+
+    Raises:
+        SettingsError: a rename of a label, or a class, that is not there.
+        InputError: numbers that are a measurement, see `refuse_numbers`.
+    """
+    rename = Renamer(renames, labels)
+    named = {label: known(rename(label)) for label in set(labels)}
+    there = sorted({name for name in named.values() if name})
+    wanted = set(there if classes is None else classes)
+    for name in sorted(wanted - set(there)):
+        raise SettingsError(f"--classes: {unknown('class', name, there)}")
+    refuse_numbers(where, column, wanted)
+    notes = []
+    counts = Counter(named[label] for label in labels)
+    others = sorted((name, count) for name, count in counts.items() if name and name not in wanted)
+    if others:
+        shown = ", ".join(f"{name} {count}" for name, count in others)
+        notes.append(f"{where}: not among --classes, left out: {shown}")
+    own = sorted((name, count) for name, count in counts.items() if name in wanted - set(EMOTIONS))
+    if own and column == "emotion":
+        shown = ", ".join(f"{name} {count}" for name, count in own)
+        notes.append(f"{where}: classes outside the common set: {shown}; --map OLD=NEW counts one as another")
+    return [named[label] if named[label] in wanted else "" for label in labels], notes
+
+
+def refuse_numbers(where: str, column: str, labels: Iterable[str]) -> None:
+    """Raises InputError for labels that are a measurement: any fraction, or very many numbers."""
+    numbers = {label: float(label.replace(",", ".")) for label in labels if _NUMBER.fullmatch(label)}
+    fractions = sorted(label for label, number in numbers.items() if number % 1 != 0)
+    if not fractions and len(numbers) <= MOST_NUMBERS:
+        return
+    shown = ", ".join((fractions or sorted(numbers))[:3])
+    raise InputError(
+        f"{where}: column {column!r} holds {len(numbers):,} different numbers"
+        f" ({'with fractions: ' if fractions else ''}{shown}, ...): a measurement, not classes, and"
+        " regression is not there yet; name another --label, or bin them: a column of words in the"
+        " manifest, or --map"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +99,13 @@ def map_labels(runs: Sequence[str], column: str, renames: Mapping[str, str]) -> 
     Raises SettingsError for a label in ``renames`` that no run has.
     """
     counts = {run: _count(run, column) for run in runs}
-    known = sorted({label for of in counts.values() for label in of} - {""})
-    for old in renames:
-        if old not in known:
-            raise SettingsError(f"--map: {unknown('class', old, known)}")
-    return [
-        LabelMap(run, of, {label: renames.get(label, label) or None for label in of})
-        for run, of in counts.items()
+    rename = Renamer(renames, [label for of in counts.values() for label in of])
+    maps = [
+        LabelMap(run, of, {label: known(rename(label)) or None for label in of}) for run, of in counts.items()
     ]
+    for each in maps:
+        refuse_numbers(each.run, column, each.classes)
+    return maps
 
 
 def restricted(maps: Sequence[LabelMap], classes: Collection[str]) -> list[LabelMap]:

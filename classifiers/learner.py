@@ -16,7 +16,7 @@ from classifiers.frame_rows import FrameRows
 from classifiers.metrics import unweighted_accuracy
 from classifiers.protocols import Rows
 from classifiers.table import FRAMES, LAYERS, Row, build
-from extractor.errors import SettingsError
+from extractor.errors import InputError, SettingsError
 
 Inputs = np.ndarray | FrameRows  # float32 [N, D] or [N, L, D], or frames of each row
 Splits = Sequence[tuple[Rows, Rows]]  # (train, validation)
@@ -99,8 +99,15 @@ class Learner:
 
     def fit(self, x: Inputs, rows: Rows, params: Mapping[str, Any], seed: int) -> Fitted:
         """On ``rows`` of ``x``. Labels are renumbered without gaps, as some classifiers need them."""
+        self.refuse_too_few(rows)
         codes, y = np.unique(self.features.y[rows], return_inverse=True)
         estimator = build(self.row.name, {**self.params, **params}, seed, len(codes))
+        neighbours = estimator.get_params().get("classifier__n_neighbors", 0)
+        if neighbours > len(y):
+            raise InputError(
+                f"{self._where}--classifier {self.row.name} looks for {neighbours} neighbours, a fold has"
+                f" {len(y)} training rows; write --param n_neighbors=1, or fewer --folds"
+            )
         extra: dict[str, Any] = {self.row.groups_as: self.groups[rows]} if self.row.groups_as else {}
         if self.row.reports:
             extra["progress"] = self.progress.epoch
@@ -113,6 +120,21 @@ class Learner:
         self.fits += 1
         self.progress.fitted()
         return Fitted(estimator, codes, len(self.features.classes))
+
+    def refuse_too_few(self, rows: Rows) -> None:
+        """Raises InputError, by name, for training rows of a class that the classifier cannot do with."""
+        codes, count = np.unique(self.features.y[rows], return_counts=True)
+        if count.min(initial=self.row.least) < self.row.least:
+            name = self.features.classes[codes[count.argmin()]]
+            raise InputError(
+                f"{self._where}--classifier {self.row.name} needs {self.row.least} training rows of each"
+                f" class; {name!r} has {count.min()} in a fold; leave it out with --classes, join it to"
+                " another with --map OLD=NEW, or take another --classifier"
+            )
+
+    @property
+    def _where(self) -> str:
+        return f"{self.features.sources[0].path}: "
 
     def _note(self, caught: Sequence[warnings.WarningMessage]) -> None:
         """What did not converge is counted for the report; any other warning goes its way."""

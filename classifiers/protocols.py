@@ -71,6 +71,7 @@ class Protocol:
     needs: str | None = None  # column that `divide` reads as group, where nothing is kept apart by it
     speaker_dependent: bool = False
     shuffled: bool = False  # another seed, other folds
+    least: int | None = 2  # recordings of a class: one to train on, one to test; None: --folds
     about: str = ""
 
 
@@ -92,8 +93,14 @@ def make_folds(
     """
     row = protocol(name)
     units = units_of(features, row.group or row.needs)
+    _refuse_small_classes(features, units, row, row.least or num_folds)
+    try:
+        divided = list(row.divide(units, num_folds, seed))
+    except InputError as error:
+        of_column = f", column {column!r}" if (column := row.group or row.needs) else ""
+        raise InputError(f"{features.sources[0].path}: --protocol {name}{of_column}: {error}") from error
     folds = []
-    for held_name, held, dev in row.divide(units, num_folds, seed):
+    for held_name, held, dev in divided:
         testable = np.isin(units.of_row, held) & (features.clean | test_copies)
         usable = units.group[units.of_row] != ""
         train = ~np.isin(units.of_row, held) & usable
@@ -105,10 +112,33 @@ def make_folds(
     return folds, notes
 
 
+def _refuse_small_classes(features: Features, units: Units, row: Protocol, least: int) -> None:
+    """By name: a class that the protocol cannot both train on and test would count as always wrong."""
+    count = np.bincount(units.y[units.group != ""], minlength=len(features.classes))
+    small = [
+        f"class {name!r} has {n} {'recording' if n == 1 else 'recordings'}"
+        for name, n in zip(features.classes, count.tolist(), strict=True)
+        if n < least
+    ]
+    if small and count.any():  # where no group is known at all, that is what is wrong
+        raise InputError(
+            f"{features.sources[0].path}: --protocol {row.name}: {', '.join(small)}, {least} are needed, to"
+            " train on some and test on others; leave a class out with --classes, join it to another with"
+            " --map OLD=NEW, or take another --protocol"
+        )
+
+
+def _refuse_unknown(features: Features, column: str | None) -> None:
+    if column is not None and column not in features.columns:
+        raise SettingsError(
+            f"{features.sources[0].path}: --protocol: the run has no"
+            f" {unknown('column', column, features.columns)}"
+        )
+
+
 def units_of(features: Features, column: str | None) -> Units:
     """Originals and what keeps them apart. Raises InputError where copies and original disagree."""
-    if column is not None and column not in features.columns:
-        raise SettingsError(f"--protocol: the run has no {unknown('column', column, features.columns)}")
+    _refuse_unknown(features, column)
     _, first, of_row = np.unique(np.array(features.originals, object), return_index=True, return_inverse=True)
     group = np.array(features.originals if column is None else features.column(column), object)
     for what, values in ((column or "original", group), ("class", features.y)):
@@ -242,7 +272,6 @@ def _grouped(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
 def _stratified(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
     from sklearn.model_selection import StratifiedKFold
 
-    _refuse_small_classes(units, num_folds, f"--folds {num_folds}")
     splitter = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
     for k, (_, held) in enumerate(splitter.split(np.zeros(len(units.y)), units.y)):
         yield f"{k + 1}/{num_folds}", held, None
@@ -251,20 +280,9 @@ def _stratified(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
 def _eighty_ten_ten(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
     from sklearn.model_selection import StratifiedKFold
 
-    _refuse_small_classes(units, 10, "80/10/10")
     parts = StratifiedKFold(10, shuffle=True, random_state=seed).split(np.zeros(len(units.y)), units.y)
     (_, test), (_, dev) = next(parts), next(parts)
     yield "test 10 %", test, dev
-
-
-def _refuse_small_classes(units: Units, parts: int, what: str) -> None:
-    count = np.bincount(units.y)
-    small = [code for code in np.flatnonzero(count).tolist() if count[code] < parts]
-    if small:
-        raise InputError(
-            f"{what}: class number {small[0]} has {count[small[0]]} recordings, {parts} are needed to have"
-            " one in each part; leave it out with --classes"
-        )
 
 
 def _fixed(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
@@ -327,6 +345,7 @@ _ROWS = (
         None,
         speaker_dependent=True,
         shuffled=True,
+        least=None,
         about="recordings in --folds parts",
     ),
     Protocol(
@@ -335,6 +354,7 @@ _ROWS = (
         None,
         speaker_dependent=True,
         shuffled=True,
+        least=10,
         about="80 % trained on, 10 % selected on, 10 % tested",
     ),
 )
@@ -368,6 +388,7 @@ def fit_groups(features: Features, name: str) -> np.ndarray:
     int64 [N], codes: the protocol's groups, or originals, so that copies never straddle.
     """
     column = protocol(name).group
+    _refuse_unknown(features, column)
     values = features.originals if column is None else features.column(column)
     codes: np.ndarray = np.unique(np.array(values, object), return_inverse=True)[1]
     return codes

@@ -67,6 +67,7 @@ class Row:
     space: dict[str, Range | Choice] = field(default_factory=dict)  # for `--tune N`
     groups_as: str | None = None  # the fit parameter that takes each row's group, where it wants them
     reports: bool = False  # fit takes ``progress``, called with a dict after each epoch
+    least: int = 1  # training rows of each class that it needs
     means_of_frames: bool = False  # takes [T, L, D] a row as well, of which it uses the mean over time
     source: str = ""  # where it is described
 
@@ -169,13 +170,14 @@ _TORCH_SPACE: dict[str, Range | Choice] = {
 
 _ROWS = (
     Row("logistic", _logistic, grid={"C": _C}, space=_C_SPACE),
-    Row("linear-svm", _svm("linear", LINEAR_C), grid={"C": _C}, space=_C_SPACE, groups_as="groups"),
+    Row("linear-svm", _svm("linear", LINEAR_C), grid={"C": _C}, space=_C_SPACE, groups_as="groups", least=2),
     Row(
         "rbf-svm",
         _svm("rbf", 1.0),
         grid={"C": (0.1, 1.0, 10.0, 100.0)},
         space={"C": Range(1e-2, 1e3, log=True), "gamma": Range(1e-5, 1e-1, log=True)},
         groups_as="groups",
+        least=2,
     ),
     Row(
         "xgboost",
@@ -195,7 +197,13 @@ _ROWS = (
         grid={"n_neighbors": (1, 5, 10, 20, 40)},
         space={"n_neighbors": Range(1, 60, whole=True), "weights": Choice(("uniform", "distance"))},
     ),
-    Row("lda", _lda, grid={"shrinkage": ("auto", 0.1, 0.5, 0.9)}, space={"shrinkage": Range(0.0, 1.0)}),
+    Row(
+        "lda",
+        _lda,
+        grid={"shrinkage": ("auto", 0.1, 0.5, 0.9)},
+        space={"shrinkage": Range(0.0, 1.0)},
+        least=2,
+    ),
     Row(
         "random-forest",
         _random_forest,

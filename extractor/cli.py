@@ -73,6 +73,9 @@ class _Shard(click.ParamType):
     "--devices", default="", metavar="0,1,...", help="Several GPUs of this machine, a process each."
 )
 @click.option("--corpus", help="How file names code labels.  [default: recognised]")
+@click.option(
+    "--map", multiple=True, metavar="OLD=NEW", help="A label counts as another, such as calm=neutral."
+)
 @click.option("--batch-seconds", type=float, help="Audio in a batch.  [default: 30 on a CPU, 240 on a GPU]")
 @click.option(
     "--window", type=float, default=60.0, show_default=True, help="Seconds; longer recordings are windowed."

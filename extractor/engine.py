@@ -49,6 +49,7 @@ class Options:
     device: str = "auto"
     devices: str | Sequence[str | int] = ()  # several, a process each: "0,1,2,3"; see `devices`
     corpus: str | None = None  # None: recognised from the file names
+    map: Mapping[str, str] | str | Sequence[str] = ()  # what labels count as: "calm=neutral"; no setting
     batch_seconds: Seconds | None = None  # audio in a batch; None: by device
     window: Seconds = 60.0  # longer recordings are encoded in windows of this
     channel: int | None = None  # None: the average
@@ -204,6 +205,7 @@ class Asked:
 def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     """Refuse what cannot work, the cheapest first; then load the model. Nothing is written."""
     from extractor.copies import Copies, configured
+    from extractor.corpora.words import parse_renames
     from extractor.decode import backends
     from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
     from extractor.indexing import parse_indexes
@@ -215,7 +217,7 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     poolings, device = parse_poolings(options.pooling), resolve_device(options.device)
     resolve_dtype(options.dtype, device)
     config = configured(options.augment, options.augment_config, options.copies, options.seed, options.clean)
-    manifest = read_manifest(inputs, options.corpus)
+    manifest = read_manifest(inputs, options.corpus, parse_renames(options.map))
     progress.note(f"{len(manifest):,} recordings ({_corpus_note(manifest)})")
     for note in manifest.notes:
         progress.note(note)

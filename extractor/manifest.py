@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH122, PTH207
+# ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH122
 # A path is a str here: a Path a row would cost more than all the rest.
 """Inputs -> Manifest: which recordings, under which ids, with which labels.
 
@@ -19,13 +19,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from sys import intern
 
-from extractor.corpora import CORPORA, Corpus, Labels, Spare, recognise
+from extractor.corpora import CORPORA
+from extractor.corpora.words import NO_RENAMES, Renames
 from extractor.errors import InputError, unknown
 from extractor.manifest_file import (
     BASE_COLUMNS,
-    LONGEST_SHARED,
     MAX_PROBLEMS,
     NO_CORPUS,
     WHOLE,
@@ -33,15 +32,10 @@ from extractor.manifest_file import (
     Span,
     read_table,
 )
+from extractor.source_labels import force, name_emotions, recognise_each
 from extractor.types import Manifest, Utterance
+from extractor.walk import AUDIO_SUFFIXES, Found, expand, is_audio, recordings
 
-# fmt: off
-AUDIO_SUFFIXES = frozenset((
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".m4v", ".mkv", ".mov",
-    ".avi", ".webm", ".aif", ".aiff", ".aifc", ".sph", ".au", ".snd", ".wma", ".amr", ".caf", ".w64",
-    ".rf64", ".3gp", ".gsm", ".nist", ".raw",
-))
-# fmt: on
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 # Extra columns come in this order wherever they are from; others follow in order of appearance.
 EXTRA_COLUMNS = (
@@ -53,15 +47,18 @@ _MOST_SHARED = 65_536  # different rows of labels: more than that, and they are 
 
 
 def read_manifest(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], corpus: str | None = None
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    corpus: str | None = None,
+    renames: Renames = NO_RENAMES,
 ) -> Manifest:
     """The recordings that ``inputs`` name, in their order, each once.
 
     ``inputs``: folders (searched recursively for audio suffixes; hidden files left out), files (taken
     whatever their suffix), glob patterns, and manifest files. ``corpus``: a name of ``CORPORA``, or
-    ``"files"`` for no labels from names; ``None`` recognises it, for all inputs together or else for
-    each of them (then speakers carry their corpus's name). Labels of a manifest file win over those of
-    a corpus. Raises ``InputError``.
+    ``"files"`` for no labels from names; ``None`` recognises it, for each input by itself and for the
+    folders in it (speakers carry their corpus's name where there are several). Labels of a manifest
+    file win over those of a corpus. ``renames``: what a label, as it is written or in the common set,
+    counts as. Raises ``InputError``, and ``SettingsError`` for a rename of a label that is not there.
     """
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
@@ -69,9 +66,10 @@ def read_manifest(
         raise InputError(unknown("corpus", corpus, [*CORPORA, NO_CORPUS]))
     sources = _once_each(_sources([os.fspath(name) for name in inputs]))
     if corpus is None:
-        _recognise(sources)
+        recognise_each(sources)
     elif corpus != NO_CORPUS:
-        _force(CORPORA[corpus], sources)
+        force(CORPORA[corpus], sources)
+    name_emotions(sources, renames)
     columns = _columns(sources)
     ids = _ids(sources)
     utterances: list[Utterance] = []
@@ -80,7 +78,7 @@ def read_manifest(
         for i, labels in enumerate(_aligned(source, columns)):
             start, end = source.span(i)
             utterances.append(Utterance(ids[first + i], source.paths[i], start, end, labels))
-    names = dict.fromkeys(source.corpus for source in sources if source.corpus != NO_CORPUS)
+    names = dict.fromkeys(name for source in sources for name in source.corpora)
     notes = tuple(note for source in sources for note in source.notes)
     return Manifest(utterances, columns, "+".join(names) or NO_CORPUS, notes)
 
@@ -126,45 +124,31 @@ def _places(name: str) -> list[str]:
         return [name]
     if not glob.has_magic(name):
         raise InputError(f"{name!r} does not exist; {_ACCEPTED}")
-    found = sorted(glob.glob(name, recursive=True))
+    found = expand(name)
     last = os.path.basename(name)
     suffix = os.path.splitext(last)[1]
     # "data/*" names no kind of file, so it does not make recordings of a README; "data/*.raw" does.
     # "**" descends by itself: searching the folders that it matches would find all twice.
     any_file, search = suffix != "" and not glob.has_magic(suffix), "**" not in name
-    matched = [place for place in found if (search if os.path.isdir(place) else any_file or _is_audio(place))]
+    matched = [place for place in found if (search if os.path.isdir(place) else any_file or is_audio(place))]
     if not matched:
         raise InputError(f"the pattern {name!r} matches no recording; {_ACCEPTED}")
     return matched
 
 
-def _is_audio(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-
-
 def _read_folder(name: str) -> Source:
-    root = os.path.abspath(name)
+    root, found = os.path.abspath(name), Found()
     try:
-        paths = list(_walk(root, frozenset({os.path.realpath(root)})))
+        paths = recordings(root, found)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    notes = found.notes(name)
     if not paths:
         suffixes = " ".join(sorted(AUDIO_SUFFIXES))
-        raise InputError(f"no audio in the folder {name!r}, nor below it; searched for {suffixes}")
-    return Source(name, root, paths, searched=True)
-
-
-def _walk(folder: str, above: frozenset[str]) -> Iterator[str]:
-    """Audio files in a fixed order. Links are followed; ``above`` (real paths) stops a loop of them."""
-    with os.scandir(folder) as entries:
-        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-    for entry in listed:
-        if entry.is_dir():
-            real = os.path.realpath(entry.path)
-            if real not in above:
-                yield from _walk(entry.path, above | {real})
-        elif _is_audio(entry.name):
-            yield entry.path
+        raise InputError(
+            "\n  ".join([f"no audio in the folder {name!r}, nor below it; searched for {suffixes}", *notes])
+        )
+    return Source(name, root, paths, searched=True, notes=notes)
 
 
 def _once_each(sources: list[Source]) -> list[Source]:
@@ -189,90 +173,6 @@ def _common_folder(folders: Iterable[str]) -> str:
         return os.path.commonpath(folders)
     except ValueError:  # several drives
         return os.sep
-
-
-# --- corpora -> labels
-
-
-def _recognise(sources: list[Source]) -> None:
-    """One corpus for all the sources without labels of their own, else one for each that has one."""
-    bare = [source for source in sources if not set(BASE_COLUMNS).intersection(source.columns)]
-    corpus = recognise([(path, source.root) for source in bare for path in source.paths])
-    if corpus is not None:
-        for source in bare:
-            _label(corpus, source)
-        return
-    if len(bare) < 2:
-        return
-    for source in bare:
-        corpus = recognise([(path, source.root) for path in source.paths])
-        if corpus is not None:
-            _label(corpus, source)
-    if len({source.corpus for source in bare} - {NO_CORPUS}) > 1:
-        _part_speakers(bare)
-
-
-def _part_speakers(sources: list[Source]) -> None:
-    """Speaker 03 of one corpus is not speaker 03 of another: nothing that groups them may think so."""
-    for source in sources:
-        if "speaker" in source.columns:
-            at = source.columns.index("speaker")
-            source.labels = [
-                (*row[:at], intern(f"{source.corpus}-{row[at]}") if row[at] else "", *row[at + 1 :])
-                for row in source.labels
-            ]
-
-
-def _force(corpus: Corpus, sources: list[Source]) -> None:
-    strangers = [
-        path for source in sources for path in source.paths if corpus.parse(path, source.root) is None
-    ]
-    if strangers:
-        raise InputError(
-            f"{len(strangers)} of {sum(len(source.paths) for source in sources)} files are not named as in "
-            f"{corpus.name} ({corpus.title}): {', '.join(strangers[:5])}"
-            f"{', ...' if len(strangers) > 5 else ''}; leave them out, or leave the corpus to be recognised"
-        )
-    for source in sources:
-        _label(corpus, source)
-
-
-def _label(corpus: Corpus, source: Source) -> None:
-    """Adds the corpus's labels; those that the source has already win."""
-    if source.searched and corpus.spare is not None:
-        _leave_out(corpus.spare, source)
-    rows = corpus.label(source.paths, source.root)
-    own = {name: i for i, name in enumerate(source.columns)}
-    columns = [*BASE_COLUMNS, *corpus.columns]
-    columns += [name for name in own if name not in columns]
-    given = source.labels or [()] * len(rows)
-    nothing: Labels = {}
-    source.labels = [
-        tuple([_either(labels, own.get(name), row or nothing, name) for name in columns])
-        for row, labels in zip(rows, given, strict=True)
-    ]
-    source.corpus_ids = [(row or nothing).get("id", "") for row in rows]
-    source.columns = columns
-    source.corpus = corpus.name
-
-
-def _leave_out(spare: Spare, source: Source) -> None:
-    """Recordings of a searched folder that the corpus has otherwise; not if there are no others."""
-    kept = [path for path in source.paths if not spare.pattern.search(path.replace(os.sep, "/"))]
-    if kept and len(kept) < len(source.paths):
-        count, example = len(source.paths) - len(kept), next(p for p in source.paths if p not in set(kept))
-        source.notes.append(
-            f"{source.name}: {count:,} files left out: {spare.reason};"
-            f" name {os.path.dirname(example)} to take them"
-        )
-        source.paths = kept
-
-
-def _either(labels: tuple[str, ...], at: int | None, row: Labels, name: str) -> str:
-    if at is not None and labels[at]:
-        return labels[at]
-    value = row.get(name, "")
-    return intern(value) if len(value) <= LONGEST_SHARED else value
 
 
 # --- sources -> columns, labels, ids

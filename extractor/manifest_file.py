@@ -15,17 +15,21 @@ import difflib
 import json
 import math
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 from typing import TypeAlias
 
-from extractor.corpora import common_emotion
+from extractor.corpora import Piece
+from extractor.corpora.words import known
 from extractor.errors import InputError
 from extractor.types import Seconds
 
 BASE_COLUMNS = ("emotion", "emotion_raw", "speaker")
+# What rows are told apart and grouped by: "nan" and the like are no value there. A text stays as it is.
+_NAMES = ("speaker", "split", "session", "gender", "age")
 _NOT_LABELS = ("path", "id", "start", "end")
 _KNOWN = (*_NOT_LABELS, *BASE_COLUMNS, "split", "text")  # found in a header whatever their case
 _PATH_LIKE = ("file", "filename", "filepath", "file_path", "file_name", "wav", "wav_path", "audio")
@@ -52,13 +56,18 @@ class Source:
     columns: list[str] = field(default_factory=list)
     labels: list[tuple[str, ...]] = field(default_factory=list)
     lines: array[int] = field(default_factory=lambda: array("q"))  # in a manifest file
-    corpus: str = NO_CORPUS
+    pieces: list[Piece] = field(default_factory=list)  # corpora that the recordings are of
     searched: bool = False  # a folder: its recordings were found, not named
     notes: list[str] = field(default_factory=list)
 
     @property
     def is_manifest(self) -> bool:
         return bool(self.lines)
+
+    @property
+    def corpora(self) -> list[str]:
+        """Names of the corpora that labels were read from."""
+        return [piece.corpus.name for piece in self.pieces] if self.corpus_ids else []
 
     def span(self, i: int) -> Span:
         return self.spans[i] if self.spans else WHOLE
@@ -107,7 +116,7 @@ def read_table(name: str) -> Source:
     problems.stop()
     if not source.paths:
         raise InputError(f"{name}: not a usable manifest\n  line 1: no recording in it")
-    _read_emotions(source, names)
+    _name_columns(source, names)
     return source
 
 
@@ -300,17 +309,20 @@ def _undecodable_line(file: str) -> int:
     return 1
 
 
-def _read_emotions(source: Source, names: list[str]) -> None:
-    """``emotion`` in the common set, ``emotion_raw`` as written: from either column, or from both."""
+def _name_columns(source: Source, names: list[str]) -> None:
+    """``emotion`` and ``emotion_raw`` both as written, from either column where there is one; see `_NAMES`.
+
+    What a written emotion is in the common set is said when the corpus is known.
+    """
     width = len(names)
     labels = [row if len(row) == width else (*row, *[""] * (width - len(row))) for row in source.labels]
+    for at in [names.index(name) for name in _NAMES if name in names]:
+        clean = {value: known(unicodedata.normalize("NFC", value)) for value in {row[at] for row in labels}}
+        if any(old != new for old, new in clean.items()):
+            labels = [(*row[:at], clean[row[at]], *row[at + 1 :]) for row in labels]
+    given = [name for name in ("emotion", "emotion_raw") if name in names]
+    if len(given) == 1:
+        at = names.index(given[0])
+        names = [*names[:at], "emotion_raw", *names[at + 1 :], "emotion"]
+        labels = [(*row, row[at]) for row in labels]
     source.columns, source.labels = names, labels
-    at = next((names.index(name) for name in ("emotion", "emotion_raw") if name in names), None)
-    if at is None:
-        return
-    common = {raw: intern(common_emotion(raw)) for raw in {row[at] for row in labels}}
-    if "emotion" in names and "emotion_raw" in names:
-        source.labels = [(*row[:at], common[row[at]], *row[at + 1 :]) for row in labels]
-    else:
-        source.columns = [*names[:at], "emotion_raw", *names[at + 1 :], "emotion"]
-        source.labels = [(*row, common[row[at]]) for row in labels]

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # import each other.
 BOTTOM = {"types", "errors", "formats", "interruption", "segments", "windows", "backends"}
 STAGES = {
-    "manifest": {"corpora", "manifest_file", "manifest"},
+    "manifest": {"corpora", "manifest_file", "source_labels", "manifest", "walk"},
     "probe": {"probe"},
     "plan": {"plan"},
     "decode": {"flac", "waveform", "decode"},

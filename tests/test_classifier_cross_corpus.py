@@ -249,7 +249,7 @@ def test_the_command_writes_its_figures_and_a_heat_map(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "grief (9) -> sadness" in done.output
-    assert {each.name for each in out.iterdir()} == {"cross_corpus.json", "cross_corpus.png"}
+    assert {each.name for each in out.iterdir()} == {"cells.json", "cross_corpus.json", "cross_corpus.png"}
     folder = model_of(tmp_path, runs[0])
     done = CliRunner().invoke(hser_evaluate, [str(folder), runs[2], "--out", str(out)])
     assert done.exit_code == 0, done.output

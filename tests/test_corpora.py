@@ -155,7 +155,8 @@ def test_raw_labels_map_into_the_common_set(name: str) -> None:
     corpus = CORPORA[name]
     assert corpus.name == name
     assert corpus.emotions
-    assert {corpus.emotion(raw) for raw in corpus.emotions} <= set(EMOTIONS)
+    outside = {"frustration"} if name == "iemocap" else set()  # a class of its own, spelt out
+    assert {corpus.emotion(raw) for raw in corpus.emotions} - set(EMOTIONS) == outside
     assert set(corpus.columns) <= set(EXTRA_COLUMNS)
 
 
@@ -356,8 +357,8 @@ def test_synonyms() -> None:
         ("fearful", "fear"),
         ("bored", "boredom"),
         ("calm", "calm"),
-        ("nostalgia", "other"),
-        ("7", "other"),
+        ("nostalgia", "nostalgia"),
+        ("7", "7"),
         ("", ""),
         ("  ", ""),
     ]:
@@ -367,15 +368,14 @@ def test_synonyms() -> None:
 
 
 def test_nothing_is_recognised_in_nothing() -> None:
-    assert recognise([]) is None
+    assert recognise([], "/in") == []
 
 
 def test_all_are_looked_at_where_all_must_fit() -> None:
-    fitting = [(f"/in/Anger/{i}.wav", "/in") for i in range(5001)]
-    corpus = recognise(fitting)
-    assert corpus is not None
-    assert corpus.name == "folders"
-    assert recognise([*fitting[:4999], ("/in/misc/x.wav", "/in"), *fitting[5000:]]) is None
+    fitting = [f"/in/Anger/{i}.wav" for i in range(5001)]
+    (piece,) = recognise(fitting, "/in")
+    assert (piece.corpus.name, piece.rows) == ("folders", list(range(5001)))
+    assert recognise([*fitting[:4999], "/in/misc/x.wav", *fitting[5000:]], "/in") == []
 
 
 # --- real recordings

@@ -400,7 +400,7 @@ def test_labels_and_order_come_from_the_manifest(
     )
     store = extract(manifest, model=str(checkpoint()), out=tmp_path / "run", dtype="fp32")
     assert store.ids == ["z", "a", "m"]
-    assert store.labels("emotion") == ["anger", "sadness", "other"]
+    assert store.labels("emotion") == ["anger", "sadness", "grumpy"]
     assert store.labels("emotion_raw") == ["angry", "Sad", "grumpy"]
     assert store.labels("speaker") == ["s1", "s2", "s1"]
     assert store.num_samples[1] == 960

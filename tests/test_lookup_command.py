@@ -109,6 +109,19 @@ def test_a_table_has_a_line_a_neighbour_whatever_the_labels_hold(run: Path) -> N
     assert lines[8].startswith("vote: ")
 
 
+def test_the_corpus_of_the_queries_names_is_the_one_that_was_given(
+    run: Path, tones: Path, tmp_path: Path
+) -> None:
+    query = tmp_path / "03a01Fa.wav"  # as EmoDB names what speaker 03 says
+    samples, rate = soundfile.read(tones / "n3.wav")
+    soundfile.write(query, samples[::-1], rate)  # no recording of the run, whose speaker would be known
+    own = (run, query, "--exclude-own-speaker", "--json")
+    assert json.loads(hser(*own).stdout)["neighbours"]
+    assert "own speaker" in hser(*own, "--corpus", "files", code=1).stderr
+    assert "not named as in ravdess" in refused(*own, "--corpus", "ravdess")
+    assert "unknown corpus 'emodbb'" in refused(*own, "--corpus", "emodbb")
+
+
 def test_a_recording_that_fails_is_named_and_the_others_go_on(run: Path, tones: Path, tmp_path: Path) -> None:
     shutil.copy(tones / "n2.wav", tmp_path / "good.wav")
     (tmp_path / "bad.wav").write_bytes(b"no audio")

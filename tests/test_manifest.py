@@ -9,6 +9,7 @@ import os
 import string
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from conftest import touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractor.corpora.words import known
 from extractor.errors import InputError
-from extractor.manifest import AUDIO_SUFFIXES, read_manifest
+from extractor.manifest import read_manifest
 from extractor.types import Manifest, Utterance
+from extractor.walk import AUDIO_SUFFIXES
 
 BASE = ("emotion", "emotion_raw", "speaker")
 
@@ -61,15 +64,8 @@ def test_paths_are_absolute_and_links_are_kept(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     assert read_manifest(["link/../link"]).utterances[0].path == str(tmp_path / "link" / "a.wav")
-    assert ids(read_manifest(["."])) == ["link/a", "real/a"]  # two names: both appear
-
-
-def test_a_loop_of_links_ends(tmp_path: Path) -> None:
-    touch(tmp_path, "a/x.wav", "b/y.wav")
-    (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b", target_is_directory=True)
-    (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a", target_is_directory=True)
-    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
-    assert {Path(u.path).name for u in read_manifest([tmp_path]).utterances} == {"x.wav", "y.wav"}
+    (recording,) = read_manifest(["."]).utterances  # one folder, two names: its own is taken
+    assert recording.path == str(tmp_path / "real" / "a.wav")
 
 
 def test_named_files_are_taken_whatever_their_suffix(tmp_path: Path) -> None:
@@ -127,18 +123,6 @@ def test_nothing_to_do_is_refused_by_name(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=message):
             read_manifest(inputs)
-
-
-def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "a.wav", "locked/b.wav")
-    (tmp_path / "locked").chmod(0)
-    try:
-        if os.access(tmp_path / "locked", os.R_OK):
-            pytest.skip("this user may read everything")
-        with pytest.raises(InputError, match="locked: cannot be read"):
-            read_manifest([tmp_path])
-    finally:
-        (tmp_path / "locked").chmod(0o700)
 
 
 # --- ids
@@ -203,7 +187,7 @@ def test_columns(tmp_path: Path) -> None:
             labels=("happiness", "Joy", "S1", "1", "train", 'one, "two"\nthree', "x"),
         ),
         Utterance("b", "/abs/b.wav", labels=("", "", "S1", "2", "test", "", "y")),
-        Utterance("c", "/abs/c.wav", labels=("other", "Nostalgia", "S2", "2", "test", "", "")),
+        Utterance("c", "/abs/c.wav", labels=("nostalgia", "Nostalgia", "S2", "2", "test", "", "")),
     ]
     speakers = [u.labels[2] for u in manifest.utterances]
     assert speakers[0] is speakers[1]  # a million rows hold each label once
@@ -230,7 +214,7 @@ def test_tsv_and_jsonl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "cells", "expected"),
     [
-        ("emotion", "Wut", ("other", "Wut")),
+        ("emotion", "Wut", ("anger", "Wut")),
         ("emotion_raw", "joy", ("happiness", "joy")),
         ("emotion,emotion_raw", "happiness,exc", ("happiness", "exc")),
         ("emotion_raw,emotion", "05,anger", ("anger", "05")),
@@ -392,6 +376,8 @@ def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, foun
     file.write_bytes(stream.getvalue().encode())
     manifest = read_manifest([file])
     assert manifest.columns == (*BASE, names[-1])
+    for record in records:
+        record[5] = known(unicodedata.normalize("NFC", record[5]))  # a speaker "?" is none
     assert [[u.path, u.id, u.start, u.end, *u.labels[1:]] for u in manifest.utterances] == records
 
 

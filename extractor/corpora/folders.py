@@ -1,14 +1,16 @@
 """Any corpus with one folder an emotion: ``root/Anger/x.wav``, ``root/speaker7/happy/x.wav``.
 
 The label is the nearest folder, up to and including the input folder itself, whose name is an emotion
-word (``labels.SYNONYMS``). Recognised only if that holds for every recording. Speakers are unknown.
+word (``words.emotion_word``), or says that there is none. Recognised only if that holds for every
+recording. Speakers are unknown.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from extractor.corpora.labels import SYNONYMS, Corpus, Labels, emotion_word, name, parent
+from extractor.corpora.labels import Corpus, Labels, name, parent
+from extractor.corpora.words import SYNONYMS, emotion_word, is_missing
 
 
 def parse(path: str, root: str) -> Labels | None:
@@ -18,12 +20,16 @@ def parse(path: str, root: str) -> Labels | None:
 
 @lru_cache(maxsize=4096)
 def _label(folder: str, root: str) -> str | None:
+    """The nearest emotion word; where there is none, a folder's name that says "not known"."""
+    unlabelled = None
     while True:
         word = name(folder)
         if emotion_word(word) is not None:
             return word
+        if unlabelled is None and folder != root and is_missing(word):
+            unlabelled = word
         if folder in (root, parent(folder)):
-            return None
+            return unlabelled
         folder = parent(folder)
 
 

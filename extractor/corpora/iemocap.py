@@ -27,9 +27,9 @@ EMOTIONS = {
     "fea": "fear",
     "sur": "surprise",
     "dis": "disgust",
-    "fru": "other",
+    "fru": "frustration",  # not of the common set: a class of its own
     "oth": "other",
-    "xxx": "other",  # the annotators did not agree
+    # "xxx", where the annotators did not agree, is no label
 }
 
 _NAME = re.compile(r"((Ses0([1-5]))[FM]_(?:impro|script)\d\d\w*?)(?:_([FM])\d{3})?")

@@ -1,6 +1,6 @@
 # ruff: noqa: PTH113, PTH118, PTH119, PTH120, PTH122
 # A path is a str here: there may be millions of them.
-"""What every corpus adapter is made of, and the words that are read as emotions.
+"""What every corpus adapter is made of.
 
 An adapter reads a recording's labels from its file name (``parse``) and, where the corpus keeps
 more in files of its own, from those (``annotate``). The labels of one recording are a ``Labels``
@@ -21,31 +21,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
+from extractor.corpora.words import common_emotion, plain
 from extractor.errors import InputError
 
 Labels: TypeAlias = dict[str, str]
 
 GENDER = {"M": "male", "F": "female", "Male": "male", "Female": "female"}
-
-# Words and codes in use, by the common emotion they mean. Compared by `_bare`: without case,
-# punctuation, and digits around them, so that "Pleasant_surprise" and "03-Happy" are found.
-_WORDS = {
-    "anger": "anger angry ang mad rage fury furious irritated irritation annoyed annoyance "
-    "hotanger coldanger",
-    "happiness": "happiness happy hap joy joyful joyous glad elation elated delight delighted cheerful "
-    "amused amusement excited excitement exc",
-    "sadness": "sadness sad sorrow sorrowful grief unhappy melancholy",
-    "neutral": "neutral neu neutrality",
-    "fear": "fear fearful fea afraid scared frightened terror terrified panic anxious anxiety",
-    "disgust": "disgust disgusted disgusting dis",
-    "surprise": "surprise surprised sur suprise suprised ps pleasantsurprise pleasantsurprised "
-    "pleasantlysurprised",
-    "calm": "calm calmness cal relaxed relaxation",
-    "boredom": "boredom bored boring bor",
-    "other": "other others oth xxx frustration frustrated fru contempt contemptuous sarcasm sarcastic "
-    "pride proud disappointed disappointment confused confusion",
-}
-SYNONYMS = {word: emotion for emotion, words in _WORDS.items() for word in words.split()}
 
 
 @dataclass(frozen=True)
@@ -82,30 +63,25 @@ class Corpus:
         rows = [self.parse(path, root) for path in paths]
         if self.annotate is not None:
             self.annotate(paths, rows, root)
+        common: dict[str, str] = {}
         for row in rows:
             if row is not None:
-                row["emotion"] = self.emotion(row.get("emotion_raw", ""))
+                raw = row.get("emotion_raw", "")
+                if raw not in common:
+                    common[raw] = self.emotion(raw)
+                row["emotion"] = common[raw]
         return rows
 
     def emotion(self, raw: str) -> str:
+        """In the common set by the corpus's own codes, in any case, else as `common_emotion` has it."""
+        if raw not in self.emotions:
+            for code, emotion in self.emotions.items():
+                if plain(code) == plain(raw):
+                    return emotion
         return self.emotions.get(raw) or common_emotion(raw)
 
 
-@lru_cache(maxsize=4096)
-def emotion_word(word: str) -> str | None:
-    """The common emotion that a word or code means, or ``None`` if it is no emotion word."""
-    return SYNONYMS.get(_bare(word))
-
-
-def common_emotion(raw: str) -> str:
-    """``raw`` in the common set: ``"other"`` for a label with no counterpart, ``""`` for none."""
-    return (emotion_word(raw) or "other") if raw.strip() else ""
-
-
-def _bare(word: str) -> str:
-    return re.sub(r"[\W_]+", "", word.casefold()).strip("0123456789")
-
-
+@lru_cache(maxsize=4)  # every adapter asks it of one path after the other
 def stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 

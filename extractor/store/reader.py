@@ -230,7 +230,7 @@ class Store:
     def labels(self, name: str) -> list[str]:
         """One label of every row; ``""`` where it is not known."""
         if name not in self.columns:
-            raise SettingsError(unknown("label", name, self.columns))
+            raise SettingsError(f"{self.path}: {unknown('label', name, self.columns)}")
         return self._text(label_dataset(name))
 
     @property

@@ -1,0 +1,265 @@
+"""Labels: what is read as an emotion, what says "not known", and what stays a class of its own."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from conftest import touch
+
+from extractor.corpora.words import common_emotion, is_missing, parse_renames
+from extractor.errors import InputError, SettingsError
+from extractor.manifest import read_manifest
+from extractor.types import Manifest
+
+MISSING = (
+    "",
+    "  ",
+    "nan",
+    "NaN",
+    "NA",
+    "N/A",
+    "n/a",
+    "None",
+    "null",
+    "NULL",
+    "xxx",
+    "-",
+    "--",
+    "?",
+    "unknown",
+)
+
+# The words that corpora of a language use, in the order of `EMOTIONS_OF`; "" where a language has none here.
+EMOTIONS_OF = ("anger", "happiness", "sadness", "neutral", "fear", "disgust", "surprise", "calm", "boredom")
+WORDS = {
+    "English": "Angry Happy Sad Neutral Fearful Disgusted Surprised Calm Bored",
+    "English nouns": "anger joy sadness neutrality fear disgust surprise calmness boredom",
+    "German": "Ärger Freude Trauer neutral Angst Ekel Überraschung ruhig Langeweile",
+    "German adjectives": "wütend fröhlich traurig neutral ängstlich angeekelt überrascht ruhig gelangweilt",
+    "German, ASCII": "Aerger froehlich Trauer Neutral aengstlich Ekel Ueberraschung ruhig Langeweile",
+    "French": "colère joie tristesse neutre peur dégoût surprise calme ennui",
+    "Italian": "rabbia gioia tristezza neutrale paura disgusto sorpresa calma noia",
+    "Italian, EMOVO": "rab gio tri neu pau dis sor - -",
+    "Spanish": "ira alegría tristeza neutral miedo asco sorpresa calma aburrimiento",
+    "Portuguese": "raiva alegria tristeza neutro medo nojo surpresa calma tédio",
+    "Polish": "złość radość smutek neutralny strach wstręt zaskoczenie spokój nuda",
+    "Turkish": "kızgın mutlu üzgün nötr korku tiksinti şaşkın sakin -",
+    "Persian": "khashm shadi gham khonsa tars - taajob - -",
+    "Urdu": "ghussa khushi udaas - khauf - hairat - -",
+    "Russian": "гнев радость грусть нейтрально страх отвращение удивление спокойствие скука",
+    "Mandarin": "生气 高兴 悲伤 中性 害怕 厌恶 惊讶 - -",
+}
+
+
+def rows(manifest: Manifest) -> list[dict[str, str]]:
+    return [dict(zip(manifest.columns, u.labels, strict=True)) for u in manifest.utterances]
+
+
+def table(folder: Path, column: str, values: list[str], name: str = "m.csv", paths: str = "x{}.wav") -> Path:
+    lines = [f"path,{column}", *(f'{paths.format(i)},"{value}"' for i, value in enumerate(values))]
+    file = folder / name
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def emotions(manifest: Manifest) -> list[str]:
+    return [row["emotion"] for row in rows(manifest)]
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_words_of_a_language_mean_the_common_emotions(language: str) -> None:
+    for word, emotion in zip(WORDS[language].split(), EMOTIONS_OF, strict=True):
+        if word != "-":
+            assert common_emotion(word) == emotion, word
+
+
+@pytest.mark.parametrize("word", ["Ärger", "colère", "Dégoût", "Überraschung", "złość", "kızgın", "ΛΎΠΗ"])
+def test_the_form_of_the_letters_does_not_matter(word: str) -> None:
+    expected = common_emotion(word)
+    assert expected in EMOTIONS_OF
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        made = unicodedata.normalize(form, word)
+        for spelt in (
+            made,
+            made.upper(),
+            made.lower(),
+            made.title(),
+            f"  {made}\t",
+            f"\ufeff{made}",
+            f"3_{made}",
+        ):
+            assert common_emotion(spelt) == expected, spelt
+
+
+@pytest.mark.parametrize(
+    ("misread", "emotion"), [("ColŠre", "anger"), ("D‚go–t", "disgust"), ("Ã„rger", "anger")]
+)
+def test_names_read_in_another_encoding_are_words_still(misread: str, emotion: str) -> None:
+    """As `unzip` leaves the folders of CaFE."""
+    assert common_emotion(misread) == emotion
+
+
+@pytest.mark.parametrize("cell", MISSING)
+def test_no_label_is_no_class(cell: str, tmp_path: Path) -> None:
+    assert is_missing(cell) and common_emotion(cell) == ""
+    file = tmp_path / "m.csv"
+    file.write_text(
+        f"path,emotion,speaker,split,text\na.wav,{cell},{cell},{cell},{cell}\nb.wav,sad,S,dev,x\n"
+    )
+    first, second = rows(read_manifest(file))
+    assert (first["emotion"], first["speaker"], first["split"]) == ("", "", "")
+    assert (first["emotion_raw"], first["text"]) == (cell.strip(), cell.strip())  # as they were written
+    assert (second["emotion"], second["speaker"], second["split"]) == ("sadness", "S", "dev")
+
+
+def test_no_label_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "m.jsonl"
+    file.write_text(
+        '{"path": "a.wav", "emotion": NaN, "speaker": null}\n{"path": "b.wav", "emotion": "joy"}\n'
+    )
+    assert emotions(read_manifest(file)) == ["", "happiness"]
+
+
+def test_what_has_no_counterpart_stays_a_class_of_its_own(tmp_path: Path) -> None:
+    values = [
+        "Nostalgia",
+        " nostalgia ",
+        "NOSTALGIA",
+        "pure  awe",
+        "Pure Awe",
+        "1",
+        "2",
+        "contempt",
+        "frustrated",
+    ]
+    manifest = read_manifest(table(tmp_path, "emotion", values))
+    classes = ["nostalgia"] * 3 + ["pure awe"] * 2 + ["1", "2", "contempt", "frustrated"]
+    assert emotions(manifest) == classes
+    assert [row["emotion_raw"] for row in rows(manifest)] == [value.strip() for value in values]
+    assert "other" not in classes
+
+
+def test_other_is_given_by_its_own_word_alone() -> None:
+    assert common_emotion("other") == common_emotion("Others") == "other"
+
+
+def test_what_was_not_mapped_and_what_is_missing_is_listed_with_counts(tmp_path: Path) -> None:
+    values = ["W"] * 3 + ["L"] * 2 + ["anger", "nan", "nan", "xxx", ""]
+    notes = read_manifest(table(tmp_path, "emotion", values)).notes
+    assert len(notes) == 2
+    assert "stay classes of their own: W as w (3), L as l (2); --map OLD=NEW" in notes[0]
+    assert notes[1].endswith("taken for no emotion: nan (2), xxx (1)")
+    assert read_manifest(table(tmp_path, "emotion", ["anger", "sad", ""])).notes == ()
+
+
+EMODB_CODES = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness"}
+
+
+def test_codes_of_one_letter_mean_something_in_their_corpus_only(tmp_path: Path) -> None:
+    file = table(tmp_path, "emotion", [*EMODB_CODES, "N"])
+    assert emotions(read_manifest(file)) == ["w", "l", "e", "a", "f", "t", "n"]
+    named = read_manifest(file, corpus="emodb")
+    assert emotions(named) == [*EMODB_CODES.values(), "neutral"]
+    assert named.notes == ()
+    assert emotions(read_manifest(file, corpus="urdu"))[3] == "anger"  # another corpus, another A
+
+
+def test_codes_are_read_where_the_names_tell_the_corpus(tmp_path: Path) -> None:
+    """A table of EmoDB's own names and codes, with a label that the names do not have."""
+    file = tmp_path / "m.csv"
+    file.write_text("path,emotion\n03a01Fa.wav,F\n03a02Wa.wav,w\n08a01Na.wav,nostalgia\n")
+    assert emotions(read_manifest(file)) == ["happiness", "anger", "nostalgia"]
+
+
+def test_someones_own_letters_are_not_read_as_the_corpuss(tmp_path: Path) -> None:
+    """English initials for EmoDB's recordings: its F is happiness, theirs is fear."""
+    file = tmp_path / "m.csv"
+    file.write_text("path,emotion\n03a01Fa.wav,H\n03a02Aa.wav,F\n08a01Na.wav,N\n08a01Wa.wav,A\n")
+    assert emotions(read_manifest(file)) == ["h", "f", "n", "a"]
+
+
+def test_iemocap_codes(tmp_path: Path) -> None:
+    codes = ["neu", "hap", "exc", "fru", "oth", "xxx"]
+    file = table(tmp_path, "emotion", codes)
+    own = ["neutral", "happiness", "happiness", "frustration", "other", ""]
+    assert emotions(read_manifest(file, corpus="iemocap")) == own
+
+
+def test_a_missing_label_is_filled_from_the_corpus(tmp_path: Path) -> None:
+    file = table(tmp_path, "emotion,speaker", ['nan","NA', 'calm","me'], paths="03a0{}Fa.wav")
+    file.write_text(file.read_text().replace("03a00", "08a01").replace("03a01", "09a02"))
+    first, second = rows(read_manifest(file, corpus="emodb"))
+    assert (first["emotion"], first["emotion_raw"], first["speaker"]) == ("happiness", "F", "08")
+    assert (second["emotion"], second["emotion_raw"], second["speaker"]) == ("calm", "calm", "me")
+
+
+def test_speakers_in_two_forms_of_unicode_are_one(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "José") for form in ("NFC", "NFD")]
+    assert len({row["speaker"] for row in rows(read_manifest(table(tmp_path, "speaker", names)))}) == 1
+
+
+# --- --map
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"fru": "anger"}, ["anger", "neutral", "calm"]),
+        ("FRU=Wut,calm=neutral", ["anger", "neutral", "neutral"]),
+        (["02=neutral", "fru=anger"], ["anger", "neutral", "neutral"]),
+        ("neutral=pure rest", ["fru", "pure rest", "calm"]),
+        ("fru=none", ["", "neutral", "calm"]),
+    ],
+)
+def test_map_counts_a_label_as_another(tmp_path: Path, given: object, expected: list[str]) -> None:
+    """By the raw label or by its class; ``emotion_raw`` keeps what was written."""
+    file = tmp_path / "m.csv"
+    file.write_text("path,emotion,emotion_raw\na.wav,fru,fru\nb.wav,neutral,01\nc.wav,calm,02\n")
+    manifest = read_manifest(file, renames=parse_renames(given))  # type: ignore[arg-type]
+    assert emotions(manifest) == expected
+    assert [row["emotion_raw"] for row in rows(manifest)] == ["fru", "01", "02"]
+
+
+def test_map_of_a_recognised_corpus(tmp_path: Path) -> None:
+    touch(tmp_path, "03a01Fa.wav", "03a02Wa.wav", "03a04La.wav")
+    assert emotions(read_manifest(tmp_path, renames={"L": "calm", "anger": "other"})) == [
+        "happiness",
+        "other",
+        "calm",
+    ]
+
+
+def test_map_of_a_label_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+    file = table(tmp_path, "emotion", ["sad", "Nostalgia"])
+    with pytest.raises(SettingsError, match="--map: unknown class 'nostalgi'; known: nostalgia"):
+        read_manifest(file, renames={"nostalgi": "sadness"})
+
+
+@pytest.mark.parametrize("text", ["calm", "calm=", "=neutral", "calm=neutral,calm=sadness"])
+def test_map_is_written_old_equals_new(text: str) -> None:
+    with pytest.raises(SettingsError, match="--map"):
+        parse_renames([text])
+
+
+def test_a_label_may_hold_a_comma() -> None:
+    assert parse_renames(["hot, loud=anger", "a=b,c=d"]) == {"hot, loud": "anger", "a": "b", "c": "d"}
+
+
+def test_folders_in_other_languages_and_without_a_label(tmp_path: Path) -> None:
+    root = touch(tmp_path / "set", "Wut/a.wav", "Colère/b.wav", "04Sad/c.wav", "xxx/d.wav", "contempt/e.wav")
+    manifest = read_manifest(root)
+    assert manifest.corpus == "folders"
+    assert {Path(u.path).stem: u.labels[0] for u in manifest.utterances} == {
+        "a": "anger",
+        "b": "anger",
+        "c": "sadness",
+        "d": "",
+        "e": "contempt",
+    }
+
+
+def test_a_corpus_given_by_name_needs_its_names_where_there_is_no_label(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"1 of 2 files are not named as in emodb .*x1\.wav"):
+        read_manifest(table(tmp_path, "emotion", ["W", ""]), corpus="emodb")
