@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,13 +22,20 @@ STATED_SLACK_FRAMES = 4096  # codec blocks that decoders may leave off a length 
 STATED_SLACK = 0.01  # and the share by which such a length may be wrong
 
 
+class Longest(NamedTuple):
+    """The most samples that a waveform may have."""
+
+    num_samples: int
+    why: str  # what one with more is
+
+
 class Cut:
     """One utterance on its way out of a stream: samples ``[start, stop)`` of the source."""
 
     def __init__(
-        self, utterance: Utterance, sample_rate: int, num_frames: int, rate: int = SAMPLE_RATE
+        self, utterance: Utterance, sample_rate: int, stated: Stated, rate: int, longest: Longest
     ) -> None:
-        """``rate``: what it is to come out at, 16 kHz or the source's own."""
+        """``rate``: what it is to come out at, 16 kHz or the source's own. Raises DecodeError."""
         import soxr
 
         self.utterance, self.rate = utterance, rate
@@ -40,19 +48,37 @@ class Cut:
             self._resampler = soxr.ResampleStream(
                 sample_rate, SAMPLE_RATE, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
-        planned = max(0, int(min(self.stop, num_frames)) - self.start)
+        planned = max(0, int(min(self.stop, stated.num_frames)) - self.start)
         expected = resampled(planned, sample_rate) if rate != sample_rate else planned
+        self._longest = longest
+        if expected > longest.num_samples:
+            if stated.length != "estimate":  # of which the stream itself tells
+                raise DecodeError(longest.why)
+            expected = longest.num_samples
+        self.claimed_bytes = 4 * expected
         most = PREALLOCATED_SAMPLES * rate // SAMPLE_RATE
         self._waveform = np.empty(min(expected, most), np.float32)
         self._filled = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return 4 * self._filled
+
+    def fail(self, damage: DecodeError) -> None:
+        """It takes no more, and lets go of what it has."""
+        self.damage, self._waveform, self._filled = damage, np.empty(0, np.float32), 0
 
     def add(self, block: np.ndarray, position: int, channel: int | None) -> None:
         """Takes what is its own of a block ``[num_frames, num_channels]`` that starts at ``position``."""
         first = max(0, self.start - position)
         last = int(min(len(block), self.stop - position))
-        if first < last:
+        if first >= last or self.damage is not None:
+            return
+        try:
             mono = mix(block[first:last], channel)
             self._append(mono if self._resampler is None else self._resampler.resample_chunk(mono))
+        except DecodeError as error:
+            self.fail(error)
 
     def finish(self) -> np.ndarray:
         if self._resampler is not None:
@@ -61,6 +87,8 @@ class Cut:
 
     def _append(self, samples: np.ndarray) -> None:
         end = self._filled + len(samples)
+        if end > self._longest.num_samples:
+            raise DecodeError(self._longest.why)
         if end > len(self._waveform):  # the header's length was an estimate
             self._waveform.resize(end + end // 2, refcheck=False)
         self._waveform[self._filled : end] = samples

@@ -27,7 +27,7 @@ STAGES = {
     "manifest": {"corpora", "manifest_file", "manifest"},
     "probe": {"probe"},
     "plan": {"plan"},
-    "decode": {"flac", "waveform", "decode"},
+    "decode": {"flac", "waveform", "room", "decode", "ahead"},
     "augment": {"augment"},
     "encode": {"encoders"},
     "pool": {"pooling"},
