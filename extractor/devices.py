@@ -30,6 +30,7 @@ from extractor.device_worker import Share
 from extractor.errors import HserError, ProcessDied, SettingsError
 from extractor.indexing import Indexes, Wanted
 from extractor.progress import Counts, Progress, Summary
+from extractor.remarks import remarks
 from extractor.room import room_of
 from extractor.stages import EMBEDDING, num_cores
 
@@ -295,6 +296,7 @@ def _finish(summary: Summary, out: str | os.PathLike[str], options: Options, pro
 
     with Store(out) as store:
         summary.stored, summary.failures, layers = len(store), store.errors, store.layers
+        summary.notes = remarks(store)
     if summary.indexes:
         wanted = [Wanted(*index) for index in summary.indexes]
         with Indexes(out, wanted, layers, options.storage_dtype, summary.stored, progress):

@@ -144,6 +144,7 @@ def run_here(
     from extractor.budget import Memory
     from extractor.decode import DecodeOptions
     from extractor.indexing import Indexes
+    from extractor.remarks import remarks
     from extractor.room import room_of
     from extractor.run_plan import make_plan
     from extractor.stages import Stages, most_streams, num_streams
@@ -198,6 +199,7 @@ def run_here(
         progress.note(warning)
     with Store(out) as store:
         summary.stored, summary.failures = len(store), store.errors
+        summary.notes = [] if index_later else remarks(store)
     return summary
 
 
@@ -429,7 +431,11 @@ def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> Ru
     return RunWriter.open(
         Path(out),
         settings=asked.settings,
-        environment={"model_spec": _reachable(options.model), **_environment(model.device.type)},
+        environment={
+            "model_spec": _reachable(options.model),
+            **({"notes": list(asked.manifest.notes)} if asked.manifest.notes else {}),
+            **_environment(model.device.type),
+        },
         columns=asked.manifest.columns if asked.copies is None else asked.copies.columns,
         layers=asked.layers,
         dim={name: POOLINGS[name].width * model.encoder.dim for name in asked.poolings},

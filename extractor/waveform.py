@@ -19,6 +19,9 @@ from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
 RESAMPLING_QUALITY = "HQ"  # soxr's default, 20 bits; VHQ (28 bits) is beyond what 16-bit speech holds
 PREALLOCATED_SAMPLES = 8 * 3600 * SAMPLE_RATE  # trusted to a header; untouched pages cost nothing
 STATED_SLACK_FRAMES = 4096  # codec blocks that decoders may leave off a length that is not exact
+# Two steps of 16-bit audio, 84 dB below full scale: channels that cancel leave the rounding of each, and
+# silence has the last bit's dither. The softest speech is a thousand times as loud.
+QUIET = 2.0**-14
 STATED_SLACK = 0.01  # and the share by which such a length may be wrong
 
 
@@ -164,14 +167,16 @@ def checked(
     try:
         waveform = waveform_of()
         long_enough(resampled(len(waveform), sample_rate))
-        _finite(waveform)
+        peak = _peak(waveform)
     except DecodeError as error:
         return Failure(utterance.id, utterance.path, "decode", str(error))
     digest = hashlib.sha256(waveform.data).hexdigest() if checksum else ""
-    return Decoded(waveform, digest, sample_rate)
+    return Decoded(waveform, digest, sample_rate, peak <= QUIET)
 
 
-def _finite(waveform: np.ndarray) -> None:
+def _peak(waveform: np.ndarray) -> float:
     # By the extremes, since NaN is one: `isfinite` of the whole would allocate a quarter of it.
-    if not (np.isfinite(waveform.max()) and np.isfinite(waveform.min())):
+    high, low = float(waveform.max()), float(waveform.min())
+    if not (np.isfinite(high) and np.isfinite(low)):
         raise DecodeError("contains NaN or infinite samples")
+    return max(high, -low)
