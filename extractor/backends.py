@@ -16,6 +16,7 @@ Conventions that differ between the libraries, and what is chosen here:
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import warnings
@@ -44,7 +45,7 @@ class Backend:
 
 LIBSNDFILE = ("wav", "flac", "ogg", "aiff", "au", "caf", "w64", "sphere", "wav-coded", "ogg-other", "unknown")
 FFMPEG = (
-    *("opus", "mp3", "wav-mp3", "wav-unfinished"),
+    *("opus", "mp3", "wav-mp3", "wav-unfinished", "flac-unfinished"),
     *("aac", "mp4", "matroska", "avi", "asf", "flv", "amr", "wavpack"),
 )
 
@@ -126,13 +127,14 @@ def _new_dali_context() -> tuple[Any, Any]:
 def decode_dali(files: list[np.ndarray]) -> list[tuple[np.ndarray, int] | None]:
     """Whole files in memory (uint8) -> samples and rate of each; ``None`` where DALI cannot.
 
-    One bad file fails DALI's whole batch, so then each is tried alone. DALI does not look at
+    One bad file fails DALI's whole batch, whatever it raises, so then each is tried alone; another library
+    says what is wrong with one that fails by itself. DALI does not look at
     libsndfile's error flag: what it gives for a damaged file is only to be trusted together with
     the count of samples and, for FLAC, `flac.intact`.
     """
     try:
         return list(_dali_batch(files))
-    except RuntimeError:
+    except Exception:  # noqa: BLE001 - of one of these files; nothing but they went in
         pass
     if len(files) == 1:
         return [None]
@@ -207,10 +209,39 @@ class SoundfileReader:
 # --- PyAV (FFmpeg) ------------------------------------------------------------------------------
 
 # Offset and scale that take FFmpeg's sample formats to [-1, 1], as libsndfile does.
-PYAV_SCALE = {"u8": (128, 2.0**7), "s16": (0, 2.0**15), "s32": (0, 2.0**31), "s64": (0, 2.0**63)}
+PYAV_SCALE = {"u8": (128, 2.0**7), "s16": (0, 2.0**15), "s32": (0, 2.0**31)}
 PYAV_FLOAT = {"flt", "dbl"}
 # FFmpeg guesses plain text and pictures to be these; they hold no recording.
 PYAV_NOT_AUDIO = {"tty", "hls", "concat", "ffmetadata", "srt", "webvtt", "ass", "subviewer"}
+
+
+class _Bytes:
+    """A file as FFmpeg reads it. It never raises: PyAV keeps what a file object raises inside FFmpeg for
+    its next call in this thread, for whatever recording that is, and prints it when it raises again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+        self.unreadable: OSError | None = None
+        file.seek(0)
+
+    def read(self, count: int) -> bytes:
+        try:
+            return self._file.read(count)
+        except OSError as error:
+            self.unreadable = error
+            return b""
+
+    def check(self) -> None:
+        """Raises what reading has met: FFmpeg was told that the file ends there."""
+        if self.unreadable is not None:
+            raise self.unreadable
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):  # a place before the file, or beyond what it could hold
+            return -errno.EINVAL
 
 
 class PyavReader:
@@ -218,13 +249,14 @@ class PyavReader:
         import av
 
         self._damaged = av.error.FFmpegError
-        file.seek(0)
+        self._bytes = _Bytes(file)
         try:
             # A file object and no protocols: a playlist must not make FFmpeg open other addresses.
             self._container = av.open(
-                file, metadata_errors="replace", container_options={"protocol_whitelist": "none"}
+                self._bytes, metadata_errors="replace", container_options={"protocol_whitelist": "none"}
             )
         except self._damaged as error:
+            self._bytes.check()
             raise Unreadable(plain(str(error.strerror))) from None
         kind = self._container.format.name.split(",")[0]
         audio = self._container.streams.audio
@@ -291,7 +323,9 @@ class PyavReader:
                     raise DecodeError(f"changes its sample rate after {seconds:.1f} s")
                 position += frame.samples
                 yield _float32(frame, frame.layout.nb_channels)
+            self._bytes.check()
         except self._damaged as error:
+            self._bytes.check()
             where = f"after {position / self.sample_rate:.1f} s" if position else "at its start"
             raise DecodeError(f"damaged {where} ({plain(str(error.strerror))})") from None
 
@@ -300,13 +334,13 @@ class PyavReader:
 
 
 def _float32(frame: Any, channels: int) -> np.ndarray:
+    kind = frame.format.packed.name
+    if kind not in (*PYAV_SCALE, *PYAV_FLOAT):
+        raise DecodeError(f"its samples are in a form that cannot be read ({kind})")
     samples = frame.to_ndarray()
     samples = samples.T if frame.format.is_planar else samples.reshape(-1, channels)
-    kind = frame.format.packed.name
     if kind in PYAV_FLOAT:
         return samples.astype(np.float32, copy=False)
-    if kind not in PYAV_SCALE:
-        raise DecodeError(f"its samples are in a form that cannot be read ({kind})")
     offset, scale = PYAV_SCALE[kind]
     return (samples.astype(np.float32) - np.float32(offset)) / np.float32(scale)
 

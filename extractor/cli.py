@@ -89,6 +89,15 @@ class _Shard(click.ParamType):
 )
 @click.option("--storage-dtype", default="fp32", show_default=True, help="fp32 or fp16.")
 @click.option("--workers", type=int, help="Decoding threads a process.  [default: its cores, at most 8]")
+@click.option(
+    "--max-hours", type=float, default=24.0, show_default=True, help="What is longer is an error row."
+)
+@click.option(
+    "--decode-memory",
+    type=float,
+    metavar="GIB",
+    help="For all that is being decoded.  [default: a quarter of the machine's]",
+)
 @click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
 @click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
 @click.option(

@@ -26,7 +26,8 @@ Augmentations, with their defaults (`a..b` is drawn uniformly for each copy):
   bandpass:band=telephone                    or low=, high= in Hz
   gain:db=-6..6
   latent:time_prob=0.05                      inside the encoder: for hser-extract only
-Each takes p=0.5 and the like. `a+b` is one after the other, `(0.6*a|0.4*b)` one of both.
+Each takes p=0.5 and the like. `a+b` is one after the other, `(0.6*a|0.4*b)` one of both. A recipe, as
+a manifest or a run has it, makes its copy again.
 
 \b
 Examples:

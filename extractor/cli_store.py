@@ -74,6 +74,7 @@ def _facts(store: Store) -> list[tuple[str, str]]:
     from collections import Counter
 
     from extractor.progress import failure_reasons
+    from extractor.remarks import remarks
 
     errors = store.errors
     reasons = failure_reasons(errors)
@@ -85,6 +86,7 @@ def _facts(store: Store) -> list[tuple[str, str]]:
     ]
     if len(reasons) > _REASONS_SHOWN:
         facts.append(("  ...", f"{len(reasons) - _REASONS_SHOWN} more reasons, see errors.jsonl"))
+    facts += [("note", note) for note in remarks(store)]
     facts += [
         ("poolings", ", ".join(f"{name} ({width})" for name, width in store.shapes.items())),
         ("layers", ", ".join(map(str, store.layers))),
@@ -92,7 +94,6 @@ def _facts(store: Store) -> list[tuple[str, str]]:
         ("size", _size(store.num_bytes)),
     ]
     facts += [(key, _text(value)) for key, value in store.settings.items() if key != "layers"]
-    facts += [("of the model", note) for note in store.environment.get("model_notes", ())]
     for column in store.columns:
         counts = Counter(store.labels(column)).most_common()
         shown = ", ".join(f"{_short(value)} {count}" for value, count in counts[:_LABELS_SHOWN])

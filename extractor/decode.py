@@ -7,15 +7,13 @@ that a two-hour recording costs little more memory than its waveform. Whichever 
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,26 +28,22 @@ from extractor.backends import (
     most_informative,
     open_reader,
 )
-from extractor.errors import DecodeError, SettingsError
-from extractor.formats import (
-    Stated,
-    bytes_in,
-    bytes_of,
-    open_recording,
-    read_header,
-    unreadable,
-)
+from extractor.errors import DecodeError, SettingsError, why_unusable
+from extractor.formats import Stated, bytes_in, bytes_of, check_format, open_recording, read_header
+from extractor.room import NoRoom, Room, Stopped, machine_room, size_text
 from extractor.segments import clip_segment
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Seconds, Utterance
-from extractor.waveform import Cut, checked, complete, mix, resample, still_planned
+from extractor.waveform import Cut, Longest, checked, complete, mix, resample, still_planned
 
-__all__ = ["DecodeAhead", "DecodeOptions", "backends", "decode_batch"]
+__all__ = ["DecodeOptions", "backends", "decode_batch"]
 
 DALI_MAX_SECONDS: Seconds = 60.0  # longer recordings are streamed: DALI holds them whole
 DALI_MAX_BYTES = 64 << 20  # of one recording, as a file and as float32 at the source rate
 DALI_BATCH = 64  # recordings in one call
 DALI_BATCH_BYTES = 64 << 20  # float32 at the source rate in one call
+BESIDE_AUDIO_BYTES = 1 << 20  # of tags and pictures, in a file that DALI is to hold whole
 ARENA_BYTES = 32 << 20  # of encoded files, kept by each thread
+MAX_HOURS = 24.0  # of one utterance
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +52,37 @@ class DecodeOptions:
     ``backend``: "auto" by the table in `backends`, or the name of the one to use.
     ``checksum``: False leaves it empty; it costs about as much as decoding a WAV.
     ``resample``: False leaves the audio at the recording's own rate (`Decoded.sample_rate`), for the
-    device to resample; the checksum is then of that."""
+    device to resample; the checksum is then of that.
+    ``max_hours``: what is longer is a Failure; so is what ``room``, the memory for all that is being
+    decoded, cannot hold alone."""
 
     channel: int | None = None
     backend: str = "auto"
     workers: int = 2
     checksum: bool = True
     resample: bool = True
+    max_hours: float = MAX_HOURS
+    room: Room = field(default_factory=machine_room, compare=False)
 
     def __post_init__(self) -> None:
         if self.channel is not None and self.channel < 0:
             raise SettingsError(f"channel {self.channel}: channels count from 0")
         if self.workers < 1:
             raise SettingsError(f"{self.workers} decoding threads: at least 1 is needed")
+        if not self.max_hours > 0:
+            raise SettingsError(f"at most {self.max_hours} hours: must be more than 0")
 
-
-class _Stopped(Exception):
-    """The consumer has gone; what is being decoded is of no use."""
+    def longest(self, sample_rate: int) -> Longest:
+        """The most samples of an utterance that comes out at ``sample_rate``, and why no more."""
+        by_time, by_memory = int(self.max_hours * 3600 * sample_rate), self.room.budget // 4
+        if by_time <= by_memory:
+            return Longest(by_time, f"longer than {self.max_hours:g} h (--max-hours)")
+        hours = by_memory / sample_rate / 3600
+        return Longest(
+            by_memory,
+            f"longer than {hours:.3g} h, which is what the memory for decoding holds:"
+            f" {size_text(self.room.budget)} (--decode-memory)",
+        )
 
 
 @dataclass(slots=True)
@@ -87,6 +95,7 @@ class _Recording:
 
 
 _Results = list[tuple[int, Decoded | Failure]]
+T = TypeVar("T")
 
 
 def decode_batch(
@@ -110,7 +119,7 @@ def decode_batch(
         recording = recordings.setdefault((utterance.path, header), _Recording(utterance.path, header, []))
         recording.utterances.append((place, utterance))
 
-    for_dali = [r for r in recordings.values() if _fits_dali(r.header, options)]
+    for_dali = [r for r in recordings.values() if _fits_dali(r, options)]
     dali_keys = {(r.path, r.header) for r in for_dali}
     streamed = [r for key, r in recordings.items() if key not in dali_keys]
     futures = [pool.submit(_stream, r, options, stop) for r in streamed]
@@ -125,12 +134,31 @@ def decode_batch(
 # --- Whole recordings, through DALI -------------------------------------------------------------
 
 
-def _fits_dali(header: Header, options: DecodeOptions) -> bool:
+def _one_file(recording: _Recording, decode: Callable[[], T | _Results]) -> T | _Results:
+    """What ``decode`` gives, or a Failure for each utterance of this file, whatever it raises."""
+    try:
+        return decode()
+    except MemoryError:
+        raise
+    except FileNotFoundError:
+        reason = "no such file: it is gone since planning"
+    except Exception as error:  # noqa: BLE001 - what one file makes a library raise is that file's fault
+        reason = why_unusable(error)
+    return [(place, Failure(u.id, u.path, "decode", reason)) for place, u in recording.utterances]
+
+
+def _decoded_bytes(recording: _Recording) -> int:
+    """What DALI allocates: the file whole, at its own rate."""
+    return 4 * recording.header.num_frames * recording.header.num_channels
+
+
+def _fits_dali(recording: _Recording, options: DecodeOptions) -> bool:
+    header = recording.header
     if "dali" not in able(header.container, options.backend):
         return False
-    decoded_bytes = 4 * header.num_frames * header.num_channels
-    short = header.duration <= DALI_MAX_SECONDS and decoded_bytes <= DALI_MAX_BYTES
-    return short or options.backend == "dali"
+    fits = _decoded_bytes(recording) <= options.room.budget and header.duration <= 3600 * options.max_hours
+    short = header.duration <= DALI_MAX_SECONDS and _decoded_bytes(recording) <= DALI_MAX_BYTES
+    return fits and (short or options.backend == "dali")
 
 
 def _dali_chunks(recordings: list[_Recording], workers: int) -> Iterator[list[_Recording]]:
@@ -139,7 +167,7 @@ def _dali_chunks(recordings: list[_Recording], workers: int) -> Iterator[list[_R
     chunk: list[_Recording] = []
     chunk_bytes = 0
     for recording in recordings:
-        num_bytes = 4 * recording.header.num_frames * recording.header.num_channels
+        num_bytes = _decoded_bytes(recording)
         if chunk and (len(chunk) == most or chunk_bytes + num_bytes > DALI_BATCH_BYTES):
             yield chunk
             chunk, chunk_bytes = [], 0
@@ -151,17 +179,24 @@ def _dali_chunks(recordings: list[_Recording], workers: int) -> Iterator[list[_R
 
 def _decode_chunk(chunk: list[_Recording], options: DecodeOptions, stop: threading.Event) -> _Results:
     if stop.is_set():
-        raise _Stopped
+        raise Stopped
     arena = _arena_of_this_thread()
     files = [_load(arena, recording) for recording in chunk]
-    samples = iter(decode_dali([file.data for file in files if file]) if any(files) else [])
     results: _Results = []
-    for recording, file in zip(chunk, files, strict=True):
-        decoded = next(samples) if file else None
-        if file and decoded:
-            results += _finish_whole(recording, file, *decoded, options, stop)
-        else:  # what DALI cannot do is streamed; for what cannot be read, that path finds the reason
-            results += _stream(recording, options, stop)
+    left_over = [recording for recording, file in zip(chunk, files, strict=True) if file is None]
+    loaded = [(recording, file) for recording, file in zip(chunk, files, strict=True) if file is not None]
+    with options.room.take(sum(_decoded_bytes(recording) for recording, _ in loaded), stop):
+        samples = decode_dali([file.data for _, file in loaded]) if loaded else []
+        for (recording, file), decoded in zip(loaded, samples, strict=True):
+            finished = None
+            if decoded is not None:
+                finished = _one_file(recording, partial(_finish_whole, recording, file, *decoded, options))
+            if finished is None:
+                left_over.append(recording)
+            else:
+                results += finished
+    for recording in left_over:  # what cannot be read at all, too: that path finds the reason
+        results += _stream(recording, options, stop)
     return results
 
 
@@ -205,7 +240,8 @@ def _load(arena: _Arena, recording: _Recording) -> _File | None:
     try:
         with open_recording(recording.path) as file:
             size = file.seek(0, 2)
-            if size > DALI_MAX_BYTES:
+            # Much more than its audio takes in any coding is something else, not to be held in memory.
+            if size > min(DALI_MAX_BYTES, 2 * _decoded_bytes(recording) + BESIDE_AUDIO_BYTES):
                 return None
             file.seek(0)
             data = arena.take(size)
@@ -213,7 +249,7 @@ def _load(arena: _Arena, recording: _Recording) -> _File | None:
                 return None
         stated = read_header(*bytes_in(data.data))
         still_planned(stated, recording.header)
-    except (DecodeError, OSError):
+    except Exception:  # noqa: BLE001 - whatever it is, it is met again where the reason is found
         return None
     # The length of an Ogg file of several streams is a guess, which DALI would allocate.
     return None if stated.length == "estimate" else _File(data, stated)
@@ -225,13 +261,16 @@ def _finish_whole(
     samples: np.ndarray,
     sample_rate: int,
     options: DecodeOptions,
-    stop: threading.Event,
-) -> _Results:
-    """Cuts, mixes, resamples and checks what DALI decoded, float32 ``[num_frames, num_channels]``."""
+) -> _Results | None:
+    """Cuts, mixes, resamples and checks what DALI decoded, float32 ``[num_frames, num_channels]``.
+
+    None where it may not be all there: to be streamed, which tells.
+    """
     stated = file.stated
     miscounted = len(samples) != stated.num_frames and sample_rate == stated.sample_rate
     if miscounted or (stated.container == "flac" and not flac.intact(samples, stated, file.data)):
-        return _stream(recording, options, stop)
+        return None
+    check_format(sample_rate, samples.shape[1])
 
     def waveform_of(utterance: Utterance) -> np.ndarray:
         first, last = clip_segment(utterance, sample_rate, len(samples))
@@ -250,20 +289,23 @@ def _finish_whole(
 
 def _stream(recording: _Recording, options: DecodeOptions, stop: threading.Event) -> _Results:
     """Every utterance of a recording, by the first backend but DALI that can open it."""
-    try:
+
+    def decode() -> _Results:
         with open_recording(recording.path) as file:
-            return _decode_stream(file, recording, options, stop)
-    except DecodeError as error:
-        reason = str(error)
-    except FileNotFoundError:
-        reason = "no such file: it is gone since planning"
-    except OSError as error:
-        reason = unreadable(error)
-    return [(place, Failure(u.id, u.path, "decode", reason)) for place, u in recording.utterances]
+            try:
+                return _decode_stream(file, recording, options, stop)
+            except NoRoom:
+                return _decode_stream(file, recording, options, stop, alone=True)
+
+    return _one_file(recording, decode)
 
 
 def _decode_stream(
-    file: BinaryIO, recording: _Recording, options: DecodeOptions, stop: threading.Event
+    file: BinaryIO,
+    recording: _Recording,
+    options: DecodeOptions,
+    stop: threading.Event,
+    alone: bool = False,
 ) -> _Results:
     at, size = bytes_of(file)
     stated = read_header(at, size)
@@ -277,51 +319,73 @@ def _decode_stream(
             reasons.append(str(error))
             continue
         with closing(reader):
+            check_format(reader.sample_rate, reader.num_channels)
             if stated.length == "unknown":
                 stated = reader.stated(stated.container, size)
                 still_planned(stated, recording.header)
-            return _read(reader, recording, stated, options, stop)
+            return _read(reader, recording, stated, options, stop, alone)
     raise DecodeError(most_informative(reasons, stated.container))
 
 
 def _read(
-    reader: Reader, recording: _Recording, stated: Stated, options: DecodeOptions, stop: threading.Event
+    reader: Reader,
+    recording: _Recording,
+    stated: Stated,
+    options: DecodeOptions,
+    stop: threading.Event,
+    alone: bool,
 ) -> _Results:
+    """Raises NoRoom, unless ``alone``: nothing else is decoded meanwhile."""
+    rate = SAMPLE_RATE if options.resample else reader.sample_rate
+    longest = options.longest(rate)
     cuts = []
     results: _Results = []
     for place, utterance in recording.utterances:
         try:
-            target = SAMPLE_RATE if options.resample else reader.sample_rate
-            cuts.append((place, Cut(utterance, reader.sample_rate, stated.num_frames, target)))
-        except DecodeError as error:  # a segment that runs backwards
+            cuts.append((place, Cut(utterance, reader.sample_rate, stated, rate, longest)))
+        except DecodeError as error:  # a segment that runs backwards, a recording that is too long
             results.append((place, Failure(utterance.id, utterance.path, "decode", str(error))))
-    # soundfile seeks to the very sample, so each cut is read by itself; FFmpeg does not: one pass.
-    together = [[cut] for _, cut in cuts] if isinstance(reader, SoundfileReader) else [[c for _, c in cuts]]
-    for group in together:
-        _feed(reader, group, options.channel, stop)
-    results += [
-        (place, checked(cut.utterance, partial(_finished, cut, reader, stated), options.checksum, cut.rate))
-        for place, cut in cuts
-    ]
+    claim = sum(cut.claimed_bytes for _, cut in cuts)
+    with options.room.take(options.room.budget if alone else claim, stop) as taken:
+        # soundfile seeks to the very sample, so each cut is read by itself; FFmpeg does not: one pass.
+        by_itself = isinstance(reader, SoundfileReader)
+        for group in [[cut] for _, cut in cuts] if by_itself else [[cut for _, cut in cuts]]:
+            _feed(reader, group, options.channel, stop, lambda: taken.need(sum(c.num_bytes for _, c in cuts)))
+
+        def waveform_of(cut: Cut) -> np.ndarray:
+            waveform = _finished(cut, reader, stated)
+            options.room.keep(waveform, cut.num_bytes - cut.claimed_bytes)
+            return waveform
+
+        results += [
+            (place, checked(cut.utterance, partial(waveform_of, cut), options.checksum, rate))
+            for place, cut in cuts
+        ]
     return results
 
 
-def _feed(reader: Reader, cuts: list[Cut], channel: int | None, stop: threading.Event) -> None:
-    """One pass over the source. A cut that is complete is not touched by what comes behind it."""
+def _feed(
+    reader: Reader, cuts: list[Cut], channel: int | None, stop: threading.Event, grown: Callable[[], None]
+) -> None:
+    """One pass over the source. A cut that is complete is not touched by what comes behind it.
+
+    ``grown`` is called when the cuts have grown; what it raises is their damage, too.
+    """
     position = 0
-    last = max((cut.stop for cut in cuts), default=0.0)
     try:
         for block in reader.blocks(min((cut.start for cut in cuts), default=0)):
             if stop.is_set():
-                raise _Stopped
+                raise Stopped
             position = reader.position
             for cut in cuts:
                 cut.add(block, position - len(block), channel)
-            if position >= last:
+            if all(cut.damage or cut.stop <= position for cut in cuts):
                 return
+            grown()
     except DecodeError as error:
         for cut in cuts:
-            cut.damage = error if cut.stop > position else None
+            if cut.stop > position:
+                cut.fail(error)
     for cut in cuts:
         cut.end = reader.position if cut.stop > reader.position else None
 
@@ -333,91 +397,3 @@ def _finished(cut: Cut, reader: Reader, stated: Stated) -> np.ndarray:
         complete(cut.end, reader.sample_rate, stated)
         clip_segment(cut.utterance, reader.sample_rate, cut.end)
     return cut.finish()
-
-
-# --- Ahead of the model -------------------------------------------------------------------------
-
-_END = None
-_POLL: Seconds = 0.1  # how soon a blocked thread sees that the other side has gone
-
-
-class DecodeAhead:
-    """Decodes batches in threads while the model works; at most ``ahead`` decoded ones wait.
-
-    >>> with DecodeAhead(batches, DecodeOptions()) as decoded:
-    ...     for results in decoded:  # in the order of `batches`
-
-    ``batches`` is iterated in another thread. What is raised there, or by a bug in decoding, is
-    raised again in the consumer. ``wait_seconds`` is the time that the consumer has waited.
-    """
-
-    def __init__(
-        self,
-        batches: Iterable[tuple[Sequence[Utterance], Sequence[Header]]],
-        options: DecodeOptions,
-        ahead: int = 2,
-    ) -> None:
-        able("wav", options.backend)  # an absent backend is refused here, not in a thread
-        self.wait_seconds: Seconds = 0.0
-        self._batches = batches
-        self._options = options
-        self._ready: queue.Queue[list[Decoded | Failure] | None] = queue.Queue(maxsize=max(1, ahead))
-        self._stop = threading.Event()
-        self._producer = ThreadPoolExecutor(1, thread_name_prefix="decode-ahead")
-        self._done: Future[None] | None = None
-
-    def __enter__(self) -> DecodeAhead:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[list[Decoded | Failure]]:
-        if self._done is not None:
-            raise RuntimeError("these batches are being decoded already")
-        self._done = self._producer.submit(self._produce)
-        try:
-            while (results := self._next()) is not _END:
-                yield results
-            if not self._stop.is_set():
-                self._done.result()  # raises what was raised in the thread
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Ends the threads. What is being decoded is given up at its next block."""
-        self._stop.set()
-        self._producer.shutdown(cancel_futures=True)
-
-    def _next(self) -> list[Decoded | Failure] | None:
-        began = perf_counter()
-        try:
-            while not self._stop.is_set():
-                try:
-                    return self._ready.get(timeout=_POLL)
-                except queue.Empty:
-                    continue
-            return _END
-        finally:
-            self.wait_seconds += perf_counter() - began
-
-    def _produce(self) -> None:
-        pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="decode")
-        try:
-            for utterances, headers in self._batches:
-                if self._stop.is_set():
-                    return
-                self._put(decode_batch(utterances, headers, self._options, pool, self._stop))
-        except _Stopped:
-            return
-        finally:
-            pool.shutdown(cancel_futures=True)
-            self._put(_END)
-
-    def _put(self, results: list[Decoded | Failure] | None) -> None:
-        while not self._stop.is_set():
-            try:
-                self._ready.put(results, timeout=_POLL)
-            except queue.Full:
-                continue
-            return

@@ -30,6 +30,8 @@ from extractor.device_worker import Share
 from extractor.errors import HserError, ProcessDied, SettingsError
 from extractor.indexing import Indexes, Wanted
 from extractor.progress import Counts, Progress, Summary
+from extractor.remarks import remarks
+from extractor.room import room_of
 from extractor.stages import EMBEDDING, num_cores
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def run_on(
 ) -> Summary:
     """`engine.run` on several devices. Raises what ended one of their processes, once all have ended."""
     workers = options.workers or max(1, min(8, num_cores() // len(devices)))
+    memory = room_of(options.decode_memory).budget / 2**30 / len(devices)
     index, count = options.shard
     shares = [
         Share(
@@ -125,6 +128,7 @@ def run_on(
                 device="cuda" if device.startswith("cuda") else device,
                 devices=(),
                 workers=workers,
+                decode_memory=memory,
                 shard=(index + count * d, count * len(devices)),
                 # What is to be tried again is planned by the first; planned twice it would be done twice.
                 retry_failed=options.retry_failed and d == 0,
@@ -300,6 +304,7 @@ def _finish(summary: Summary, out: str | os.PathLike[str], options: Options, pro
 
     with Store(out) as store:
         summary.stored, summary.failures, layers = len(store), store.errors, store.layers
+        summary.notes = remarks(store)
     if summary.indexes:
         wanted = [Wanted(*index) for index in summary.indexes]
         with Indexes(out, wanted, layers, options.storage_dtype, summary.stored, progress):

@@ -56,6 +56,10 @@ class Options:
     resample: str = "cpu"  # where recordings of another rate come to 16 kHz: see `RESAMPLING`
     storage_dtype: str = "fp32"
     workers: int | None = None  # decoding threads of a process; None: by the number of cores
+    # What is longer, or than the GiB hold that all that is being decoded may take, is an error. Neither
+    # changes a row, so a run may go on with others; `retry_failed` tries again what was too long.
+    max_hours: float = 24.0
+    decode_memory: float | None = None  # None: a quarter of the machine's memory
     shard: tuple[int, int] = (0, 1)  # this process does batches with index % n == i
     retry_failed: bool = False
     index: str | Sequence[str] = ()  # indexes to build on the way: "mean:12"; see `hser-lookup`
@@ -137,6 +141,8 @@ def run_here(
     """
     from extractor.budget import Memory
     from extractor.indexing import Indexes
+    from extractor.remarks import remarks
+    from extractor.room import room_of
     from extractor.run_plan import make_plan
     from extractor.stages import Stages, most_streams, num_streams
     from extractor.store import Store
@@ -168,7 +174,11 @@ def run_here(
             plan,
             recipe.encoder(model, layers, asked.poolings, a_pass, Memory(progress.note)),
             writer,
-            recipe.decode_options(asked.workers),
+            replace(
+                recipe.decode_options(asked.workers),
+                max_hours=options.max_hours,
+                room=room_of(options.decode_memory),
+            ),
             num_streams(model.device.type, len(plan.batches)),
             asked.copies,
             last.enter_context(indexes),
@@ -184,6 +194,7 @@ def run_here(
         progress.note(warning)
     with Store(out) as store:
         summary.stored, summary.failures = len(store), store.errors
+        summary.notes = [] if index_later else remarks(store)
     return summary
 
 
@@ -262,6 +273,10 @@ def check(options: Options) -> None:
         )
     if options.workers is not None and options.workers < 1:
         raise SettingsError(f"--workers {options.workers}: must be at least 1")
+    for name in ("max_hours", "decode_memory"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise SettingsError(f"--{name.replace('_', '-')} {value}: must be more than 0")
     if options.channel is not None and options.channel < 0:
         raise SettingsError(f"--channel {options.channel}: channels count from 0")
     if options.resample not in RESAMPLING:
@@ -405,6 +420,7 @@ def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> Ru
         settings=asked.settings,
         environment={
             "model_spec": _reachable(options.model),
+            **({"notes": list(asked.manifest.notes)} if asked.manifest.notes else {}),
             **({"model_notes": list(model.notes)} if model.notes else {}),
             **_environment(model.device.type),
         },

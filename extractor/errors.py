@@ -18,6 +18,7 @@ Every message names the file or the option and the remedy. The commands print it
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -59,6 +60,26 @@ class ProcessDied(HserError):
 
 class DecodeError(HserError):
     """One recording cannot be decoded; the message is the reason shown to the user."""
+
+
+LONGEST_MESSAGE = 200  # characters of what a library says
+
+
+def why_unusable(error: Exception) -> str:
+    """The reason in the error row of one recording, whatever was raised while it was read or decoded."""
+    if isinstance(error, DecodeError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a file"
+    if isinstance(error, PermissionError):
+        return "no permission to read the file"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    # What nobody expected, as it was raised: one line, and no addresses of memory.
+    said = " ".join(re.sub(r"\b0x[0-9a-fA-F]+", "?", str(error)).split())[:LONGEST_MESSAGE]
+    return f"cannot be decoded: {type(error).__name__}{said and ': ' + said}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

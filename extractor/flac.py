@@ -37,7 +37,7 @@ def intact(samples: np.ndarray, stated: Stated, data: np.ndarray) -> bool:
 def _silent_blocks(samples: np.ndarray, block_frames: int) -> dict[int, int]:
     """Number -> size of each block that is nothing but zeros; the last one may be shorter."""
     num_whole = len(samples) // block_frames
-    blocks = samples[: num_whole * block_frames].reshape(num_whole, -1)
+    blocks = samples[: num_whole * block_frames].reshape(num_whole, block_frames * samples.shape[1])
     probed = blocks[:, :: max(1, block_frames // PROBES_PER_BLOCK)].any(axis=1)
     silent = {int(k): block_frames for k in np.flatnonzero(~probed) if not blocks[k].any()}
     tail = samples[num_whole * block_frames :]

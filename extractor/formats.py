@@ -122,10 +122,7 @@ def check(stated: Stated, size: int) -> Stated:
     """Refuses a header that no recording of this size can have."""
     if stated.length == "unknown":
         return stated
-    if not MIN_SAMPLE_RATE <= stated.sample_rate <= MAX_SAMPLE_RATE:
-        raise DecodeError(f"the header declares a sample rate of {stated.sample_rate:,} Hz")
-    if not 1 <= stated.num_channels <= MAX_CHANNELS:
-        raise DecodeError(f"the header declares {stated.num_channels:,} channels")
+    check_format(stated.sample_rate, stated.num_channels)
     if stated.num_frames <= 0:
         raise DecodeError("the header declares no samples")
     bound = MAX_FRAMES_PER_BYTE.get(stated.container, MAX_FRAMES_PER_BYTE_ELSE)
@@ -137,6 +134,14 @@ def check(stated: Stated, size: int) -> Stated:
     return stated
 
 
+def check_format(sample_rate: int, num_channels: int) -> None:
+    """Refuses what no recording has, whether a header says so or the library that has opened the file."""
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise DecodeError(f"the header declares a sample rate of {sample_rate:,} Hz")
+    if not 1 <= num_channels <= MAX_CHANNELS:
+        raise DecodeError(f"the header declares {num_channels:,} channels")
+
+
 def _cut_short(declared: int, present: int) -> DecodeError:
     return DecodeError(
         f"cut short: the header declares {declared:,} bytes of audio, the file holds {max(0, present):,}"
@@ -145,22 +150,14 @@ def _cut_short(declared: int, present: int) -> DecodeError:
 
 def open_recording(path: str) -> BinaryIO:
     """Opens a regular file, unbuffered. Opening a pipe would block for ever, reading a device never end."""
-    file = io.FileIO(path, opener=lambda name, _flags: os.open(name, OPEN_FLAGS))
+    try:
+        file = io.FileIO(path, opener=lambda name, _flags: os.open(name, OPEN_FLAGS))
+    except ValueError:  # a NUL in it
+        raise DecodeError("not a path that a file can have") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a folder is refused by FileIO
         file.close()
         raise DecodeError("not a regular file")
     return file  # what open(buffering=0) gives
-
-
-def unreadable(error: OSError) -> str:
-    """Why a file could not be opened, in words."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
-    if isinstance(error, PermissionError):
-        return "no permission to read the file"
-    return f"cannot be read: {error.strerror or error}"
 
 
 # --- RIFF: WAV, RF64 ---------------------------------------------------------------------------
@@ -244,12 +241,13 @@ def _flac(at: At, size: int) -> Stated:
     smallest, largest = struct.unpack(">HH", info[:4])
     packed = int.from_bytes(info[10:18])  # rate 20 bits, channels - 1 in 3, bits - 1 in 5, samples 36
     rate, channels, bits = packed >> 44, (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
-    num_frames, length_kind = packed & (1 << 36) - 1, "exact"
+    num_frames = packed & (1 << 36) - 1
     if num_frames == 0:  # streamed: the encoder did not know; about half of PCM's size is usual
-        num_frames, length_kind = max(1, 2 * size * 8 // (channels * bits)), "estimate"
+        guess = max(1, 2 * size * 8 // (channels * bits))
+        return Stated("flac-unfinished", rate, channels, guess, "estimate")  # libsndfile cannot seek in it
     block_frames = smallest if smallest == largest else 0
     md5 = info[18:34] if bits == 16 and any(info[18:34]) else b""
-    return Stated("flac", rate, channels, num_frames, length_kind, block_frames, md5)
+    return Stated("flac", rate, channels, num_frames, "exact", block_frames, md5)
 
 
 # --- Ogg ----------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from extractor.types import SAMPLE_RATE, Failure, Seconds, Utterance
 
 if TYPE_CHECKING:
+    from extractor.ahead import DecodeAhead
     from extractor.augment import Clip, Recipe
     from extractor.batch import Job
     from extractor.copies import Copies
-    from extractor.decode import DecodeAhead, DecodeOptions
+    from extractor.decode import DecodeOptions
     from extractor.run_plan import RunPlan
     from extractor.types import Header
 
@@ -43,7 +44,7 @@ class Jobs:
     def __init__(
         self, plan: RunPlan, todo: Sequence[int], decoding: DecodeOptions, copies: Copies | None = None
     ) -> None:
-        from extractor.decode import DecodeAhead
+        from extractor.ahead import DecodeAhead
 
         self.plan, self.todo, self.decoding, self.copies = plan, todo, decoding, copies
         self._requested: dict[int, Requested] = {}  # by batch: from the decoder's thread to the consumer's

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from extractor.errors import DecodeError
-from extractor.formats import (
-    bytes_of,
-    check,
-    open_recording,
-    read_header,
-    unreadable,
-)
+from extractor.errors import DecodeError, why_unusable
+from extractor.formats import bytes_of, check, open_recording, read_header
 from extractor.segments import clip_segment, long_enough, resampled, segment
 from extractor.types import Failure, Header, Utterance
 
@@ -64,12 +58,10 @@ def _read_header(path: str) -> Header | str:
                 from extractor.backends import describe  # numpy and the decoders: few files need them
 
                 stated = check(describe(file, size, stated.container), size)
-    except DecodeError as error:
-        return str(error)
-    except OSError as error:
-        return unreadable(error)
-    except ValueError:  # a NUL in the path
-        return "not a path that a file can have"
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever one file makes a library raise is that file's fault
+        return why_unusable(error)
     return stated.header()
 
 

@@ -35,6 +35,7 @@ class Summary:
     embedded: int = 0  # by this command
     stored: int = 0  # rows in the store, those of earlier commands included
     failures: Sequence[Failure] = ()  # all that stand in the store's errors
+    notes: Sequence[str] = ()  # what a person should know of the run besides: see `remarks`
     audio: Seconds = 0.0  # embedded by this command
     padding_share: float = 0.0  # of all arithmetic
     rerun_in_fp32: int = 0
@@ -193,6 +194,7 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
         ("failed", f"{len(s.failures):,}" + (" (see errors.jsonl)" if s.failures else "")),
     ]
     rows += [("", f"{count:,} x {reason}") for reason, count in failure_reasons(s.failures)[:8]]
+    rows += [("note", note) for note in s.notes]
     if not s.embedded:
         return rows
     rows += [

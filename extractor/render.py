@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from extractor.batch import Job
 
 BATCH: Seconds = 60.0  # audio decoded and augmented at once
+WAV_FLOAT = 3  # the format's code for samples that are floats
 MANIFEST = "manifest.csv"
 ERRORS = "errors.csv"
 
@@ -140,15 +142,25 @@ def _heard(job: Job, audio: Sequence[object], failures: list[Failure]) -> Iterat
         yield job.positions[i], Copy(job.utterances[i], decoded.waveform, after, job.recipes[i].text)
 
 
-def _write(path: Path, waveform: np.ndarray) -> None:
-    import soundfile
+def wav_bytes(waveform: np.ndarray) -> bytes:
+    """A mono WAV of float32: whole numbers would cut off what is louder than they hold.
 
+    Written here, since libsndfile puts the time of day into such a file (its PEAK chunk): the same audio
+    is to be the same bytes.
+    """
+    data = waveform.astype("<f4").tobytes()
+    form = struct.pack("<HHIIHHH", WAV_FLOAT, 1, SAMPLE_RATE, 4 * SAMPLE_RATE, 4, 32, 0)
+    chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", len(waveform))), (b"data", data)]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _write(path: Path, waveform: np.ndarray) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Floats: louder copies are beyond what whole numbers hold, and would be cut off.
-        soundfile.write(path, waveform, SAMPLE_RATE, subtype="FLOAT", format="WAV")
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise StoreUnwritable(f"{path}: cannot be written: {error}") from error
+        path.write_bytes(wav_bytes(waveform))
+    except OSError as error:
+        raise StoreUnwritable(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

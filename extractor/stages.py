@@ -130,6 +130,8 @@ class Stages:
         stop: threading.Event,
     ) -> None:
         """Hand on batches until all are done or it is stopped."""
+        from extractor.remarks import remember_quiet
+
         waiting, move = iter(jobs), self._mover()
         flying: set[Future[BatchResult]] = set()
         more = True
@@ -141,6 +143,7 @@ class Stages:
                 summary.decode_wait += (time.perf_counter() - asked) if idle else 0.0
                 more = job is not None
                 if job is not None:
+                    remember_quiet(self.writer.path, self.writer.shard, job.decoded)
                     flying.add(pool.submit(busy.during, self._encode, move(job)))
             more = more and not stop.is_set()
             ready, flying = wait(flying, timeout=None, return_when=FIRST_COMPLETED)

@@ -99,6 +99,7 @@ class Decoded:
     waveform: np.ndarray  # float32 [num_samples], mono, at `sample_rate`
     checksum: str  # SHA-256 of the waveform's bytes: what audio gave this embedding
     sample_rate: int = SAMPLE_RATE  # Hz; another only where resampling was left to the device
+    quiet: bool = False  # no sample is beyond `waveform.QUIET`: nothing is to be heard
 
 
 @dataclass(frozen=True, slots=True)

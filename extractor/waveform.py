@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,16 +19,26 @@ from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
 RESAMPLING_QUALITY = "HQ"  # soxr's default, 20 bits; VHQ (28 bits) is beyond what 16-bit speech holds
 PREALLOCATED_SAMPLES = 8 * 3600 * SAMPLE_RATE  # trusted to a header; untouched pages cost nothing
 STATED_SLACK_FRAMES = 4096  # codec blocks that decoders may leave off a length that is not exact
+# Two steps of 16-bit audio, 84 dB below full scale: channels that cancel leave the rounding of each, and
+# silence has the last bit's dither. The softest speech is a thousand times as loud.
+QUIET = 2.0**-14
 STATED_SLACK = 0.01  # and the share by which such a length may be wrong
+
+
+class Longest(NamedTuple):
+    """The most samples that a waveform may have."""
+
+    num_samples: int
+    why: str  # what one with more is
 
 
 class Cut:
     """One utterance on its way out of a stream: samples ``[start, stop)`` of the source."""
 
     def __init__(
-        self, utterance: Utterance, sample_rate: int, num_frames: int, rate: int = SAMPLE_RATE
+        self, utterance: Utterance, sample_rate: int, stated: Stated, rate: int, longest: Longest
     ) -> None:
-        """``rate``: what it is to come out at, 16 kHz or the source's own."""
+        """``rate``: what it is to come out at, 16 kHz or the source's own. Raises DecodeError."""
         import soxr
 
         self.utterance, self.rate = utterance, rate
@@ -40,19 +51,37 @@ class Cut:
             self._resampler = soxr.ResampleStream(
                 sample_rate, SAMPLE_RATE, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
-        planned = max(0, int(min(self.stop, num_frames)) - self.start)
+        planned = max(0, int(min(self.stop, stated.num_frames)) - self.start)
         expected = resampled(planned, sample_rate) if rate != sample_rate else planned
+        self._longest = longest
+        if expected > longest.num_samples:
+            if stated.length != "estimate":  # of which the stream itself tells
+                raise DecodeError(longest.why)
+            expected = longest.num_samples
+        self.claimed_bytes = 4 * expected
         most = PREALLOCATED_SAMPLES * rate // SAMPLE_RATE
         self._waveform = np.empty(min(expected, most), np.float32)
         self._filled = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return 4 * self._filled
+
+    def fail(self, damage: DecodeError) -> None:
+        """It takes no more, and lets go of what it has."""
+        self.damage, self._waveform, self._filled = damage, np.empty(0, np.float32), 0
 
     def add(self, block: np.ndarray, position: int, channel: int | None) -> None:
         """Takes what is its own of a block ``[num_frames, num_channels]`` that starts at ``position``."""
         first = max(0, self.start - position)
         last = int(min(len(block), self.stop - position))
-        if first < last:
+        if first >= last or self.damage is not None:
+            return
+        try:
             mono = mix(block[first:last], channel)
             self._append(mono if self._resampler is None else self._resampler.resample_chunk(mono))
+        except DecodeError as error:
+            self.fail(error)
 
     def finish(self) -> np.ndarray:
         if self._resampler is not None:
@@ -61,6 +90,8 @@ class Cut:
 
     def _append(self, samples: np.ndarray) -> None:
         end = self._filled + len(samples)
+        if end > self._longest.num_samples:
+            raise DecodeError(self._longest.why)
         if end > len(self._waveform):  # the header's length was an estimate
             self._waveform.resize(end + end // 2, refcheck=False)
         self._waveform[self._filled : end] = samples
@@ -136,14 +167,16 @@ def checked(
     try:
         waveform = waveform_of()
         long_enough(resampled(len(waveform), sample_rate))
-        _finite(waveform)
+        peak = _peak(waveform)
     except DecodeError as error:
         return Failure(utterance.id, utterance.path, "decode", str(error))
     digest = hashlib.sha256(waveform.data).hexdigest() if checksum else ""
-    return Decoded(waveform, digest, sample_rate)
+    return Decoded(waveform, digest, sample_rate, peak <= QUIET)
 
 
-def _finite(waveform: np.ndarray) -> None:
+def _peak(waveform: np.ndarray) -> float:
     # By the extremes, since NaN is one: `isfinite` of the whole would allocate a quarter of it.
-    if not (np.isfinite(waveform.max()) and np.isfinite(waveform.min())):
+    high, low = float(waveform.max()), float(waveform.min())
+    if not (np.isfinite(high) and np.isfinite(low)):
         raise DecodeError("contains NaN or infinite samples")
+    return max(high, -low)

@@ -27,7 +27,7 @@ STAGES = {
     "manifest": {"corpora", "manifest_file", "source_labels", "manifest", "walk"},
     "probe": {"probe"},
     "plan": {"plan"},
-    "decode": {"flac", "waveform", "decode"},
+    "decode": {"flac", "waveform", "room", "decode", "ahead"},
     "augment": {"augment"},
     "encode": {"encoders"},
     "pool": {"pooling"},
@@ -36,7 +36,7 @@ STAGES = {
 }
 ENGINE = {
     *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "indexing", "jobs"),
-    *("run_plan", "row_recipe", "staging", "stages", "engine", "render"),
+    *("remarks", "row_recipe", "run_plan", "staging", "stages", "engine", "render"),
 }
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 

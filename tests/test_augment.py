@@ -22,18 +22,24 @@ from extractor.augment import (
     Compose,
     Config,
     Gain,
-    LatentMask,
     OneOf,
     Recipe,
     SpecAugment,
     TimeStretch,
+    check,
+    draw,
+    is_latent,
     load_yaml,
+    needs_partners,
     parse,
     parse_recipe,
     read_yaml,
     to_text,
     to_yaml,
 )
+from extractor.augment.fixed import Fixed
+from extractor.augment.latent import LatentMasks
+from extractor.augment.mixing import Join
 from extractor.augment.parameters import (
     Choice,
     Flag,
@@ -47,8 +53,10 @@ from extractor.augment.parameters import (
     make,
     parameters,
 )
-from extractor.augment.spectral import POLICIES
+from extractor.augment.pool import Pool, Source
+from extractor.augment.spectral import POLICIES, MaskSpectrogram
 from extractor.augment.syntax import WITH_PLUS
+from extractor.augment.waveform import AddNoise, Band, Silence
 from extractor.errors import HserError, SettingsError
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +126,7 @@ def rows(draw: st.DrawFn, row: type[Any]) -> Any:
 @st.composite
 def composed(draw: st.DrawFn, inner: st.SearchStrategy[Augmentation]) -> Augmentation:
     items = draw(st.lists(inner, min_size=1, max_size=3))
-    assume(sum(any(isinstance(leaf, LatentMask) for leaf in i.leaves()) for i in items) < 2)
+    assume(sum(any(leaf.inside_encoder for leaf in i.leaves()) for i in items) < 2)
     return Compose(items, p=draw(st.sampled_from([1.0, 0.25])))
 
 
@@ -129,7 +137,12 @@ def chosen(draw: st.DrawFn, inner: st.SearchStrategy[Augmentation]) -> Augmentat
     return OneOf(pairs, p=draw(st.sampled_from([1.0, 1e-7])))
 
 
-LEAVES = st.sampled_from(list(AUGMENTATIONS.values())).flatmap(rows)
+# What a recipe names and no augmentation does; the others are read as augmentations of one value.
+FIXED = st.sampled_from([AddNoise, Band, Join, LatentMasks, MaskSpectrogram, Silence]).flatmap(rows)
+LEAVES = st.one_of(
+    st.sampled_from(list(AUGMENTATIONS.values())).flatmap(rows),
+    st.builds(Fixed, st.none() | FIXED, p=st.sampled_from([1.0, 0.25])),
+)
 TREES = st.recursive(LEAVES, lambda inner: composed(inner) | chosen(inner), max_leaves=6)
 
 
@@ -180,6 +193,35 @@ def test_every_configuration_is_read_from_its_yaml_as_the_same(
 def test_every_recipe_is_read_from_its_text_as_the_same(operations: list[Any]) -> None:
     recipe = Recipe(tuple(operations))
     assert parse_recipe(recipe.text) == recipe
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([r for r in OPERATIONS.values() if r.name != "latent"]).flatmap(rows), max_size=4
+    ),
+    st.integers(0, 9),
+)
+def test_a_recipe_asked_for_again_is_what_every_copy_gets(operations: list[Any], number: int) -> None:
+    recipe = Recipe(tuple(operations))
+    asked = parse(recipe.text)
+    assert draw(asked, Source("any", 20_000), number, number, Pool()) == recipe
+    assert parse(to_text(asked)) == read_yaml(to_yaml(Config(asked))).augmentation == asked
+
+
+def test_what_a_recipe_takes_in_must_be_there(tmp_path: Path) -> None:
+    pool = Pool([Source("a", 16_000)])
+    check(parse("join:clip=a,at=end,partner_samples=16000"), pool)
+    with pytest.raises(SettingsError, match="no recording of the input has the id 'b'"):
+        check(parse("gain+join:clip=b,at=end,partner_samples=16000"), pool)
+    with pytest.raises(SettingsError, match="there is no file"):
+        check(parse(f'noise:snr_db=3,clip="{tmp_path}/x.wav",start=0'), pool)
+    assert needs_partners(parse("join:clip=a,at=end,partner_samples=1"))
+    assert not needs_partners(parse("silence:spans=1-2"))
+    latent = "latent:time_prob=0.1,time_length=10,channel_prob=0,channel_length=10,key=3"
+    assert is_latent(parse(f"gain+{latent}"))
+    with pytest.raises(SettingsError, match="latent masks twice"):
+        parse(f"{latent}+latent")
 
 
 def test_what_users_write() -> None:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ import soundfile
 
 from extractor.augment import AUGMENTATIONS, parse
 from extractor.cli_augment import EPILOG
-from extractor.render import file_name
+from extractor.copies import configured
+from extractor.render import file_name, render, wav_bytes
 
 
 def hser_augment(*args: object) -> subprocess.CompletedProcess[str]:
@@ -113,6 +115,67 @@ def test_mistakes_are_refused_in_a_line(
     assert done.returncode == 2 and says in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "wavs").exists()
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Four recordings of two emotions as a manifest, and a folder of noise beside it."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "noises").mkdir()
+    soundfile.write(tmp_path / "noises" / "hum.wav", 0.1 * rng.standard_normal(30_000), 16_000)
+    lines = ["path,emotion"]
+    for k in range(4):
+        soundfile.write(tmp_path / f"r{k}.wav", 0.1 * rng.standard_normal(9_000 + 1_000 * k), 16_000)
+        lines.append(f"r{k}.wav,{('neutral', 'anger')[k % 2]}")
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "all.csv"
+
+
+def rendered(manifest: Path, out: Path, augment: str, **options: Any) -> dict[str, dict[str, str]]:
+    """The rows of what was written, by id."""
+    config = configured(augment, **options)
+    assert config is not None
+    assert not render([manifest], config, out).failures
+    with (out / "manifest.csv").open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def test_the_same_seed_gives_the_same_bytes(labelled: Path, tmp_path: Path) -> None:
+    """libsndfile would put the time of day into them, in its PEAK chunk."""
+    text = "noise:snr_db=3+gain:db=20"
+    first = rendered(labelled, tmp_path / "a", text, seed=3)
+    assert rendered(labelled, tmp_path / "b", text, seed=3) == first
+    for row in first.values():
+        a, b = ((tmp_path / run / row["path"]).read_bytes() for run in "ab")
+        assert a == b and b"PEAK" not in a
+        samples, rate = soundfile.read(tmp_path / "a" / row["path"], dtype="float32")
+        assert rate == 16_000 and wav_bytes(samples) == a
+
+
+# One of each that makes audio; a recipe without operations, too.
+WHOLE_TABLE = {
+    **{name: f"{name}" for name in AUGMENTATIONS if name not in ("latent", "bandpass")},
+    "bandpass": "bandpass:low=250.5,high=3000",
+    "pink": "noise:color=pink",
+    "folder": "noise:folder={noises}",
+    "chain": "(stretch+specaugment+noise:color=brown):p=0.9+timemask:count=2+pitch+gain",
+    "nothing": "gain:p=1e-9",
+}
+
+
+def test_every_augmentation_is_in_the_whole_table() -> None:
+    assert set(AUGMENTATIONS) - {"latent"} <= set(WHOLE_TABLE)
+
+
+@pytest.mark.parametrize("name", WHOLE_TABLE)
+def test_a_stored_recipe_alone_remakes_its_copy(name: str, labelled: Path, tmp_path: Path) -> None:
+    text = WHOLE_TABLE[name].format(noises=tmp_path / "noises")
+    drawn = rendered(labelled, tmp_path / "drawn", text, seed=5, copies=2)
+    recipe = drawn["r0~2"]["augmentation"]
+    again = rendered(labelled, tmp_path / "again", recipe, seed=99, clean=False)
+    assert {row["augmentation"] for row in again.values()} == {recipe}
+    remade = (tmp_path / "again" / again["r0~1"]["path"]).read_bytes()
+    assert remade == (tmp_path / "drawn" / drawn["r0~2"]["path"]).read_bytes()
 
 
 def test_names_of_files_stay_below_the_folder() -> None:

@@ -208,7 +208,7 @@ def test_where_there_is_none_the_run_says_what_was_assumed_and_stores_it(copy: P
     with Store(tmp_path / "run") as store:
         assert store.settings["normalisation"].startswith("False (assumed: no preprocessor_config.json")
         assert [note] == [f"{copy}: {each}" for each in store.environment["model_notes"]]
-        assert ("of the model", note.removeprefix(f"{copy}: ")) in _facts(store)  # hser-store info
+        assert ("note", note.removeprefix(f"{copy}: ")) in _facts(store)  # hser-store info
 
 
 def test_in_the_hub_it_is_assumed_offline_only(
@@ -253,8 +253,8 @@ def test_old_runs_resume_where_the_value_is_the_same_and_no_other(copy: Path, tm
 def test_queries_of_an_old_run_are_encoded_where_the_value_is_the_same(copy: Path) -> None:
     from model_cases import origin
 
-    from classifiers.lookup.query import refuse_other_model
     from extractor.encoders import LAYER_CONVENTION
+    from extractor.row_recipe import refuse_other_model
     from extractor.types import SAMPLE_RATE
     from extractor.windows import OVERLAP
 

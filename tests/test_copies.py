@@ -15,7 +15,17 @@ import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, make_model
 
 from extractor import InputError, SettingsDiffer, SettingsError, Store, extract
-from extractor.augment import Compose, Gain, SpecAugment, TimeStretch, parse_recipe
+from extractor.augment import (
+    Compose,
+    Gain,
+    Pool,
+    Source,
+    SpecAugment,
+    TimeStretch,
+    draw,
+    parse,
+    parse_recipe,
+)
 from extractor.batch import _within
 from extractor.engine import Options, run
 from extractor.types import LatentMask
@@ -108,7 +118,24 @@ def test_a_copy_is_the_same_in_any_order_batch_and_number_of_workers(corpus: Pat
     shuffled = some(corpus, order, "shuffled.csv")
     for name, options in (("b", {"batch_seconds": 0.2}), ("c", {"batch_seconds": 100.0, "workers": 1})):
         assert same_but_for_rounding(rows(embed(shuffled, tmp_path / name, **options)), expected)
-    assert len({recipe for recipe, _ in expected.values()}) > 12  # they do differ from each other
+    copies = [recipe for name, (recipe, _) in expected.items() if "~" in name]
+    assert (len(copies), len(set(copies))) == (24, 23)  # two of them are joined to the same recording
+
+
+def test_each_copy_is_drawn_by_its_own_number(corpus: Path, tmp_path: Path) -> None:
+    """Copy 2 is what number 2 draws: another than copy 1, and the same in every version."""
+    store = embed(corpus / "all.csv", tmp_path / "run", augment="noise:snr_db=5..20", copies=3)
+    recipes = dict(zip(store.ids, store.labels("augmentation"), strict=True))
+    drawn = parse("noise:snr_db=5..20")
+    lengths = dict(zip(store.ids, store.num_samples.tolist(), strict=True))
+    for name, original, number in zip(store.ids, store.labels("original"), store.labels("copy"), strict=True):
+        if number != "0":
+            source = Source(original, lengths[original])
+            assert recipes[name] == draw(drawn, source, 7, int(number), Pool()).text
+    copies = [recipe for recipe in recipes.values() if recipe != "none"]
+    assert len(set(copies)) == len(copies) == 36
+    assert recipes["n00~1"] == "noise:snr_db=12.384002,color=white,key=16446709322763561978"
+    assert recipes["n00~2"] == "noise:snr_db=13.178063,color=white,key=2178658365055283573"
 
 
 def test_a_copy_is_the_same_whatever_else_is_in_the_input(corpus: Path, tmp_path: Path) -> None:

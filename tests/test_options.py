@@ -46,6 +46,9 @@ NEITHER: dict[str, list[str]] = {
     "retry_failed": ["--retry-failed"],
     "index": ["--index", "mean:0"],
     "corpus": ["--corpus", "files"],  # labels, which are no part of an embedding
+    "map": ["--map", "calm=neutral"],  # likewise
+    "max_hours": ["--max-hours", "1"],  # decides which recordings are errors, and no row
+    "decode_memory": ["--decode-memory", "0.5"],
     "strict": ["--strict"],
     "quiet": ["--quiet"],
 }
@@ -56,10 +59,11 @@ ABOUT_THE_COMMAND = {"inputs", "out", "version"}
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two channels that differ, at another rate; one recording is longer than the short window."""
     folder = tmp_path_factory.mktemp("corpus")
+    (folder / "calm").mkdir()  # a label to rename
     rng = np.random.default_rng(0)
     for name, seconds in (("a", 0.6), ("b", 9.0)):
         audio = 0.1 * rng.standard_normal((round(seconds * 22_050), 2))
-        soundfile.write(folder / f"{name}.wav", audio, 22_050)
+        soundfile.write(folder / "calm" / f"{name}.wav", audio, 22_050)
     return folder
 
 
@@ -151,6 +155,9 @@ def test_an_option_that_cannot_work_is_refused_before_anything_is_written(
         "--augment-config": "nowhere.yaml",
         "--copies": "2",
         "--corpus": "emodbb",
+        "--map": "calm",
+        "--max-hours": "0",
+        "--decode-memory": "0",
     }
     for option, value in bad.items():
         done = extract(tmp_path / "run", [], [option, value])

@@ -11,6 +11,7 @@
                                 the rows: an augmentation (ranges) beside its operation (numbers)
     combine      tables         one of several, several in a row; both tables
     syntax       text   config  as text and as YAML
+    fixed                       an operation asked for as a recipe writes it
     recipe       drawing        the operations of one copy; how they are drawn
     filters      apply          the audio; only here is torch imported
 

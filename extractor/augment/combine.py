@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from extractor.augment.chance import Random
-from extractor.augment.latent import LatentMask
 from extractor.augment.operation import Augmentation, Operation
 from extractor.augment.pool import Pool, Source
 from extractor.errors import SettingsError
@@ -74,7 +73,7 @@ class Compose(Augmentation):
         for item in self.items:
             if not isinstance(item, Augmentation):
                 raise SettingsError(f"compose: {item!r} is not an augmentation")
-        latent = [item for item in self.items if any(isinstance(leaf, LatentMask) for leaf in item.leaves())]
+        latent = [item for item in self.items if any(leaf.inside_encoder for leaf in item.leaves())]
         if len(latent) > 1:
             raise SettingsError(
                 "compose: has latent masks twice; give one of them a larger time_prob instead"

@@ -11,13 +11,15 @@ from typing import Any
 import yaml
 
 from extractor.augment.combine import Compose, OneOf
-from extractor.augment.operation import Augmentation
-from extractor.augment.parameters import make, parameters
-from extractor.augment.tables import AUGMENTATIONS
-from extractor.augment.text import parse
+from extractor.augment.fixed import Fixed
+from extractor.augment.operation import NOTHING, Augmentation
+from extractor.augment.parameters import Row, parameters
+from extractor.augment.tables import AUGMENTATIONS, OPERATIONS
+from extractor.augment.text import named, parse
 from extractor.errors import SettingsError, unknown
 
-_KINDS = (*AUGMENTATIONS, OneOf.name, Compose.name)
+_COMBINED = (OneOf.name, Compose.name)
+_KINDS = dict.fromkeys((*AUGMENTATIONS, *_COMBINED, *OPERATIONS, NOTHING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class _Reader:
             raise self.error(node, f"one augmentation expected, found: {', '.join(names) or 'none'}")
         name = names[0]
         given = {"p": self.value(entries["p"])} if "p" in entries else {}
-        if name in AUGMENTATIONS and given:
+        if name not in _COMBINED and given:
             raise self.error(entries["p"], f"p belongs into the braces of {name}")
         with self.located(entries[name]):
             return self.combined(name, entries[name], given)
@@ -137,8 +139,7 @@ class _Reader:
             return Compose([self.augmentation(item) for item in self.items(inner)], **given)
         empty = isinstance(inner, yaml.ScalarNode) and self.value(inner) is None
         values = {} if empty else {key: self.value(value) for key, value in self.entries(inner)}
-        made: Augmentation = make("augmentation", AUGMENTATIONS, name, values)
-        return made
+        return named(name, values)
 
     @contextmanager
     def located(self, node: yaml.Node) -> Iterator[None]:
@@ -177,7 +178,12 @@ def _tree(augmentation: Augmentation) -> dict[str, Any]:
         return {OneOf.name: [{"weight": w, **_tree(a)} for a, w in augmentation.weighted], **p}
     if isinstance(augmentation, Compose):
         return {Compose.name: [_tree(item) for item in augmentation.items], **p}
-    kinds = parameters(type(augmentation))
-    return {
-        augmentation.name: {key: kinds[key].kind.plain(value) for key, value in augmentation.said.items()}
-    }
+    if isinstance(augmentation, Fixed):
+        operation = augmentation.operation
+        return {NOTHING: p} if operation is None else {operation.name: {**_plain(operation), **p}}
+    return {augmentation.name: _plain(augmentation)}
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    kinds = parameters(type(row))
+    return {key: kinds[key].kind.plain(value) for key, value in row.said.items()}

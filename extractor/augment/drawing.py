@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from extractor.augment.chance import Random
-from extractor.augment.latent import LatentMask
-from extractor.augment.mixing import CopyPaste
 from extractor.augment.operation import Augmentation
 from extractor.augment.pool import Pool, Source
 from extractor.augment.recipe import Recipe
@@ -34,9 +32,9 @@ def folders(augmentation: Augmentation) -> list[str]:
 
 def needs_partners(augmentation: Augmentation) -> bool:
     """Whether other recordings of the corpus may be needed."""
-    return any(isinstance(leaf, CopyPaste) for leaf in augmentation.leaves())
+    return any(leaf.needs_partners for leaf in augmentation.leaves())
 
 
 def is_latent(augmentation: Augmentation) -> bool:
     """Whether masks inside the encoder may be drawn: it must be one that has a mask embedding."""
-    return any(isinstance(leaf, LatentMask) for leaf in augmentation.leaves())
+    return any(leaf.inside_encoder for leaf in augmentation.leaves())

@@ -65,6 +65,10 @@ class LatentMask(Augmentation):
     channel_prob: Annotated[float, _TIME_PROB, "share of the channels in masks, were none to overlap"] = 0.0
     channel_length: Annotated[int, _LENGTH, "channels of one mask"] = 10
 
+    @property
+    def inside_encoder(self) -> bool:
+        return True
+
     def draw(self, source: Source, random: Random, pool: Pool) -> tuple[Operation, ...]:
         return (
             LatentMasks(

@@ -54,6 +54,10 @@ class CopyPaste(Augmentation):
     order: Annotated[str, Choice(tuple(ENDS)), "where"] = "append"
     same_speaker: Annotated[bool, Flag(), "only recordings of the same speaker"] = False
 
+    @property
+    def needs_partners(self) -> bool:
+        return True
+
     def draw(self, source: Source, random: Random, pool: Pool) -> tuple[Operation, ...]:
         possible = [pool.partners(source, e, self.same_speaker) for e in self._emotions(source)]
         found = [partners for partners in possible if len(partners)]

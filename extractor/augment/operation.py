@@ -10,6 +10,8 @@ from extractor.augment.chance import Random
 from extractor.augment.parameters import Number, Row
 from extractor.augment.pool import Clip, Pool, Source
 
+NOTHING = "none"  # the text of a recipe without operations
+
 
 @dataclass(frozen=True, slots=True)
 class Operation(Row):
@@ -48,6 +50,16 @@ class Augmentation(Row):
 
     def check(self, pool: Pool) -> None:
         """Raises SettingsError where no recording of the corpus could be augmented."""
+
+    @property
+    def inside_encoder(self) -> bool:
+        """Whether it draws masks inside the encoder: it must be one that has a mask embedding."""
+        return False
+
+    @property
+    def needs_partners(self) -> bool:
+        """Whether it may take other recordings of the corpus."""
+        return False
 
     @property
     def inner(self) -> tuple[Augmentation, ...]:

@@ -45,6 +45,10 @@ class Pool:
             folder: tuple(sorted(clips, key=lambda clip: clip.id)) for folder, clips in (noise or {}).items()
         }
 
+    def has(self, recording: str) -> bool:
+        """Whether a recording of this id is in it."""
+        return any(source.id == recording for source in self._sources)
+
     @cached_property
     def by_emotion(self) -> dict[str, list[Source]]:
         return _group(self._sources, lambda source: source.emotion)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 from extractor.augment import syntax
 from extractor.augment.latent import LatentMasks
-from extractor.augment.operation import Operation
+from extractor.augment.operation import NOTHING, Operation
 from extractor.augment.parameters import make
 from extractor.augment.pool import Clip
 from extractor.augment.tables import OPERATIONS
 from extractor.errors import SettingsError
-
-NOTHING = "none"  # the text of a recipe without operations
 
 
 @dataclass(frozen=True, slots=True)

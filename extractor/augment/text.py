@@ -1,14 +1,18 @@
-"""Augmentations as text, as ``--augment`` takes it; the grammar is in `extractor.augment.syntax`."""
+"""Augmentations as text, as ``--augment`` takes it; the grammar is in `extractor.augment.syntax`.
+
+A recipe is such a text, too: what its operations are called is `Fixed`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from extractor.augment import syntax
 from extractor.augment.combine import Compose, OneOf
-from extractor.augment.operation import Augmentation
-from extractor.augment.parameters import make, number_text
-from extractor.augment.tables import AUGMENTATIONS
+from extractor.augment.fixed import Fixed
+from extractor.augment.operation import NOTHING, Augmentation
+from extractor.augment.parameters import make, number_text, parameters
+from extractor.augment.tables import AUGMENTATIONS, OPERATIONS
 from extractor.errors import SettingsError, unknown
 
 
@@ -64,14 +68,39 @@ def _chain(chain: syntax.Chain) -> Augmentation:
 
 def _part(part: syntax.Part) -> Augmentation:
     if isinstance(part, syntax.Item):
-        made: Augmentation = make("augmentation", AUGMENTATIONS, part.name, part.values)
-        return made
+        return named(part.name, part.values)
     for key in part.values:
         if key != "p":
             raise SettingsError(f"(...): {unknown('parameter', key, ['p'])}")
     if len(part.choice) > 1 or part.choice[0][0] is not None:
         return OneOf(_alternatives(part.choice), **part.values)  # type: ignore[arg-type]  # p is read
     return Compose([_part(inner) for inner in part.choice[0][1]], **part.values)  # type: ignore[arg-type]
+
+
+def named(name: str, values: Mapping[str, object]) -> Augmentation:
+    """The augmentation of that name, or the operation as a recipe writes it, with nothing left to draw.
+
+    Where both tables have the name, the parameters tell. Raises SettingsError.
+    """
+    if not _is_operation(name, values):
+        made: Augmentation = make("augmentation", AUGMENTATIONS, name, values)
+        return made
+    p = {key: value for key, value in values.items() if key == "p"}
+    given = {key: value for key, value in values.items() if key != "p"}
+    if name == NOTHING:
+        if given:
+            raise SettingsError(f"{NOTHING}: {unknown('parameter', next(iter(given)), ['p'])}")
+        return Fixed(None, **p)  # type: ignore[arg-type]  # p is read
+    return Fixed(make("operation", OPERATIONS, name, given), **p)  # type: ignore[arg-type]
+
+
+def _is_operation(name: str, values: Mapping[str, object]) -> bool:
+    if name not in OPERATIONS:
+        return name == NOTHING
+    if name not in AUGMENTATIONS:
+        return True
+    alone = parameters(OPERATIONS[name]).keys() - parameters(AUGMENTATIONS[name]).keys()
+    return not alone.isdisjoint(values)
 
 
 def to_text(augmentation: Augmentation) -> str:

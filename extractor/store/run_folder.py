@@ -3,6 +3,7 @@
     run.json        what the run was asked for (compared on resume) and where it ran (not compared)
     manifest.jsonl  one line an utterance, line k is position k
     errors.jsonl    one line a recording that could not be embedded
+    quiet-*.txt     checksums of silent recordings, a line each
     embeddings.h5   table of contents over the parts (``contents.py``)
     parts/          batch-N.h5: one committed batch; part-N.h5: merged, N the lowest batch inside
 
@@ -33,6 +34,9 @@ ERRORS = "errors.jsonl"
 CONTENTS = "embeddings.h5"
 PARTS = "parts"
 LOCK = "lock"
+
+QUIET = "quiet-{}-of-{}.txt"  # by shard: checksums of recordings in which nothing is to be heard
+NOTES = ("notes", "model_notes")  # of the environment: what a person should know of the input and the model
 
 _DATA_FILE = re.compile(r"(batch|part)-(\d{8,})\.h5")
 _BYTES_A_WRITE = 1 << 20

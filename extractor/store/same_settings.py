@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from extractor.errors import SettingsDiffer, StoreError
-from extractor.store.run_folder import PARTS, RUN, RunInfo, read_run, write_text
+from extractor.store.run_folder import NOTES, PARTS, RUN, RunInfo, read_run, write_text
 
 
 def agree(path: Path, asked: RunInfo) -> RunInfo:
@@ -30,7 +31,18 @@ def agree(path: Path, asked: RunInfo) -> RunInfo:
             f"{path}: made with other settings. " + "; ".join(differences) + ". "
             "Name another --out, or ask for the run's own settings to resume it"
         )
-    return there
+    return _with_notes(path, there, asked)
+
+
+def _with_notes(path: Path, there: RunInfo, asked: RunInfo) -> RunInfo:
+    """The run's description with what there is to say of its input and its model now."""
+    old, new = ({key: info.environment.get(key) for key in NOTES} for info in (there, asked))
+    if old == new:
+        return there
+    kept = {key: value for key, value in there.environment.items() if key not in NOTES}
+    now = replace(there, environment=kept | {key: value for key, value in new.items() if value})
+    write_text(path / RUN, [now.to_json(), "\n"])
+    return now
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,0 +1,144 @@
+"""What is said of a run beside its rows: silence, audio that is there twice, notes of input and model."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from extractor import Store, extract, manifest
+from extractor.engine import Options, run
+from extractor.progress import Counts, Silent, summary_rows
+from extractor.remarks import remarks, zero_checksums
+
+
+def noise(n: int, seed: int = 0) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal(n)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sounds, one of them again as another file and once more as FLAC; three kinds of silence."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for k in range(3):
+        soundfile.write(folder / f"s{k}.wav", noise(8_000, k), 16_000)
+    (folder / "again").mkdir()
+    samples = soundfile.read(folder / "s0.wav", dtype="int16")[0]
+    soundfile.write(folder / "again" / "t0.wav", samples, 16_000)
+    soundfile.write(folder / "again" / "t1.flac", samples, 16_000)
+    soundfile.write(folder / "zero.wav", np.zeros(8_000), 16_000)
+    left = noise(24_000, 5)  # rounded down, so that the channels cancel to a step of 16 bits
+    soundfile.write(folder / "antiphase.wav", np.stack([left, -left], axis=1), 48_000)
+    soundfile.write(folder / "zero2.wav", np.zeros(8_000), 16_000)  # not the same audio twice: silent
+    return folder
+
+
+SILENT = (
+    "3 recordings are silent as decoded (channels can cancel where they are averaged; --channel takes one):"
+    " antiphase, zero, zero2"
+)
+TWICE = "2 recordings are in the run twice, by the audio: t1 = t0, s0 = t0"
+
+
+def options(**changes: Any) -> Options:
+    return replace(Options("mfcc"), **changes)
+
+
+def notes_shown(rows: list[tuple[str, str]]) -> list[str]:
+    return [value for name, value in rows if name == "note"]
+
+
+def test_silence_and_audio_twice_are_said_in_the_summary_and_by_info(corpus: Path, tmp_path: Path) -> None:
+    summary = run(corpus, options(), tmp_path / "run")
+    assert notes_shown(summary_rows(summary)) == [SILENT, TWICE]
+    again = run(corpus, options(), tmp_path / "run")
+    assert again.embedded == 0 and notes_shown(summary_rows(again)) == [SILENT, TWICE]
+    code = "from extractor.cli_store import main; main()"
+    command = [sys.executable, "-c", code, "info", str(tmp_path / "run")]
+    info = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.removeprefix("note: ") for line in info if line.startswith("note: ")] == [SILENT, TWICE]
+
+
+def test_shards_say_what_the_whole_run_holds(corpus: Path, tmp_path: Path) -> None:
+    for k in range(2):
+        summary = run(corpus, options(shard=(k, 2), batch_seconds=0.6), tmp_path / "run")
+    assert list(summary.notes) == [SILENT, TWICE]
+
+
+def test_a_channel_alone_is_not_silent(corpus: Path, tmp_path: Path) -> None:
+    with extract(corpus / "antiphase.wav", model="mfcc", channel=0, out=tmp_path / "run") as store:
+        assert remarks(store) == []
+
+
+def test_copies_are_not_their_original_twice(corpus: Path, tmp_path: Path) -> None:
+    for clean in (True, False):
+        out = tmp_path / f"{clean}"
+        with extract(
+            [corpus / "s0.wav", corpus / "s1.wav"], model="mfcc", out=out, augment="gain", clean=clean
+        ) as store:
+            assert len(set(store.checksums)) == 2
+            assert remarks(store) == []
+    for clean in (True, False):
+        with extract(
+            corpus, model="mfcc", out=tmp_path / f"all{clean}", augment="gain", clean=clean
+        ) as store:
+            assert remarks(store) == [SILENT, TWICE]
+
+
+def test_silence_is_found_where_the_device_resampled(corpus: Path, tmp_path: Path) -> None:
+    with extract(corpus, model="mfcc", resample="gpu", out=tmp_path / "run") as store:
+        assert remarks(store) == [SILENT, TWICE]
+
+
+def test_a_run_from_before_knows_its_digital_silence(corpus: Path, tmp_path: Path) -> None:
+    with extract(corpus, model="mfcc", out=tmp_path / "run") as store:
+        for path in store.path.glob("quiet-*"):
+            path.unlink()
+        assert remarks(store)[0].endswith(": zero, zero2")
+
+
+def test_a_killed_run_remembers_what_was_silent(corpus: Path, tmp_path: Path) -> None:
+    """It is noted before the batch that it is of."""
+    stopped = threading.Event()
+
+    class Stopping(Silent):
+        def update(self, counts: Counts) -> None:
+            stopped.set()
+
+    first = run(corpus, options(batch_seconds=0.4), tmp_path / "run", Stopping(), stopped)
+    assert first.stopped
+    assert list(run(corpus, options(batch_seconds=0.4), tmp_path / "run").notes) == [SILENT, TWICE]
+
+
+def test_checksums_of_silence_are_those_of_zeros() -> None:
+    lengths = [400, 1, 300_001, 400]
+    expected = {hashlib.sha256(np.zeros(n, np.float32).data).hexdigest() for n in lengths}
+    assert zero_checksums(lengths) == expected
+    assert zero_checksums([]) == set()
+
+
+def test_notes_of_the_input_are_kept_and_follow_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, said = manifest.read_manifest, ["12 files with suffix .xyz not taken"]
+    monkeypatch.setattr(
+        manifest, "read_manifest", lambda *args, **kw: replace(original(*args, **kw), notes=tuple(said))
+    )
+    source, out = corpus / "s1.wav", tmp_path / "run"
+    assert list(run(source, options(), out).notes) == said
+    with Store(out) as store:
+        assert remarks(store) == said
+    said[:] = ["another", "and one more"]
+    assert list(run(source, options(), out).notes) == said
+    said.clear()
+    assert list(run(source, options(), out).notes) == []
+    with Store(out) as store:
+        assert "notes" not in store.environment and store.environment["model_spec"] == "mfcc"
