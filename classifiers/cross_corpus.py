@@ -11,8 +11,8 @@ by its own rows, without labels, which takes the microphone and the level away (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from classifiers.config import CONCAT, Experiment
 from classifiers.experiment import open_features, run_experiment, train_on_all
 from classifiers.features import Features
 from classifiers.fit_progress import FitProgress, Say
+from classifiers.heard import heard_of, overlap
 from classifiers.label_maps import LabelMap, common_classes, map_labels, restricted
 from classifiers.learner import Learner, aligned, take
-from classifiers.metrics import bootstrap_interval, scores
+from classifiers.metrics import augmentation_lines, bootstrap_interval, scores, scores_by
 from classifiers.results import Predictions, to_json
 from classifiers.source import Source
 from classifiers.stacked import Stacked, refuse_different_models
@@ -46,6 +47,9 @@ class Transfer:
     figures: dict[str, Any]  # as `metrics.scores`
     interval: tuple[float, float]  # of UA, 95 %, over rows
     selected: str  # layer and parameters, of a diagonal cell empty: they differ by fold
+    speaker_dependent: bool = False  # speakers were trained on and tested
+    heard: int = 0  # recordings tested that were heard in training, or whose speakers were
+    by_augmentation: dict[str, dict[str, Any]] = field(default_factory=dict)  # of copies that were tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,14 @@ def cross_matrix(
     normalise: str = "none",
     leave_one_out: bool = False,
     say: Say | None = None,
+    include_heard: bool = False,
 ) -> Matrix:
     """Train on each run and test on each.
 
     Args:
         runs: at least two. ``experiment.features`` is replaced by each in turn.
         leave_one_out: train on all other runs together as well, a further row.
+        include_heard: test on what the tested corpus shares with the training corpus, too.
 
     Raises:
         SettingsError: fewer than two runs, an unknown normalisation, late fusion.
@@ -116,24 +122,31 @@ def cross_matrix(
     if experiment.fusion != CONCAT:
         raise SettingsError(f"--fusion {experiment.fusion}: a matrix is of one run a corpus")
     check_normalisation(normalise)
-    maps = map_labels(runs, experiment.label, experiment.map)
+    maps = map_labels(runs, experiment.label, experiment.map, experiment.tested, experiment.incomplete)
     classes = common_classes(maps, experiment.classes)
     maps = restricted(maps, classes)
     corpora = _opened(maps, classes, experiment, normalise)
     refuse_different_models([corpus.features for corpus in corpora])
+    heard, notes = _heard(corpora, include_heard)
     cells: list[Transfer] = []
-    notes: list[str] = []
     for corpus in corpora:
         if say is not None:
             say(f"{corpus.name}: its own protocol, {experiment.protocol}")
         result = run_experiment(corpus.experiment, corpus.features, say)
         notes += [f"{corpus.name}: {note}" for note in result.notes]
-        cells.append(_cell(corpus.name, corpus.name, result.predictions[0], classes, "", within=True))
+        own = _cell(corpus.name, corpus.name, result.predictions[0], classes, "", within=True)
+        by_augmentation = result.figures()["by_augmentation"]
+        cells.append(
+            replace(own, speaker_dependent=result.speaker_dependent, by_augmentation=by_augmentation)
+        )
         others = [other for other in corpora if other is not corpus]
-        cells += _transfers(corpus, others, say)
+        of_each = {other.name: heard[corpus.name, other.name] for other in others}
+        cells += _transfers(corpus, others, of_each, include_heard, say)
         if leave_one_out and len(others) > 1:
             together = Stacked({other.name: other.features for other in others})
-            cells += _transfers(_Corpus(OTHERS, corpora[0].experiment, together), [corpus], say)
+            of_any = {corpus.name: np.any([heard[other.name, corpus.name] for other in others], axis=0)}
+            everyone = _Corpus(OTHERS, corpora[0].experiment, together)
+            cells += _transfers(everyone, [corpus], of_any, include_heard, say)
     order = [*(corpus.name for corpus in corpora), OTHERS]
     cells.sort(key=lambda cell: (order.index(cell.train), order.index(cell.test)))
     config = experiment.to_dict() | {"features": list(runs), "classes": list(classes)}
@@ -159,18 +172,58 @@ def _opened(
     return corpora
 
 
-def _transfers(corpus: _Corpus, tested: Sequence[_Corpus], say: Say | None) -> list[Transfer]:
-    """Trained on the whole of one, tested on all clean rows of others."""
+def _heard(
+    corpora: Sequence[_Corpus], include_heard: bool
+) -> tuple[dict[tuple[str, str], np.ndarray], list[str]]:
+    """By corpus trained on and corpus tested: bool [N], rows of the latter that the former has as well.
+
+    Raises InputError, before anything is trained, where nothing is left to test.
+    """
+    found: dict[tuple[str, str], np.ndarray] = {}
+    notes = []
+    for train in corpora:
+        mine = train.features
+        heard = heard_of(mine.stores[0], mine.store_rows[mine.trainable])
+        for other in corpora:
+            theirs = other.features
+            tested = theirs.tested(other.experiment.tested)
+            rows = overlap(heard, theirs.stores[0]).rows[theirs.store_rows] & tested
+            found[train.name, other.name] = rows
+            if train is other or not rows.any():
+                continue
+            what = f"{train.name} -> {other.name}: {int(rows.sum()):,} of {int(tested.sum()):,} recordings"
+            what += " are trained on, or their speakers are"
+            if rows.sum() == tested.sum() and not include_heard:
+                raise InputError(f"{what}: nothing is left to test; leave a run out, or take --include-heard")
+            notes.append(f"{what}: {'tested all the same' if include_heard else 'left out'}")
+    return found, notes
+
+
+def _transfers(
+    corpus: _Corpus,
+    tested: Sequence[_Corpus],
+    heard: Mapping[str, np.ndarray],
+    include_heard: bool,
+    say: Say | None,
+) -> list[Transfer]:
+    """Trained on the whole of one, tested on all rows of others that count and were not heard."""
     trained = train_on_all(corpus.experiment, corpus.features, say)
     setting = trained.settings[0]
     cells = []
     for other in tested:
-        rows = np.flatnonzero(other.features.clean)
+        counts = other.features.tested(other.experiment.tested)
+        rows = np.flatnonzero(counts if include_heard else counts & ~heard[other.name])
+        if not len(rows):
+            raise InputError(f"{corpus.name} -> {other.name}: nothing is left to test that was not heard")
         learner = Learner(corpus.experiment.row, other.features, rows, {}, FitProgress())
         x = take(learner.inputs(setting.layer), rows)
         proba = aligned(trained.estimator, x, len(corpus.features.classes))
         made = Predictions(rows, np.zeros(len(rows), np.int64), other.features.y[rows], proba)
-        cells.append(_cell(corpus.name, other.name, made, corpus.features.classes, str(setting)))
+        cell = _cell(corpus.name, other.name, made, corpus.features.classes, str(setting))
+        kinds = [other.features.augmentations[row] for row in rows.tolist()]
+        copies = not other.features.clean[rows].all()
+        by_kind = scores_by(kinds, made.y_true, made.proba, corpus.features.classes) if copies else {}
+        cells.append(replace(cell, heard=int(heard[other.name][rows].sum()), by_augmentation=by_kind))
         if say is not None:
             say(f"{corpus.name} -> {other.name}: UA {100 * cells[-1].figures['UA']:.1f} %")
     return cells
@@ -204,4 +257,15 @@ def matrix_lines(matrix: Matrix) -> list[str]:
             value = "-" if cell is None else f"{100 * cell.figures['UA']:.1f}"
             line += f"{value + ('' if drop is None else f' ({-100 * drop:+.1f})'):>{width + 4}}"
         lines.append(line)
+    for cell in matrix.cells:
+        where = f"{cell.train} -> {cell.test}"
+        if cell.speaker_dependent:
+            lines.append(f"{where}: SPEAKER-DEPENDENT")
+        if cell.heard:
+            lines.append(f"{where}: {cell.heard:,} of the recordings tested were HEARD IN TRAINING")
+        if cell.by_augmentation:
+            lines += [
+                f"{where}, tested on {matrix.config['test_on']}:",
+                *augmentation_lines(cell.by_augmentation),
+            ]
     return lines + [f"note: {note}" for note in matrix.notes]

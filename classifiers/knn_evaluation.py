@@ -26,6 +26,7 @@ from classifiers.lookup.vote import NO_VOTE, vote
 from classifiers.lookup.where import factor
 from classifiers.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.neighbours import Groups, nearest, unit
+from classifiers.runs import is_clean, missing_notes, open_run, originals_of
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
 
@@ -44,6 +45,7 @@ class EvaluationOptions:
     temperature: float | None = None  # of the vote, see `lookup.vote`
     copies: bool = False  # augmented copies of other groups' recordings may be neighbours
     duplicates_above: float | None = THRESHOLD  # cosine; None: near-duplicates are not looked for
+    incomplete: bool = False  # take a run that is not finished as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Evaluation:
     no_group: int  # and those that have one but no group
     layers: tuple[LayerScore, ...]
     duplicates: NearDuplicates | None  # in the layer with the highest UA
+    notes: tuple[str, ...] = ()  # recordings that are not among the rows
 
     @property
     def best(self) -> LayerScore:
@@ -110,7 +113,7 @@ def evaluate(
     """Evaluate the layers of a run. ``options`` are fields of `EvaluationOptions`.
 
     Raises:
-        StoreError: no run.
+        StoreError: no run, or one that is not finished.
         SettingsError: an option that cannot work; an unknown layer, pooling or column.
         InputError: fewer than two groups or emotions among the rows that have both.
     """
@@ -119,7 +122,7 @@ def evaluate(
     except TypeError as error:
         raise SettingsError(f"evaluate(): {error}") from error
     _check(made)
-    store = Store(run)
+    store = open_run(run, made.incomplete)
     rows = _take_part(store, made)
     scores = []
     for layer in _layers(store, made.layers):
@@ -149,6 +152,7 @@ def evaluate(
         no_group=rows.no_group,
         layers=tuple(scores),
         duplicates=duplicates,
+        notes=tuple(missing_notes(store)),
     )
 
 
@@ -178,15 +182,17 @@ def _take_part(store: Store, options: EvaluationOptions) -> _Rows:
         raise SettingsError(f"--leave-out: {unknown('column', options.leave_out, known)}")
     emotion = np.array(store.labels("emotion"), object)
     group = np.array(_column(store, options.leave_out), object)
-    clean = np.ones(len(store), bool)
-    if "copy" in store.columns:
-        clean = np.array([copy == "0" for copy in store.labels("copy")], bool)
+    clean = is_clean(store)
+    if not clean.any():
+        raise InputError(
+            f"{store.path}: holds augmented copies only, and recordings as they are is what is looked up;"
+            " extract without --no-clean"
+        )
     considered = clean | options.copies
     has_emotion, has_group = (emotion != "") & considered, (group != "") & considered
     kept = np.flatnonzero(has_emotion & has_group)
     emotions, emotion_codes = factor(emotion[kept])
     groups, group_codes = factor(group[kept])
-    original = store.labels("original") if "original" in store.columns else store.ids
     for what, values in (("emotion", emotions), (options.leave_out, groups)):
         if len(values) < 2:
             there = f"only {values[0]!r}" if values else "none"
@@ -198,7 +204,7 @@ def _take_part(store: Store, options: EvaluationOptions) -> _Rows:
         index=kept,
         emotion=emotion_codes,
         group=group_codes,
-        original=factor(np.array(original, object)[kept])[1],
+        original=factor(np.array(originals_of(store), object)[kept])[1],
         clean=clean[kept],
         emotions=list(emotions),
         num_groups=len(groups),

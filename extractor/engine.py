@@ -416,7 +416,11 @@ def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> Ru
     return RunWriter.open(
         Path(out),
         settings=asked.settings,
-        environment={"model_spec": _reachable(options.model), **_environment(model.device.type)},
+        environment={
+            "model_spec": _reachable(options.model),
+            "corpus": asked.manifest.corpus,
+            **_environment(model.device.type),
+        },
         columns=asked.manifest.columns if asked.copies is None else asked.copies.columns,
         layers=asked.layers,
         dim={name: POOLINGS[name].width * model.encoder.dim for name in asked.poolings},
