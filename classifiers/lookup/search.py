@@ -86,6 +86,8 @@ class Lookup:
         self.layer, self.pooling = encoder.layer, encoder.pooling
         self._encoder = encoder
         self._columns: dict[str, Factored] = {}
+        self._clean = is_clean(store)  # bool [N]
+        self._original: np.ndarray | None = None  # int64 [N], of the recording that each row is a copy of
         self._indexed = np.isin(store.positions, index.positions)  # bool [N]: rows can be removed from it
 
     def __len__(self) -> int:
@@ -169,7 +171,7 @@ class Lookup:
             raise SettingsError(f"--temperature {made.temperature}: must be more than 0")
         allowed = self._indexed.copy()
         if not made.copies:
-            allowed &= is_clean(self.store)
+            allowed &= self._clean
             if not allowed.any():
                 raise SettingsError(f"{self.store.path}: all rows are augmented copies; take --copies")
         if made.where is not None:
@@ -189,8 +191,9 @@ class Lookup:
         if query.row is not None:
             own[query.row] = True
             if has_copies(self.store):
-                originals = np.array(originals_of(self.store), object)
-                own |= originals == originals[query.row]
+                if self._original is None:
+                    self._original = factor(originals_of(self.store))[1]
+                own |= self._original == self._original[query.row]
         if rules.exclude_own_file:
             own |= self._same_file(query)
         if rules.exclude_own_speaker:
