@@ -134,7 +134,6 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
         return _Tested(run, sources, test_on, incomplete, None, set(), notes)
     ids = {name for name, each in zip(first.ids, tested.tolist(), strict=True) if each}
     found = [overlap(heard, store) for heard, store in zip(model.heard, stores, strict=True)]
-
     names = [np.array(store.ids, object) for store in stores]
 
     def among(masks: Iterable[np.ndarray]) -> set[str]:
@@ -143,7 +142,15 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
     audio = among(each.audio for each in found)
     copies = among(each.copy for each in found) - audio
     heard = audio | copies | among(each.speaker for each in found)
-    notes = []
+    notes = [
+        f"{run}: was decoded with channel {here!r}, the training run with {there!r}: recordings of several"
+        " channels cannot be told by their audio"
+        for here, there in (
+            (store.settings.get("channel"), origin.settings.get("channel"))
+            for store, origin in zip(stores, model.origins, strict=True)
+        )
+        if here != there
+    ]
     namesakes = sorted({name for each in found for name in each.namesakes})
     if namesakes:
         shown = ", ".join(namesakes[:NAMED]) + (", ..." if len(namesakes) > NAMED else "")

@@ -311,3 +311,10 @@ def test_a_folder_without_its_figures_does_not_know(model: Path) -> None:
     assert Result.load(model).speaker_dependent is False
     (model / "metrics.json").unlink()
     assert load_model(model).speaker_dependent is None
+
+
+def test_another_channel_is_another_audio(rows: Corpus, model: Path, tmp_path: Path) -> None:
+    """Of a stereo recording: that nothing is found says nothing."""
+    run = write_run(tmp_path / "left", corpus(3, seed=5), settings={"channel": 0})
+    (found,) = transfer(model, [str(run)])
+    assert any("cannot be told by their audio" in note for note in found.notes)
