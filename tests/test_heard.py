@@ -244,8 +244,8 @@ def test_a_corpus_among_several_is_the_same_corpus(rows: Corpus, tmp_path: Path)
 
 
 def test_a_run_says_of_which_corpus_it_is(tmp_path: Path) -> None:
+    write_tones(tmp_path)
     for name in ("03-01-05-01-01-01-01", "03-01-04-01-01-01-02"):
-        write_tones(tmp_path)
         shutil.copy(tmp_path / "s0-anger-0.wav", tmp_path / f"{name}.wav")
     files = [tmp_path / f"{name}.wav" for name in ("03-01-05-01-01-01-01", "03-01-04-01-01-01-02")]
     assert extract(files, model="mfcc", out=tmp_path / "run").environment["corpus"] == "ravdess"
