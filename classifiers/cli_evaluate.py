@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from classifiers.cli_options import INCLUDE_HEARD, INCOMPLETE, TEST_ON
+from classifiers.source import CLEAN
 from extractor.cli import run_command
 from extractor.corpora.words import parse_renames
 from extractor.errors import SettingsError
@@ -66,6 +68,9 @@ def hser_evaluate() -> None:
 @click.option(
     "--common-only", is_flag=True, help="Choose among the classes that RUN has, not all of the model's."
 )
+@TEST_ON
+@INCLUDE_HEARD
+@INCOMPLETE
 @_OUT
 @_QUIET
 def model(
@@ -74,6 +79,9 @@ def model(
     renames: tuple[str, ...],
     normalise: str,
     common_only: bool,
+    test_on: str | None,
+    include_heard: bool,
+    incomplete: bool,
     out: str | None,
     quiet: bool,
 ) -> None:
@@ -81,11 +89,23 @@ def model(
 
     Labels are compared by name; every label is printed with the class it counts as. The drop is
     against the model's own protocol over the same classes. RUN of a model of several sources: its
-    runs with commas.
+    runs with commas. What the model has heard in training, by its audio whatever it is called, is
+    left out, and so are its speakers where RUN is of the same corpus.
     """
     from classifiers.transfer import save_transfers, transfer, transfer_lines
 
-    found = transfer(model, runs, parse_renames(renames), normalise, common_only, None if quiet else _say)
+    _check_out(out)
+    found = transfer(
+        model,
+        runs,
+        parse_renames(renames),
+        normalise,
+        common_only,
+        None if quiet else _say,
+        test_on or CLEAN,
+        include_heard,
+        incomplete,
+    )
     click.echo("\n".join(transfer_lines(found)))
     if out is not None:
         save_transfers(found, out)
@@ -104,6 +124,9 @@ def model(
 @_MAP
 @_NORMALISE
 @click.option("--leave-one-out", is_flag=True, help="Train on all other runs together, too.")
+@TEST_ON
+@INCLUDE_HEARD
+@INCOMPLETE
 @_OUT
 @_QUIET
 def matrix(
@@ -112,6 +135,8 @@ def matrix(
     renames: tuple[str, ...],
     normalise: str,
     leave_one_out: bool,
+    include_heard: bool,
+    incomplete: bool,
     out: str | None,
     quiet: bool,
     **options: Any,
@@ -127,8 +152,13 @@ def matrix(
         values["classes"] = options["classes"].split(",")
     if renames:
         values["map"] = parse_renames(renames)
+    if incomplete:
+        values["incomplete"] = True
+    _check_out(out)
     experiment = experiment_from(values, config or "hser-evaluate")
-    found = cross_matrix(runs, experiment, normalise, leave_one_out, None if quiet else _say, out)
+    found = cross_matrix(
+        runs, experiment, normalise, leave_one_out, None if quiet else _say, include_heard, out
+    )
     for each in found.labels:
         click.echo("\n".join(each.lines()))
     click.echo("\n".join(matrix_lines(found)))
@@ -140,8 +170,9 @@ def matrix(
 @click.argument("run", type=click.Path())
 @click.option("--pooling", help="[default: the only one]")
 @click.option("--layers", default="all", show_default=True, help="all, or numbers with commas.")
+@INCOMPLETE
 @_OUT
-def stability(run: str, pooling: str | None, layers: str, out: str | None) -> None:
+def stability(run: str, pooling: str | None, layers: str, incomplete: bool, out: str | None) -> None:
     """How far augmented copies move from their originals: cosine and linear CKA, by layer.
 
     RUN is one that was extracted with --augment, the recordings as they are among it. CKA over fewer
@@ -153,10 +184,19 @@ def stability(run: str, pooling: str | None, layers: str, out: str | None) -> No
     numbers = parse_layers(layers)
     if isinstance(numbers, str) and numbers != "all":
         raise SettingsError(f"--layers {layers!r}: write all, or numbers such as 0,6,12")
-    found = measure_stability(run, pooling, None if isinstance(numbers, str) else numbers)
+    _check_out(out)
+    found = measure_stability(run, pooling, None if isinstance(numbers, str) else numbers, incomplete)
     click.echo("\n".join(stability_lines(found)))
     if out is not None:
         found.save(out)
+
+
+def _check_out(out: str | None) -> None:
+    """Before anything is computed."""
+    from classifiers.outputs import refuse_results
+
+    if out is not None:
+        refuse_results(out)
 
 
 def _say(line: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from classifiers.cli_options import INCOMPLETE
 from classifiers.lookup_report import EVALUATION_FORMS, HITS_FORMS
 from extractor.cli import EXIT_FAILURES, quiet_libraries, run_command
 from extractor.errors import SettingsError
@@ -165,11 +166,14 @@ def search(
 @click.option("--normalisation", default="none", show_default=True, help="none, whiten or speaker.")
 def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisation: str) -> None:
     """Build the index of a layer of RUN, or build it again; searching large runs needs one."""
+    from classifiers.runs import missing_notes, open_run
     from extractor.index import build as build_index
-    from extractor.store import Store
 
+    store = open_run(run, incomplete=True)
+    for note in missing_notes(store):
+        click.echo(f"note: {note}", err=True)
     if layer is None:
-        layers = Store(run).layers
+        layers = store.layers
         if len(layers) != 1:
             raise SettingsError(f"{run}: name a --layer; there are: {layers}")
         layer = layers[0]
@@ -196,6 +200,7 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
 @click.option("--chart", type=click.Path(), help="Draw layer against score into this PNG.")
 @click.option("--duplicates-above", type=float, default=0.999, show_default=True, help="Cosine.")
 @click.option("--no-duplicates", is_flag=True, help="Do not look for near-duplicates.")
+@INCOMPLETE
 @_OUTPUT
 def evaluate(
     run: str,
@@ -227,6 +232,8 @@ def evaluate(
         from classifiers.layer_chart import write_chart
 
         write_chart(result, chart)
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
     EVALUATION_FORMS[form](result)
 
 

@@ -64,6 +64,8 @@ def command(
     from extractor.types import Failure
 
     predictor = Predictor(model, device, specs)  # before anything is decoded
+    if predictor.model.speaker_dependent:
+        click.echo(f"note: {model}: was tested SPEAKER-DEPENDENT: on speakers it was trained on", err=True)
     manifest = read_manifest(inputs, corpus)
     for note in manifest.notes:
         click.echo(note, err=True)

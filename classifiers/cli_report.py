@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from classifiers.cli_options import INCOMPLETE
 from extractor.cli import run_command
 
 # Imports beyond these happen inside: `--help` must not wait seconds for matplotlib.
@@ -27,11 +28,13 @@ nothing from the net.
 )
 @click.argument("folders", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the page; made when missing.")
-def command(folders: tuple[str, ...], out: str) -> None:
+@INCOMPLETE
+def command(folders: tuple[str, ...], out: str, incomplete: bool) -> None:
     """One HTML page about MODELs and layer studies that hser-train has written."""
     from classifiers.report import write_report
 
-    path = write_report(folders, out, ["hser-report", *folders, "--out", out])
+    typed = ["hser-report", *folders, *(["--incomplete"] if incomplete else []), "--out", out]
+    path = write_report(folders, out, typed, incomplete)
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

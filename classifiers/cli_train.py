@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from classifiers.cli_options import FORCE, INCOMPLETE, TEST_ON
 from extractor.cli import run_command
 from extractor.corpora.words import parse_renames
 from extractor.errors import SettingsError
@@ -45,7 +47,7 @@ Examples:
 Layer and parameters are selected on inner splits of each fold's training
 rows; the test rows have no part in it. Flags win over --config, whose keys
 are their names. Augmented copies stay with their original; clean rows are
-tested. Exit code: 0 done, 2 an error.
+tested, or those that --test-on names. Exit code: 0 done, 2 an error.
 """
 
 
@@ -79,7 +81,10 @@ tested. Exit code: 0 done, 2 an error.
 @click.option(
     "--copies", help="Augmented copies: train (on them), none, or all (tested too).  [default: train]"
 )
+@TEST_ON
+@INCOMPLETE
 @click.option("--out", type=click.Path(), help="Folder of the model; without it figures are printed only.")
+@FORCE
 @click.option(
     "--projection", help="Of the picture of the recordings: umap or pca, which is quick.  [default: umap]"
 )
@@ -90,12 +95,14 @@ def command(
     features: tuple[str, ...],
     config: str | None,
     out: str | None,
+    force: bool,
     projection: str | None,
     print_config: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
     """Train a classifier on the embeddings of RUN and test it on speakers it has not heard."""
+    options["incomplete"] = options["incomplete"] or None  # the file may say so, too
     experiment = _experiment(run, features, config, options)
     if print_config:
         click.echo(experiment.to_yaml(), nl=False)
@@ -104,21 +111,23 @@ def command(
     if say is not None:
         say(experiment.to_yaml().rstrip())
     if _is_study(experiment):
-        _study(experiment, out, say)
+        _study(experiment, out, force, say)
         return
-    _train(experiment, out, projection, say)
+    _train(experiment, out, projection, force, say)
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _train(experiment: Experiment, out: str | None, projection: str | None, say: Any) -> None:
+def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, say: Any) -> None:
     from classifiers.experiment import open_features, run_experiment, train_on_all
     from classifiers.model_folder import refuse_foreign, write_model
+    from classifiers.outputs import model_config, refuse_other_settings
 
-    if out is not None:
-        refuse_foreign(out)  # now: training may take hours
+    if out is not None:  # now: training may take hours
+        refuse_foreign(out)
+        refuse_other_settings(out, None if force else model_config(out), experiment)
     opened = open_features(experiment)
     result = run_experiment(experiment, opened, say)
     click.echo("\n".join(result_lines(result)))
@@ -140,9 +149,13 @@ def _is_study(experiment: Experiment) -> bool:
     )
 
 
-def _study(experiment: Experiment, out: str | None, say: Any) -> None:
-    from classifiers.layer_study import run_layer_study
+def _study(experiment: Experiment, out: str | None, force: bool, say: Any) -> None:
+    from classifiers.layer_study import run_layer_study, study_config
+    from classifiers.outputs import refuse_other_settings, refuse_results
 
+    if out is not None:
+        refuse_results(out)
+        refuse_other_settings(out, None if force else study_config(out), replace(experiment, layer="each"))
     study = run_layer_study(experiment, say)
     click.echo("\n".join(study_lines(study)))
     if out is not None:
@@ -167,6 +180,7 @@ def study_lines(study: LayerStudy) -> list[str]:
 
 def result_lines(result: Result) -> list[str]:
     """What is printed of a result."""
+    from classifiers.metrics import augmentation_lines
     from classifiers.protocols import about
 
     figures, config = result.figures(), result.config
@@ -174,7 +188,7 @@ def result_lines(result: Result) -> list[str]:
     seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
     lines = [
         f"tested    {figures['num_tested']:,} recordings, {len(result.classes)} classes,"
-        f" {config['classifier']}, {about(config['protocol'])}{dependent}{seeds}"
+        f" {config['classifier']}, {about(config['protocol'])}{dependent}{tested_on(config)}{seeds}"
     ]
     names = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
     for key, name in names.items():
@@ -187,8 +201,15 @@ def result_lines(result: Result) -> list[str]:
     lines.append(f"ROC-AUC {mean['roc_auc']:.3f}, ECE {mean['ece']:.3f}")
     recall = figures["seeds"][0]["recall"]
     lines.append("recall    " + ", ".join(f"{name} {100 * value:.0f} %" for name, value in recall.items()))
+    lines += augmentation_lines(figures["by_augmentation"])
     lines += _selected(result)
     return lines + [f"note: {note}" for note in result.notes]
+
+
+def tested_on(config: Mapping[str, Any]) -> str:
+    """Named where it is not the recordings as they are."""
+    test_on = config.get("test_on", "clean")
+    return "" if test_on == "clean" else f", tested on {test_on}"
 
 
 def _interval(bounds: Sequence[float]) -> str:

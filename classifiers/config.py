@@ -45,6 +45,8 @@ class Experiment:
     classes: tuple[str, ...] | None = None
     map: Mapping[str, str] = field(default_factory=dict)  # renames classes before `classes`
     copies: str = "train"  # augmented copies: train, none, all
+    test_on: str = "clean"  # rows that are tested: clean, copies, or an augmentation's name
+    incomplete: bool = False  # take runs that are not finished as they are
 
     def __post_init__(self) -> None:
         """Raises SettingsError for values that cannot work."""
@@ -80,6 +82,11 @@ class Experiment:
     @property
     def grid_values(self) -> Mapping[str, tuple[Any, ...]]:
         return self.row.grid if isinstance(self.grid, str) else self.grid
+
+    @property
+    def tested(self) -> str:
+        """Which rows are tested, as `runs.tested_rows` takes it."""
+        return "all" if self.copies == "all" and self.test_on == "clean" else self.test_on
 
     @property
     def all_seeds(self) -> list[int]:
@@ -172,6 +179,12 @@ def _whole(value: Any) -> int:
     return value
 
 
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(_text(each) for each in value)
 
@@ -219,12 +232,15 @@ _KINDS: dict[str, Any] = {
     "classes": _classes,
     "map": _renames,
     "copies": _text,
+    "test_on": _text,
+    "incomplete": _yes_or_no,
 }
 _MEANT = {
     _text: "a word",
     _layer: "a layer",
     _optional: "a word",
     _whole: "a whole number",
+    _yes_or_no: "true or false",
     _texts: "a list of words",
     _classes: "a list of words",
     _mapping: "a mapping of names to values",

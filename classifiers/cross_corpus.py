@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from classifiers.config import CONCAT, Experiment
 from classifiers.experiment import check_protocol, open_features, run_experiment, train_on_all
 from classifiers.features import Features
 from classifiers.fit_progress import FitProgress, Say
+from classifiers.heard import heard_of, overlap
 from classifiers.label_maps import LabelMap, common_classes, map_labels, restricted
 from classifiers.learner import Learner, aligned, take
-from classifiers.metrics import bootstrap_interval, scores
+from classifiers.metrics import augmentation_lines, bootstrap_interval, scores, scores_by
 from classifiers.results import Predictions, to_json
 from classifiers.source import Source
 from classifiers.stacked import Stacked, refuse_different_models
@@ -48,6 +49,9 @@ class Transfer:
     figures: dict[str, Any]  # as `metrics.scores`
     interval: tuple[float, float]  # of UA, 95 %, over rows
     selected: str  # layer and parameters, of a diagonal cell empty: they differ by fold
+    speaker_dependent: bool = False  # speakers were trained on and tested
+    heard: int = 0  # recordings tested that were heard in training, or whose speakers were
+    by_augmentation: dict[str, dict[str, Any]] = field(default_factory=dict)  # of copies that were tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ def cross_matrix(
     normalise: str = "none",
     leave_one_out: bool = False,
     say: Say | None = None,
+    include_heard: bool = False,
     out: str | PathLike[str] | None = None,
 ) -> Matrix:
     """Train on each run and test on each. What the protocol needs of every run is checked before a fit.
@@ -108,6 +113,7 @@ def cross_matrix(
     Args:
         runs: at least two. ``experiment.features`` is replaced by each in turn.
         leave_one_out: train on all other runs together as well, a further row.
+        include_heard: test on what the tested corpus shares with the training corpus, too.
         out: folder where finished cells are kept as they come; those of the same runs, labels and
             settings are taken from there.
 
@@ -121,27 +127,32 @@ def cross_matrix(
     if experiment.fusion != CONCAT:
         raise SettingsError(f"--fusion {experiment.fusion}: a matrix is of one run a corpus")
     check_normalisation(normalise)
-    maps = map_labels(runs, experiment.label, experiment.map)
+    maps = map_labels(runs, experiment.label, experiment.map, experiment.tested, experiment.incomplete)
     classes = common_classes(maps, experiment.classes)
     maps = restricted(maps, classes)
     corpora = _opened(maps, classes, experiment, normalise)
     refuse_different_models([corpus.features for corpus in corpora])
     for corpus in corpora:
         check_protocol(corpus.experiment, corpus.features)
-    finished = _Finished(out, experiment, classes, normalise, corpora)
-    notes: list[str] = []
+    heard, notes = _heard(corpora, include_heard)
+    finished = _Finished(out, experiment, classes, normalise, include_heard, corpora)
     for corpus in corpora:
         if finished.get(corpus.name, corpus.name) is None:
             if say is not None:
                 say(f"{corpus.name}: its own protocol, {experiment.protocol}")
             result = run_experiment(corpus.experiment, corpus.features, say)
             own = _cell(corpus.name, corpus.name, result.predictions[0], classes, "", within=True)
+            by_augmentation = result.figures()["by_augmentation"]
+            own = replace(own, speaker_dependent=result.speaker_dependent, by_augmentation=by_augmentation)
             finished.put(own, [f"{corpus.name}: {note}" for note in result.notes])
         others = [other for other in corpora if other is not corpus]
-        _transfers(corpus, others, finished, say)
+        of_each = {other.name: heard[corpus.name, other.name] for other in others}
+        _transfers(corpus, others, of_each, include_heard, finished, say)
         if leave_one_out and len(others) > 1:
             together = Stacked({other.name: other.features for other in others})
-            _transfers(_Corpus(OTHERS, corpora[0].experiment, together), [corpus], finished, say)
+            of_any = {corpus.name: np.any([heard[other.name, corpus.name] for other in others], axis=0)}
+            everyone = _Corpus(OTHERS, corpora[0].experiment, together)
+            _transfers(everyone, [corpus], of_any, include_heard, finished, say)
         notes += finished.notes(corpus.name)
     names = tuple(corpus.name for corpus in corpora)
     trained = (*names, OTHERS) if leave_one_out and len(names) > 2 else names
@@ -168,20 +179,64 @@ def _opened(
     return corpora
 
 
-def _transfers(corpus: _Corpus, tested: Sequence[_Corpus], finished: _Finished, say: Say | None) -> None:
-    """Trained on the whole of one, tested on all clean rows of others; what is finished is not done again."""
+def _heard(
+    corpora: Sequence[_Corpus], include_heard: bool
+) -> tuple[dict[tuple[str, str], np.ndarray], list[str]]:
+    """By corpus trained on and corpus tested: bool [N], rows of the latter that the former has as well.
+
+    Raises InputError, before anything is trained, where nothing is left to test.
+    """
+    found: dict[tuple[str, str], np.ndarray] = {}
+    notes = []
+    for train in corpora:
+        mine = train.features
+        heard = heard_of(mine.stores[0], mine.store_rows[mine.trainable])
+        for other in corpora:
+            theirs = other.features
+            tested = theirs.tested(other.experiment.tested)
+            rows = overlap(heard, theirs.stores[0]).rows[theirs.store_rows] & tested
+            found[train.name, other.name] = rows
+            if train is other or not rows.any():
+                continue
+            what = f"{train.name} -> {other.name}: {int(rows.sum()):,} of {int(tested.sum()):,} recordings"
+            what += " are trained on, or their speakers are"
+            if rows.sum() == tested.sum() and not include_heard:
+                raise InputError(f"{what}: nothing is left to test; leave a run out, or take --include-heard")
+            notes.append(f"{what}: {'tested all the same' if include_heard else 'left out'}")
+    return found, notes
+
+
+def _transfers(
+    corpus: _Corpus,
+    tested: Sequence[_Corpus],
+    heard: Mapping[str, np.ndarray],
+    include_heard: bool,
+    finished: _Finished,
+    say: Say | None,
+) -> None:
+    """Trained on the whole of one, tested on all rows of others that count and were not heard.
+
+    What is finished is not done again.
+    """
     tested = [other for other in tested if finished.get(corpus.name, other.name) is None]
     if not tested:
         return
     trained = train_on_all(corpus.experiment, corpus.features, say)
     setting = trained.settings[0]
     for other in tested:
-        rows = np.flatnonzero(other.features.clean)
+        counts = other.features.tested(other.experiment.tested)
+        rows = np.flatnonzero(counts if include_heard else counts & ~heard[other.name])
+        if not len(rows):
+            raise InputError(f"{corpus.name} -> {other.name}: nothing is left to test that was not heard")
         learner = Learner(corpus.experiment.row, other.features, rows, {}, FitProgress())
         x = take(learner.inputs(setting.layer), rows)
         proba = aligned(trained.estimator, x, len(corpus.features.classes))
         made = Predictions(rows, np.zeros(len(rows), np.int64), other.features.y[rows], proba)
         cell = _cell(corpus.name, other.name, made, corpus.features.classes, str(setting))
+        kinds = [other.features.augmentations[row] for row in rows.tolist()]
+        copies = not other.features.clean[rows].all()
+        by_kind = scores_by(kinds, made.y_true, made.proba, corpus.features.classes) if copies else {}
+        cell = replace(cell, heard=int(heard[other.name][rows].sum()), by_augmentation=by_kind)
         finished.put(cell, [])
         if say is not None:
             say(f"{corpus.name} -> {other.name}: UA {100 * cell.figures['UA']:.1f} %")
@@ -199,10 +254,12 @@ class _Finished:
         experiment: Experiment,
         classes: Sequence[str],
         normalise: str,
+        include_heard: bool,
         corpora: Sequence[_Corpus],
     ) -> None:
         self._path = None if out is None else Path(out) / "cells.json"
-        plain = experiment.to_dict() | {"features": [], "classes": list(classes), "normalise": normalise}
+        plain = experiment.to_dict() | {"features": [], "classes": list(classes)}
+        plain |= {"normalise": normalise, "include_heard": include_heard}
         self._settings = json.dumps(plain, sort_keys=True)
         self._content = {corpus.name: _content(corpus.features) for corpus in corpora}
         self._kept: dict[str, dict[str, Any]] = {}
@@ -278,4 +335,15 @@ def matrix_lines(matrix: Matrix) -> list[str]:
             value = "-" if cell is None else f"{100 * cell.figures['UA']:.1f}"
             line += f"{value + ('' if drop is None else f' ({-100 * drop:+.1f})'):>{width + 4}}"
         lines.append(line)
+    for cell in matrix.cells:
+        where = f"{cell.train} -> {cell.test}"
+        if cell.speaker_dependent:
+            lines.append(f"{where}: SPEAKER-DEPENDENT")
+        if cell.heard:
+            lines.append(f"{where}: {cell.heard:,} of the recordings tested were HEARD IN TRAINING")
+        if cell.by_augmentation:
+            lines += [
+                f"{where}, tested on {matrix.config['test_on']}:",
+                *augmentation_lines(cell.by_augmentation),
+            ]
     return lines + [f"note: {note}" for note in matrix.notes]

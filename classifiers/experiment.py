@@ -55,8 +55,7 @@ def open_features(experiment: Experiment) -> Features:
     default = parse_layers(experiment.layer) if experiment.layer is not None else every
     sources = [Source.parse(text, default) for text in experiment.features]
     sources = [replace(s, pooling=s.pooling or experiment.pooling or _frames(experiment)) for s in sources]
-    labelling = Labelling(experiment.label, experiment.classes, experiment.map, experiment.copies)
-    features = Features.open(sources, labelling)
+    features = Features.open(sources, labelling_of(experiment), experiment.incomplete)
     for source in features.sources:
         if source.layers == "all" and every != "all":
             raise SettingsError(
@@ -67,6 +66,13 @@ def open_features(experiment: Experiment) -> Features:
     return features
 
 
+def labelling_of(experiment: Experiment) -> Labelling:
+    """Which label is learned, and from which rows."""
+    return Labelling(
+        experiment.label, experiment.classes, experiment.map, experiment.copies, experiment.tested
+    )
+
+
 def _frames(experiment: Experiment) -> str | None:
     return FRAMES if experiment.row.input == ROW_FRAMES else None
 
@@ -75,9 +81,7 @@ def check_protocol(experiment: Experiment, features: Features) -> None:
     """Raises what `run_experiment` would of these rows once it fits: no speakers, too small a class."""
     learners = _learners(experiment, features, FitProgress())
     for seed in experiment.all_seeds:
-        folds, _ = make_folds(
-            features, experiment.protocol, experiment.folds, seed, experiment.copies == "all"
-        )
+        folds, _ = make_folds(features, experiment.protocol, experiment.folds, seed, experiment.tested)
         _inner(experiment, features, learners, folds, seed)
         for fold in folds:
             for learner in learners:
@@ -98,9 +102,7 @@ def run_experiment(
     predictions, folds_of, dependent = [], [], False
     plans = []
     for seed in experiment.all_seeds:
-        folds, found = make_folds(
-            features, experiment.protocol, experiment.folds, seed, experiment.copies == "all"
-        )
+        folds, found = make_folds(features, experiment.protocol, experiment.folds, seed, experiment.tested)
         notes += [note for note in found if note not in notes]
         plans.append((seed, folds, _inner(experiment, features, learners, folds, seed)))
         progress.expect(_num_fits(experiment, learners, plans[-1][2], len(folds)))
@@ -116,6 +118,7 @@ def run_experiment(
         folds_of.append(infos)
     for learner in learners:
         notes += learner.notes()
+    with_copies = not features.clean[predictions[0].rows].all()
     return Result(
         config=experiment.to_dict(),
         classes=features.classes,
@@ -127,14 +130,17 @@ def run_experiment(
         notes=notes,
         speaker_dependent=dependent,
         speakers=features.column("speaker") if "speaker" in features.columns else [],
+        incomplete=features.unfinished,
+        originals=features.originals if with_copies else [],
+        augmentations=features.augmentations if with_copies else [],
     )
 
 
 def train_on_all(experiment: Experiment, features: Features, say: Say | None = None) -> Trained:
-    """Fit on every row, with the layer and parameters selected on inner splits of them all."""
+    """Fit on every row that may be trained on, with what is selected on inner splits of them all."""
     progress = FitProgress(say)
     learners = _learners(experiment, features, progress)
-    every = Fold("all rows", np.arange(len(features)), np.zeros(0, np.int64))
+    every = Fold("all rows", np.flatnonzero(features.trainable), np.zeros(0, np.int64))
     seed = experiment.seed
     splits_of = _inner(experiment, features, learners, [every], seed)
     progress.expect(_num_fits(experiment, learners, splits_of, 1))

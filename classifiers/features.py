@@ -18,6 +18,14 @@ import numpy as np
 
 from classifiers.frame_rows import FrameRows
 from classifiers.joining import Part, join, labelled, named, resolved
+from classifiers.runs import (
+    augmentations_of,
+    is_clean,
+    missing_notes,
+    open_run,
+    originals_of,
+    tested_rows,
+)
 from classifiers.source import COPIES, FRAMES, Labelling, Source
 from extractor.corpora.words import known
 from extractor.errors import InputError, SettingsError, unknown
@@ -30,13 +38,15 @@ class Features:
     """Rows of one or several stores joined by id, in the order of the first store.
 
     ids, labels, originals: list[str] of N rows. y: int64 [N], codes of ``classes``. clean: bool [N],
-    false for augmented copies. notes: what was left out and why. standardised: whether `matrix` and
-    `tensor` give every dimension with mean 0 and deviation 1 over these rows, without their labels
-    (``--normalise corpus``); false unless set.
+    false for augmented copies; augmentations: list[str], theirs. notes: what was left out and why.
+    standardised: whether `matrix` and `tensor` give every dimension with mean 0 and deviation 1 over
+    these rows, without their labels (``--normalise corpus``); false unless set.
     """
 
-    def __init__(self, parts: Sequence[Part], labels: Sequence[str], notes: Iterable[str]) -> None:
-        self._parts = list(parts)
+    def __init__(
+        self, parts: Sequence[Part], labels: Sequence[str], notes: Iterable[str], copies: str = COPIES[0]
+    ) -> None:
+        self._parts, self._copies = list(parts), copies
         self._kept: tuple[object, np.ndarray] | None = None  # the layer that was read last
         self._columns: dict[str, list[str]] = {}
         self.labels = list(labels)
@@ -51,17 +61,21 @@ class Features:
         self.classes = tuple(sorted(set(self.labels)))
         code = {name: k for k, name in enumerate(self.classes)}
         self.y = np.array([code[name] for name in self.labels], np.int64)
-        self.originals = self.column("original") if "original" in self.columns else list(self.ids)
-        self.clean = np.ones(len(self.ids), bool)
-        if "copy" in self.columns:
-            self.clean = np.array([copy == "0" for copy in self.column("copy")], bool)
+        first = self._parts[0]
+        rows = first.rows
+        originals, augmentations = originals_of(first.store), augmentations_of(first.store)
+        self.originals = [originals[row] for row in rows.tolist()]
+        self.augmentations = [augmentations[row] for row in rows.tolist()]
+        self.clean = is_clean(first.store)[rows]
 
     @classmethod
-    def open(cls, sources: Sequence[Source], labelling: Labelling | None = None) -> Features:
-        """Join the sources' rows.
+    def open(
+        cls, sources: Sequence[Source], labelling: Labelling | None = None, incomplete: bool = False
+    ) -> Features:
+        """Join the sources' rows. ``incomplete``: runs that are not finished are taken as they are.
 
         Raises:
-            StoreError: a run that is none.
+            StoreError: a run that is none, or is not finished.
             SettingsError: an unknown label column, class, pooling or layer.
             InputError: no row in common, rows that contradict each other, fewer than two classes.
         """
@@ -70,11 +84,12 @@ class Features:
             raise SettingsError("name a run")
         if labelling.copies not in COPIES:
             raise SettingsError(unknown("choice of --copies", labelling.copies, COPIES))
-        stores = [Store(source.path) for source in sources]
+        stores = [open_run(source.path, incomplete) for source in sources]
         parts = [resolved(source, store) for source, store in zip(sources, stores, strict=True)]
-        notes = join(parts)
+        notes = [note for store in stores for note in missing_notes(store)]
+        notes += join(parts)
         labels = labelled(parts, labelling, notes)
-        features = cls(parts, labels, notes)
+        features = cls(parts, labels, notes, labelling.copies)
         features._drop_not_finite()
         if len(features.classes) < 2:
             only = f"only {features.classes[0]!r}" if features.classes else "none"
@@ -97,6 +112,30 @@ class Features:
     @property
     def stores(self) -> tuple[Store, ...]:
         return tuple(part.store for part in self._parts)
+
+    @property
+    def store_rows(self) -> np.ndarray:
+        """int64 [N]: each row's number in the first store."""
+        return self._parts[0].rows
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Runs that lack recordings, and how many."""
+        return [f"{store.path}: {store.unfinished}" for store in self.stores if store.unfinished]
+
+    @property
+    def trainable(self) -> np.ndarray:
+        """bool [N]: false for copies that are there to be tested on only."""
+        return self.clean | (self._copies != "none")
+
+    @property
+    def selectable(self) -> np.ndarray:
+        """bool [N]: rows that layers and parameters are selected on: clean ones where there are any."""
+        return self.clean if self.clean.any() else np.ones(len(self), bool)
+
+    def tested(self, test_on: str) -> np.ndarray:
+        """bool [N], see `runs.tested_rows`."""
+        return tested_rows(self.clean, self.augmentations, test_on, self.sources[0].path)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -149,10 +188,11 @@ class Features:
 
     def only(self, number: int) -> Features:
         """The same rows of one of the sources: a member of a late fusion."""
-        features = Features([self._parts[number]], self.labels, ())
+        features = Features([self._parts[number]], self.labels, (), self._copies)
         features._columns = {}
         # Labels of rows and copies are the first store's for every member.
         features.originals, features.clean = self.originals, self.clean
+        features.augmentations = self.augmentations
         return features
 
     # Embeddings
@@ -245,9 +285,10 @@ class Features:
                 self.notes.append(f"{part.source.path}: NaN or infinity in {named(lost)}: left out")
             finite &= of_part
         if not finite.all():
-            self._keep(np.flatnonzero(finite))
+            self.keep(np.flatnonzero(finite))
 
-    def _keep(self, rows: np.ndarray) -> None:
+    def keep(self, rows: np.ndarray) -> None:
+        """Leave out all but these rows. int64, ascending."""
         for part in self._parts:
             part.rows = part.rows[rows]
         kept = rows.tolist()

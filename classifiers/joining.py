@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from classifiers.label_maps import as_classes
-from classifiers.source import FRAMES, OPEN_LAYERS, Labelling, Source
+from classifiers.runs import augmentations_of, is_clean, tested_rows
+from classifiers.source import CLEAN, FRAMES, OPEN_LAYERS, Labelling, Source
 from extractor.corpora.words import is_missing
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
@@ -111,12 +112,17 @@ def labelled(parts: Sequence[Part], labelling: Labelling, notes: list[str]) -> l
     if unlabelled:
         notes.append(f"{first.source.path}: {named(unlabelled)} without {labelling.column}: left out")
     notes += found
-    if "copy" in first.store.columns:
-        copies = first.store.labels("copy")
-        clean = np.array([copies[row] == "0" for row in first.rows.tolist()], bool)
-        if labelling.copies == "none" and not clean.all():
-            notes.append(f"{first.source.path}: {int((~clean).sum()):,} augmented copies: left out")
-            kept &= clean
+    if labelling.copies == "none":
+        clean = is_clean(first.store)
+        used = clean if labelling.test_on == CLEAN else clean | _tested(first.store, clean, labelling.test_on)
+        of_rows = used[first.rows]
+        if not of_rows.all():
+            notes.append(f"{first.source.path}: {int((~of_rows).sum()):,} augmented copies: left out")
+            kept &= of_rows
     for part in parts:
         part.rows = part.rows[kept]
     return [name for name, keep in zip(labels, kept.tolist(), strict=True) if keep]
+
+
+def _tested(store: Store, clean: np.ndarray, test_on: str) -> np.ndarray:
+    return tested_rows(clean, augmentations_of(store), test_on, str(store.path))

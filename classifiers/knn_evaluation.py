@@ -27,6 +27,7 @@ from classifiers.lookup.vote import NO_VOTE, vote
 from classifiers.lookup.where import factor
 from classifiers.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.neighbours import Groups, nearest, unit
+from classifiers.runs import is_clean, missing_notes, open_run, originals_of
 from extractor.corpora.words import is_missing, known, parse_renames
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
@@ -48,6 +49,7 @@ class EvaluationOptions:
     classes: Sequence[str] | None = None  # emotions to take part; None: all
     map: Mapping[str, str] | str | Sequence[str] = ()  # what emotions count as: "calm=neutral"
     duplicates_above: float | None = THRESHOLD  # cosine; None: near-duplicates are not looked for
+    incomplete: bool = False  # take a run that is not finished as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Evaluation:
     no_group: int  # and those that have one but no group
     layers: tuple[LayerScore, ...]
     duplicates: NearDuplicates | None  # in the layer with the highest UA
+    notes: tuple[str, ...] = ()  # recordings that are not among the rows
 
     @property
     def best(self) -> LayerScore:
@@ -114,7 +117,7 @@ def evaluate(
     """Evaluate the layers of a run. ``options`` are fields of `EvaluationOptions`.
 
     Raises:
-        StoreError: no run.
+        StoreError: no run, or one that is not finished.
         SettingsError: an option that cannot work; an unknown layer, pooling or column.
         InputError: fewer than two groups or emotions among the rows that have both; an emotion of one
             row; numbers that are no emotions.
@@ -124,7 +127,7 @@ def evaluate(
     except TypeError as error:
         raise SettingsError(f"evaluate(): {error}") from error
     _check(made)
-    store = Store(run)
+    store = open_run(run, made.incomplete)
     rows = _take_part(store, made, progress or (lambda note: None))
     scores = []
     for layer in _layers(store, made.layers):
@@ -154,6 +157,7 @@ def evaluate(
         no_group=rows.no_group,
         layers=tuple(scores),
         duplicates=duplicates,
+        notes=tuple(missing_notes(store)),
     )
 
 
@@ -190,15 +194,17 @@ def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], N
     emotion = np.array(classes, object)
     unlabelled = np.array([is_missing(label) for label in written], bool)
     group = np.array(_column(store, options.leave_out), object)
-    clean = np.ones(len(store), bool)
-    if "copy" in store.columns:
-        clean = np.array([copy == "0" for copy in store.labels("copy")], bool)
+    clean = is_clean(store)
+    if not clean.any():
+        raise InputError(
+            f"{store.path}: holds augmented copies only, and recordings as they are is what is looked up;"
+            " extract without --no-clean"
+        )
     considered = clean | options.copies
     has_emotion, has_group = (emotion != "") & considered, (group != "") & considered
     kept = np.flatnonzero(has_emotion & has_group)
     emotions, emotion_codes = factor(emotion[kept])
     groups, group_codes = factor(group[kept])
-    original = store.labels("original") if "original" in store.columns else store.ids
     for what, values in (("emotion", emotions), (options.leave_out, groups)):
         if len(values) < 2:
             there = f"only {values[0]!r}" if values else "none"
@@ -211,7 +217,7 @@ def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], N
         index=kept,
         emotion=emotion_codes,
         group=group_codes,
-        original=factor(np.array(original, object)[kept])[1],
+        original=factor(np.array(originals_of(store), object)[kept])[1],
         clean=clean[kept],
         emotions=list(emotions),
         num_groups=len(groups),

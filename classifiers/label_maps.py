@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from classifiers.source import Source
+import numpy as np
+
+from classifiers.runs import augmentations_of, is_clean, open_run, tested_rows
+from classifiers.source import CLEAN, Source
 from extractor.corpora.words import Renamer, known
 from extractor.errors import InputError, SettingsError, unknown
-from extractor.store import Store
 from extractor.types import EMOTIONS
 
 MOST_NUMBERS = 50  # that are classes, such as numbered actors; more are a measurement
@@ -70,7 +72,7 @@ def refuse_numbers(where: str, column: str, labels: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LabelMap:
-    """Of one run: clean rows of each label, and the class that it counts as (None: left out)."""
+    """Of one run: rows to be tested of each label, and the class it counts as (None: left out)."""
 
     run: str
     counts: dict[str, int]
@@ -93,12 +95,21 @@ class LabelMap:
         ]
 
 
-def map_labels(runs: Sequence[str], column: str, renames: Mapping[str, str]) -> list[LabelMap]:
-    """Labels of each run, after ``renames``; none is left out but rows without a label.
+def map_labels(
+    runs: Sequence[str],
+    column: str,
+    renames: Mapping[str, str],
+    test_on: str = CLEAN,
+    incomplete: bool = False,
+    left_out: Mapping[str, Collection[str]] | None = None,
+) -> list[LabelMap]:
+    """Labels of each run's rows that are tested, after ``renames``; rows without a label have no class.
 
-    Raises SettingsError for a label in ``renames`` that no run has.
+    ``left_out``: ids of each run that take no part. Raises SettingsError for a label in ``renames`` that
+    no run has, and what `runs.open_run` and `runs.tested_rows` raise.
     """
-    counts = {run: _count(run, column) for run in runs}
+    left_out = left_out or {}
+    counts = {run: _count(run, column, test_on, incomplete, left_out.get(run, ())) for run in runs}
     rename = Renamer(renames, [label for of in counts.values() for label in of])
     maps = [
         LabelMap(run, of, {label: known(rename(label)) or None for label in of}) for run, of in counts.items()
@@ -133,10 +144,13 @@ def common_classes(maps: Sequence[LabelMap], wanted: Collection[str] | None = No
     return tuple(sorted(common))
 
 
-def _count(run: str, column: str) -> dict[str, int]:
-    """Rows of each label, most frequent first; augmented copies are not counted."""
-    store = Store(Source.parse(run).path)
-    labels = store.labels(column)
-    copies = store.labels("copy") if "copy" in store.columns else ["0"] * len(store)
-    clean = (label for label, copy in zip(labels, copies, strict=True) if copy == "0")
-    return dict(Counter(clean).most_common())
+def _count(
+    run: str, column: str, test_on: str, incomplete: bool, left_out: Collection[str]
+) -> dict[str, int]:
+    """Rows of each label, most frequent first."""
+    store = open_run(Source.parse(run.split(",")[0]).path, incomplete)
+    rows = tested_rows(is_clean(store), augmentations_of(store), test_on, str(store.path))
+    if left_out:
+        rows = rows & ~np.isin(np.array(store.ids, object), np.array(list(left_out), object))
+    labels = np.array(store.labels(column), object)[rows]
+    return dict(Counter(labels.tolist()).most_common())

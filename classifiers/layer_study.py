@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from classifiers.config import Experiment
 from classifiers.experiment import open_features, run_experiment
 from classifiers.fit_progress import Say
 from classifiers.results import to_json
+from classifiers.runs import open_run
 from classifiers.source import FRAMES, Source
 from classifiers.table import POOLED
-from extractor.errors import SettingsError
-from extractor.store import Store
+from extractor.errors import SettingsError, StoreError
 from extractor.store.run_folder import write_text
 
 NAME = "layer_study"
@@ -56,6 +57,7 @@ class LayerStudy:
     speaker_dependent: bool
     scores: tuple[LayerScore, ...]
     notes: list[str]
+    incomplete: list[str] = field(default_factory=list)  # as `Result.incomplete`
 
     @property
     def best(self) -> LayerScore:
@@ -84,6 +86,20 @@ class LayerStudy:
         plots.write_png(plots.layer_scores(layers, lines, 1 / len(self.classes)), path)
 
 
+def study_config(folder: str | PathLike[str]) -> dict[str, Any] | None:
+    """The experiment of the study in a folder; None where there is none. Raises StoreError."""
+    path = Path(folder) / f"{NAME}.json"
+    if not path.is_file():
+        return None
+    try:
+        config: dict[str, Any] = dict(json.loads(path.read_text("utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path}: not readable as a layer study ({error!r}); overwrite it with --force"
+        ) from error
+    return config
+
+
 def run_layer_study(experiment: Experiment, say: Say | None = None) -> LayerStudy:
     """Test the experiment with each layer of its only run, and each pooling where none is named.
 
@@ -93,7 +109,7 @@ def run_layer_study(experiment: Experiment, say: Say | None = None) -> LayerStud
     if len(experiment.features) != 1 or experiment.row.input != POOLED:
         raise SettingsError("--layer each: compares layers of one run, with a classifier of pooled rows")
     scores, notes, result = [], [], None
-    for source in _sources(Source.parse(experiment.features[0]), experiment.pooling):
+    for source in _sources(Source.parse(experiment.features[0]), experiment.pooling, experiment.incomplete):
         assert not isinstance(source.layers, str)
         one = replace(experiment, features=(str(source),), layer=None)
         result = run_experiment(one, open_features(one))
@@ -112,12 +128,14 @@ def run_layer_study(experiment: Experiment, say: Say | None = None) -> LayerStud
         raise SettingsError(f"{experiment.features[0]}: nothing pooled is stored there")
     config = experiment.to_dict() | {"layer": "each"}
     tested = len(result.predictions[0].rows)
-    return LayerStudy(config, result.classes, tested, result.speaker_dependent, tuple(scores), notes)
+    return LayerStudy(
+        config, result.classes, tested, result.speaker_dependent, tuple(scores), notes, result.incomplete
+    )
 
 
-def _sources(source: Source, pooling: str | None) -> Iterator[Source]:
+def _sources(source: Source, pooling: str | None, incomplete: bool) -> Iterator[Source]:
     """The run with each pooling, and each layer, fixed."""
-    store = Store(source.path)
+    store = open_run(source.path, incomplete)
     named = source.pooling or pooling
     poolings = [named] if named else [name for name in store.poolings if name != FRAMES]
     for name in poolings:

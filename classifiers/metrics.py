@@ -52,6 +52,30 @@ def scores(y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> dic
     }
 
 
+def scores_by(
+    kinds: Sequence[str], y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """UA, WA, macro_f1, weighted_f1 and num_tested of the rows of each kind, by name."""
+    found = {}
+    for kind in sorted(set(kinds)):
+        rows = np.flatnonzero(np.array(kinds, object) == kind)
+        every = scores(y_true[rows], proba[rows], classes)
+        found[kind] = {name: every[name] for name in METRICS} | {"num_tested": len(rows)}
+    return found
+
+
+def augmentation_lines(by_augmentation: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table: a line an augmentation that was tested."""
+    if not by_augmentation:
+        return []
+    width = max(12, *map(len, by_augmentation))
+    lines = [f"{'augmentation':<{width}} {'tested':>8} {'UA %':>6} {'WA %':>6} {'mac-F1':>6}"]
+    for name, of in by_augmentation.items():
+        shares = " ".join(f"{100 * of[key]:>6.1f}" for key in ("UA", "WA", "macro_f1"))
+        lines.append(f"{name:<{width}} {of['num_tested']:>8,} {shares}")
+    return lines
+
+
 def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -> np.ndarray:
     """int64 [C, C]: rows true, columns predicted."""
     cells = np.bincount(np.asarray(y_true) * num_classes + y_pred, minlength=num_classes**2)

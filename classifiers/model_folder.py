@@ -3,6 +3,7 @@
 model.json              what the model is: classes, classifier, files with their SHA-256, versions
 model.skops             the estimator, or model.safetensors; of a late fusion model-0.skops, ...
 provenance.json         where the embeddings came from: model, weights, layer, pooling, per source
+heard.npz               digests of the recordings and names of the speakers it was trained on, per source
 config.yaml             the experiment; `hser-train --config` runs it again
 metrics.json  predictions.csv  result.json                        (see `results`)
 confusion_matrix.csv  training_history.csv  layer_weights.csv  projection.csv
@@ -31,14 +32,16 @@ from classifiers.estimator_files import SKOPS, kind_of, read_estimator, write_es
 from classifiers.features import FRAMES, Source
 from classifiers.folder_aside import folder_aside, settled
 from classifiers.fusion import FusedClassifier
+from classifiers.heard import FILE as HEARD
+from classifiers.heard import Heard, heard_of, read_heard, write_heard
 from classifiers.metrics import confusion_matrix
 from classifiers.projection import FILE as PROJECTION
 from classifiers.projection import TITLES, Projection, project_rows, write_projection
 from classifiers.result_charts import charts_of, histories_of, tested
-from classifiers.results import RESULT, Result, to_json
+from classifiers.results import METRICS_FILE, RESULT, Result, to_json
+from classifiers.runs import is_clean, open_run
 from classifiers.table import LAYERS, Row, row
 from extractor.errors import SettingsError, StoreError
-from extractor.store import Store
 from extractor.store.aside import aside
 from extractor.store.run_folder import write_text
 
@@ -70,6 +73,8 @@ class Model:
     origins: tuple[Origin, ...]  # one a source
     estimator: Any  # fitted on codes of ``classes``; a FusedClassifier of one member a source
     config: dict[str, Any]
+    heard: tuple[Heard, ...] = ()  # one a source; empty where nobody knows: a folder of before it was kept
+    speaker_dependent: bool | None = None  # how it was tested; None where nobody knows
 
     def predict_proba(self, blocks: Sequence[Any]) -> np.ndarray:
         """float32 [N, C] of embeddings: one block a source, with that source's layers in its order.
@@ -132,6 +137,7 @@ def write_model(
         result.save(new)
         write_text(new / CONFIG, [_yaml(experiment)])
         write_text(new / PROVENANCE, [to_json([asdict(origin) for origin in origins])])
+        write_heard([heard_by(source, result.ids, experiment) for source in sources], new / HEARD)
         files = []
         for number, member in enumerate(members):
             kind = kind_of(member)
@@ -147,7 +153,7 @@ def write_model(
             "files": files,
             "weights": estimator.weights.tolist() if isinstance(estimator, FusedClassifier) else None,
             "sha256": {
-                name: _sha256(new / name) for name in (*(f["name"] for f in files), PROVENANCE, CONFIG)
+                name: _sha256(new / name) for name in (*(f["name"] for f in files), PROVENANCE, CONFIG, HEARD)
             },
             "versions": {name: version(name) for name in _VERSIONS},
         }
@@ -176,7 +182,7 @@ def refuse_foreign(folder: str | PathLike[str]) -> None:
 
 def origin_of(source: Source) -> Origin:
     """What a model keeps of a source. Raises SettingsError unless its pooling and layers are chosen."""
-    store = Store(source.path)
+    store = open_run(source.path, incomplete=True)
     if source.pooling is None or source.layers in ("best", "each"):
         raise SettingsError(f"{source}: a model is written with its pooling and layers chosen")
     layers = store.layers if isinstance(source.layers, str) else source.layers
@@ -189,6 +195,15 @@ def origin_of(source: Source) -> Origin:
         store.info.storage_dtype,
         len(store),
     )
+
+
+def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> Heard:
+    """What a model that was fitted on the rows ``ids`` of a run has heard."""
+    store, trained = open_run(source.path, incomplete=True), set(ids)  # the rows that were learned from
+    of_model = np.array([name in trained for name in store.ids], bool)
+    if config.get("copies") == "none":
+        of_model &= is_clean(store)
+    return heard_of(store, np.flatnonzero(of_model))
 
 
 def _yaml(values: Mapping[str, Any]) -> str:
@@ -288,7 +303,17 @@ def load_model(folder: str | PathLike[str]) -> Model:
                 f"{path / MODEL}: damaged: a late fusion needs a member and a weight each source"
             )
         estimator = FusedClassifier(members, weights, [origin.path for origin in origins])
-    return Model(path, found, classes, origins, estimator, read_config(path))
+    heard = read_heard(path / HEARD, len(origins)) if HEARD in about["sha256"] else ()
+    return Model(path, found, classes, origins, estimator, read_config(path), heard, _speaker_dependent(path))
+
+
+def _speaker_dependent(path: Path) -> bool | None:
+    """How the model was tested. Not vital: a folder without its figures still predicts."""
+    try:
+        found = json.loads((path / METRICS_FILE).read_text("utf-8"))["speaker_dependent"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, bool) else None
 
 
 def read_config(folder: str | PathLike[str]) -> dict[str, Any]:
@@ -334,8 +359,8 @@ def _check_files(path: Path, about: Mapping[str, Any]) -> None:
     allowed = {f"model.{k}" for k in (SKOPS, "safetensors")}
     allowed |= {f"model-{n}.{k}" for n in range(len(files)) for k in (SKOPS, "safetensors")}
     named = [each.get("name") for each in files if isinstance(each, dict)]
-    for name in (*named, PROVENANCE, CONFIG):
-        if name not in (*allowed, PROVENANCE, CONFIG):
+    for name in (*named, PROVENANCE, CONFIG, *(name for name in (HEARD,) if name in sums)):
+        if name not in (*allowed, PROVENANCE, CONFIG, HEARD):
             raise StoreError(f"{path / MODEL}: names {name!r}, which is no file of a model; it is not loaded")
         if not (path / name).is_file():
             raise StoreError(f"{path / name}: is missing; the model folder is not complete")

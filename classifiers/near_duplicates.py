@@ -12,6 +12,7 @@ import numpy as np
 
 from classifiers.lookup.where import factor
 from classifiers.neighbours import similar_pairs, unit
+from classifiers.runs import is_clean
 from extractor.store import Store
 
 THRESHOLD = 0.999  # cosine
@@ -57,9 +58,7 @@ def find_near_duplicates(
     As many products as there are pairs of rows, a block at a time. ``group`` names a label, "id" or
     "path". ``most`` pairs are shown, those of the same audio first.
     """
-    rows = np.arange(len(store))
-    if "copy" in store.columns:
-        rows = rows[[copy == "0" for copy in store.labels("copy")]]
+    rows = np.flatnonzero(is_clean(store))
     emotion, of_group = store.labels("emotion"), _column(store, group)
     path, audio, emotion_code, group_code = (
         factor(np.array(values, object)[rows])[1]

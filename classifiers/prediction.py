@@ -35,6 +35,7 @@ class Prediction:
     path: str
     classes: tuple[str, ...]
     proba: np.ndarray  # float32 [C]
+    speaker_dependent: bool | None = None  # how the model was tested; None where nobody knows
 
     @property
     def label(self) -> str:
@@ -53,6 +54,7 @@ class Prediction:
             "label": self.label,
             "confidence": self.confidence,
             "probabilities": shares,
+            "speaker_dependent": self.speaker_dependent,
         }
 
 
@@ -142,6 +144,6 @@ class Predictor:
             )
         proba = self.model.predict_proba(blocks)
         return [
-            Prediction(utterance.id, utterance.path, self.classes, row)
+            Prediction(utterance.id, utterance.path, self.classes, row, self.model.speaker_dependent)
             for utterance, row in zip(utterances, proba, strict=True)
         ]

@@ -18,6 +18,7 @@ import numpy as np
 
 from classifiers.features import FRAMES, Source
 from classifiers.page.projection import UMAP_SEED, choose_projection
+from classifiers.runs import open_run
 from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store.aside import aside
@@ -101,7 +102,7 @@ def _vectors(sources: Sequence[Source], ids: Sequence[str], weights: Sequence[fl
     """float32 [P, D], standardised; a layer in memory at a time where layers are weighted."""
     blocks: list[np.ndarray] = []
     for source in sources:
-        store = Store(source.path)
+        store = open_run(source.path, incomplete=True)  # rows that were learned from
         number = {name: row for row, name in enumerate(store.ids)}
         unknown = [name for name in ids if name not in number]
         if unknown:

@@ -1,7 +1,7 @@
 """How rows are divided into training and test rows: a row of the table each.
 
 Folds are made of originals: a recording and its augmented copies are trained on together or held out
-together. Of what is held out the clean rows are tested (all of them with ``--copies all``).
+together. Of what is held out the clean rows are tested, or those that ``--test-on`` names.
 
 ``check_folds`` is run on every division, whoever made it: a speaker, or an original, on both sides of
 a fold that claims to part them is refused.
@@ -17,6 +17,7 @@ import numpy as np
 
 from classifiers.features import Features
 from classifiers.joining import named
+from classifiers.source import CLEAN
 from extractor.errors import InputError, SettingsError, unknown
 
 # EmoBox's folds (Ma et al. 2024): test speakers of each fold.
@@ -83,15 +84,18 @@ def protocol(name: str) -> Protocol:
 
 
 def make_folds(
-    features: Features, name: str, num_folds: int = 5, seed: int = 0, test_copies: bool = False
+    features: Features, name: str, num_folds: int = 5, seed: int = 0, test_on: str = CLEAN
 ) -> tuple[list[Fold], list[str]]:
     """The folds, checked, and notes on what takes no part or cannot be told.
 
+    ``test_on``: the rows of what is held out that are tested, see `runs.tested_rows`.
+
     Raises:
         SettingsError: an unknown protocol, a column that the runs have not.
-        InputError: too few groups; a fold whose training rows are of one class.
+        InputError: no row to test; too few groups; a fold whose training rows are of one class.
     """
     row = protocol(name)
+    tested = features.tested(test_on)
     units = units_of(features, row.group or row.needs)
     _refuse_small_classes(features, units, row, row.least or num_folds)
     try:
@@ -101,13 +105,13 @@ def make_folds(
         raise InputError(f"{features.sources[0].path}: --protocol {name}{of_column}: {error}") from error
     folds = []
     for held_name, held, dev in divided:
-        testable = np.isin(units.of_row, held) & (features.clean | test_copies)
-        usable = units.group[units.of_row] != ""
+        testable = np.isin(units.of_row, held) & tested
+        usable = (units.group[units.of_row] != "") & features.trainable
         train = ~np.isin(units.of_row, held) & usable
-        of_dev = None if dev is None else np.flatnonzero(np.isin(units.of_row, dev) & features.clean)
+        of_dev = None if dev is None else np.flatnonzero(np.isin(units.of_row, dev) & features.selectable)
         if testable.any():
             folds.append(Fold(held_name, np.flatnonzero(train), np.flatnonzero(testable), of_dev))
-    notes = _notes(features, units, row)
+    notes = _notes(features, units, row, tested)
     notes += check_folds(features, folds, row.group)
     return folds, notes
 
@@ -160,8 +164,8 @@ def inner_splits(
 ) -> list[tuple[Rows, Rows]]:
     """Partitions of a fold's training rows, to select on: (train, validation) each.
 
-    They keep apart what the protocol keeps apart, or else originals; validation rows are clean. With
-    a fixed dev part there is one split: train without dev, dev.
+    They keep apart what the protocol keeps apart, or else originals; validation rows are clean where
+    any are. With a fixed dev part there is one split: train without dev, dev.
     """
     if fold.dev is not None and len(fold.dev):
         originals = np.array(features.originals, object)
@@ -183,8 +187,7 @@ def inner_splits(
     splits = []
     for held in _stratified_by_group(units.y[unit], group, k, seed):
         is_held = np.isin(units.of_row[fold.train], unit[held])
-        clean = features.clean[fold.train]
-        train, validation = fold.train[~is_held], fold.train[is_held & clean]
+        train, validation = fold.train[~is_held], fold.train[is_held & features.selectable[fold.train]]
         if len(validation) and len(np.unique(features.y[train])) > 1:
             splits.append((train, validation))
     if not splits:
@@ -235,16 +238,17 @@ def check_folds(features: Features, folds: Sequence[Fold], group: str | None) ->
     return notes
 
 
-def _notes(features: Features, units: Units, row: Protocol) -> list[str]:
+def _notes(features: Features, units: Units, row: Protocol, tested: np.ndarray) -> list[str]:
     column = row.group or row.needs
     notes = []
     out = np.flatnonzero(units.group[units.of_row] == "")
     if len(out):
         notes.append(f"{named([features.ids[i] for i in out.tolist()])} without {column}: take no part")
-    has_clean = np.zeros(len(units.y), bool)
-    has_clean[units.of_row[features.clean]] = True
-    if not has_clean.all():
-        notes.append(f"{int((~has_clean).sum()):,} originals are there as copies only: never tested")
+    is_tested = np.zeros(len(units.y), bool)
+    is_tested[units.of_row[tested]] = True
+    if not is_tested.all():
+        what = "as copies only" if tested[features.clean].all() else "without the copies that are tested"
+        notes.append(f"{int((~is_tested).sum()):,} originals are there {what}: never tested")
     return notes
 
 

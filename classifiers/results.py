@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.metrics import bootstrap_intervals, mcnemar, scores
+from classifiers.metrics import bootstrap_intervals, mcnemar, scores, scores_by
 from extractor.errors import InputError, StoreError
 from extractor.store.aside import aside
 from extractor.store.run_folder import write_text
@@ -72,11 +72,16 @@ class Result:
     notes: list[str] = field(default_factory=list)
     speaker_dependent: bool = False
     speakers: list[str] = field(default_factory=list)  # aligned with ids; empty where not known
+    incomplete: list[str] = field(default_factory=list)  # runs that were not finished, and what they lacked
+    # Aligned with ids, where augmented copies are tested; empty where none is.
+    originals: list[str] = field(default_factory=list)
+    augmentations: list[str] = field(default_factory=list)  # "none" is a recording as it is
 
     def figures(self) -> dict[str, Any]:
         """Of each seed, their mean and standard deviation, and bootstrap intervals of the mean.
 
-        ``interval``: over rows; ``interval_by_speaker``: whole speakers drawn, where they are known.
+        ``interval``: over recordings, copies of one drawn together; ``interval_by_speaker``: whole
+        speakers drawn, where they are known. ``by_augmentation``: of each that was tested.
         ``folds``: mean and deviation over the folds of UA and WA, first seed.
         """
         each = [scores(p.y_true, p.proba, self.classes) for p in self.predictions]
@@ -87,13 +92,30 @@ class Result:
         return {
             "mean": {name: float(np.mean(of)) for name, of in values.items()},
             "deviation": spread,
-            "interval": self._intervals(None),
+            "interval": self._intervals(self.originals or None),
             "interval_by_speaker": self._intervals(self.speakers) if known else None,
             "folds": self._over_folds(),
             "seeds": [{"seed": seed, **one} for seed, one in zip(self.seeds, each, strict=True)],
             "classes": list(self.classes),
             "num_tested": len(self.predictions[0].rows),
             "speaker_dependent": self.speaker_dependent,
+            "incomplete": self.incomplete,
+            "test_on": self.config.get("test_on", "clean"),
+            "by_augmentation": self._by_augmentation(),
+        }
+
+    def _by_augmentation(self) -> dict[str, Any]:
+        """Means over seeds."""
+        if not self.augmentations:
+            return {}
+        each = [
+            scores_by([self.augmentations[row] for row in p.rows.tolist()], p.y_true, p.proba, self.classes)
+            for p in self.predictions
+        ]
+        return {
+            name: {key: float(np.mean([of[name][key] for of in each])) for key in figures}
+            | {"num_tested": figures["num_tested"]}
+            for name, figures in each[0].items()
         }
 
     def _intervals(self, groups: Sequence[str] | None) -> dict[str, list[float]]:
@@ -136,6 +158,9 @@ class Result:
             "provenance": self.provenance,
             "notes": self.notes,
             "speaker_dependent": self.speaker_dependent,
+            "incomplete": self.incomplete,
+            "originals": self.originals,
+            "augmentations": self.augmentations,
         }
         write_text(path / RESULT, [to_json(rest)])
 

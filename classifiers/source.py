@@ -10,7 +10,8 @@ from extractor.errors import SettingsError
 
 FRAMES = "none"  # the pooling that keeps every frame
 OPEN_LAYERS = ("all", "best", "each")  # left to the experiment; any other layers are fixed
-COPIES = ("train", "none", "all")  # augmented copies are trained on; left out; tested as well
+COPIES = ("train", "none", "all")  # augmented copies are trained on; not trained on; tested as well
+CLEAN, COPIES_ONLY, EVERY_ROW = "clean", "copies", "all"  # rows that are tested; else an augmentation's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +56,4 @@ class Labelling:
     classes: tuple[str, ...] | None = None  # None: all that there are
     rename: Mapping[str, str] = field(default_factory=dict)  # applied before `classes`
     copies: str = "train"  # one of COPIES
+    test_on: str = CLEAN  # see `runs.tested_rows`

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from classifiers.results import to_json
+from classifiers.runs import augmentations_of, has_copies, is_clean, missing_notes, open_run, originals_of
 from extractor.errors import InputError, StoreError
 from extractor.store import Store
 from extractor.store.run_folder import write_text
@@ -48,6 +49,7 @@ class Stability:
     pooling: str
     scores: tuple[Score, ...]
     unpaired: int  # copies whose original is not there as it is
+    notes: tuple[str, ...] = ()
 
     def save(self, folder: str | PathLike[str]) -> None:
         """``stability.json``, ``.csv``, ``.png``. Raises StoreUnwritable."""
@@ -65,15 +67,19 @@ class Stability:
 
 
 def measure_stability(
-    run: str | PathLike[str], pooling: str | None = None, layers: Sequence[int] | None = None
+    run: str | PathLike[str],
+    pooling: str | None = None,
+    layers: Sequence[int] | None = None,
+    incomplete: bool = False,
 ) -> Stability:
     """Compare copies with their originals, one layer in memory at a time.
 
-    Raises StoreError for a run without augmented copies, InputError where none has its original in
-    the run, SettingsError for an unknown pooling or layer.
+    Raises StoreError for a run without augmented copies, or one that is not finished unless
+    ``incomplete``; InputError where no copy has its original in the run; SettingsError for an unknown
+    pooling or layer.
     """
-    store = Store(run)
-    if not {"original", "copy", "augmentation"} <= set(store.columns):
+    store = open_run(run, incomplete)
+    if not has_copies(store):
         raise StoreError(f"{store.path}: has no augmented copies; extract with --augment")
     if pooling is None and "none" in store.poolings:
         pooled = [name for name in store.poolings if name != "none"]
@@ -81,8 +87,7 @@ def measure_stability(
     copies, originals, unpaired = _pairs(store)
     if not len(copies):
         raise InputError(f"{store.path}: no copy has its original beside it; extract without --no-clean")
-    recipes = store.labels("augmentation")
-    kinds = np.array([kind_of(recipes[row]) for row in copies.tolist()], object)
+    kinds = np.array(augmentations_of(store), object)[copies]
     groups = {kind: np.flatnonzero(kinds == kind) for kind in sorted(set(kinds.tolist()))}
     if len(groups) > 1:
         groups[EVERY] = np.arange(len(copies))
@@ -99,24 +104,18 @@ def measure_stability(
                     float(of.min()), linear_cka(clean[pairs], moved[pairs]),
                 )
             )  # fmt: skip
-    return Stability(str(store.path), found[0].pooling, tuple(found), unpaired)
+    notes = tuple(missing_notes(store))
+    return Stability(str(store.path), found[0].pooling, tuple(found), unpaired, notes)
 
 
 def _pairs(store: Store) -> tuple[np.ndarray, np.ndarray, int]:
     """Rows of copies and of their originals, aligned; and how many copies have none."""
-    number, original = store.labels("copy"), store.labels("original")
-    clean = {original[row]: row for row, copy in enumerate(number) if copy == "0"}
-    copies = [row for row, copy in enumerate(number) if copy != "0"]
+    is_original, original = is_clean(store), originals_of(store)
+    clean = {original[row]: row for row in np.flatnonzero(is_original).tolist()}
+    copies = np.flatnonzero(~is_original).tolist()
     paired = [row for row in copies if original[row] in clean]
     of = [clean[original[row]] for row in paired]
     return np.array(paired, np.int64), np.array(of, np.int64), len(copies) - len(paired)
-
-
-def kind_of(recipe: str) -> str:
-    """Names of a recipe's operations: ``stretch:rate=1.1+gain:db=2`` is ``stretch+gain``."""
-    from extractor.augment import parse_recipe
-
-    return "+".join(operation.text.split(":")[0] for operation in parse_recipe(recipe)) or "none"
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -151,4 +150,4 @@ def stability_lines(stability: Stability) -> list[str]:
         lines.append(f"{s.layer:>5}  {s.kind:<{width}} {s.pairs:>7,} {values}")
     if stability.unpaired:
         lines.append(f"note: {stability.unpaired:,} copies have no original in the run: left out")
-    return lines
+    return [*lines, *(f"note: {note}" for note in stability.notes)]

@@ -46,6 +46,7 @@ class Stacked(Features):
         self.y = np.array([code[label] for label in self.labels], np.int64)
         self.originals = self._named([each.originals for each in members])
         self.clean = np.concatenate([each.clean for each in members])
+        self.augmentations = [each for member in members for each in member.augmentations]
         self._kept = None
 
     def _named(self, values: Sequence[Sequence[str]]) -> list[str]:
@@ -58,6 +59,10 @@ class Stacked(Features):
     @property
     def _members(self) -> list[Features]:
         return list(self._corpora.values())
+
+    @property
+    def trainable(self) -> np.ndarray:
+        return np.concatenate([each.trainable for each in self._members])
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ import numpy as np
 
 from classifiers.config import Experiment, experiment_from
 from classifiers.cross_corpus import check_normalisation
-from classifiers.experiment import open_features, run_experiment, train_on_all
+from classifiers.experiment import labelling_of, open_features, run_experiment, train_on_all
 from classifiers.features import Features
 from classifiers.fit_progress import Say
+from classifiers.heard import NAMED, overlap
 from classifiers.label_maps import LabelMap, map_labels, restricted
-from classifiers.metrics import bootstrap_interval, scores
-from classifiers.model_folder import Model, load_model, origin_of
+from classifiers.metrics import augmentation_lines, bootstrap_interval, scores, scores_by
+from classifiers.model_folder import Model, heard_by, load_model, origin_of
 from classifiers.results import Predictions, Result, to_json
-from classifiers.source import FRAMES, Labelling, Source
+from classifiers.runs import augmentations_of, is_clean, open_run, tested_rows
+from classifiers.source import CLEAN, FRAMES, Labelling, Source
 from classifiers.stacked import different_settings
 from extractor.errors import InputError, SettingsError, StoreError
-from extractor.store import Store
 from extractor.store.run_folder import write_text
 
 
@@ -34,9 +35,13 @@ class Transferred:
     labels: LabelMap
     classes: tuple[str, ...]  # of the model
     figures: dict[str, Any]  # as `metrics.scores`
-    interval: tuple[float, float]  # of UA, 95 %, over rows
+    interval: tuple[float, float]  # of UA, 95 %, over recordings
     within: float | None  # UA of the model's own protocol, over the same classes
     notes: tuple[str, ...]
+    test_on: str  # "clean", "copies" or an augmentation
+    by_augmentation: dict[str, dict[str, Any]]  # of copies that were tested, see `metrics.scores_by`
+    heard: int | None  # recordings tested that were heard in training, or whose speakers were; None: unknown
+    speaker_dependent: bool  # the model's own protocol, and so ``within``
 
     @property
     def drop(self) -> float | None:
@@ -50,6 +55,9 @@ def transfer(
     normalise: str = "none",
     common_only: bool = False,
     say: Say | None = None,
+    test_on: str = CLEAN,
+    include_heard: bool = False,
+    incomplete: bool = False,
 ) -> list[Transferred]:
     """Test a model folder, or the model that an experiment's YAML file describes, on runs.
 
@@ -58,54 +66,138 @@ def transfer(
         renames: labels of the runs to classes of the model.
         normalise: "corpus" gives each run the training corpus's mean and deviation first.
         common_only: the most probable of the classes that the run has; else any of the model's.
+        test_on: rows that are tested, see `runs.tested_rows`.
+        include_heard: test on what was heard in training, too.
+        incomplete: take runs that are not finished as they are.
 
     Raises:
-        SettingsError: a label in ``renames`` that no run has; a wrong number of runs.
-        StoreError: no model; a run of another model than the one trained on.
-        InputError: fewer than two classes in common.
+        SettingsError: a label in ``renames`` that no run has; a wrong number of runs; one named twice.
+        StoreError: no model; a run of another model than the one trained on; one that is not finished.
+        InputError: fewer than two classes in common; nothing that was not heard in training.
     """
     check_normalisation(normalise)
-    model, result = _model(Path(model_or_config), say)
+    if len(set(runs)) < len(runs):
+        raise SettingsError(f"{', '.join(runs)}: a run is named twice")
+    model, result = _model(Path(model_or_config), say, incomplete)
     experiment = experiment_from(model.config, str(model_or_config))
-    maps = map_labels([run.split(",")[0] for run in runs], experiment.label, renames or {})
+    opened = [_open_tested(model, run, test_on, include_heard, incomplete) for run in runs]
+    maps = map_labels(
+        runs, experiment.label, renames or {}, test_on, incomplete,
+        {each.run: each.left_out for each in opened},
+    )  # fmt: skip
     maps = restricted(maps, model.classes)
     return [
-        _on_run(model, result, run, labels, experiment, normalise, common_only)
-        for run, labels in zip(runs, maps, strict=True)
+        _on_run(model, result, each, labels, experiment, normalise, common_only)
+        for each, labels in zip(opened, maps, strict=True)
     ]
 
 
-def _model(path: Path, say: Say | None) -> tuple[Model, Result]:
+def _model(path: Path, say: Say | None, incomplete: bool) -> tuple[Model, Result]:
     if path.is_dir():
         return load_model(path), Result.load(path)
     from classifiers.config import read_yaml
 
     experiment = experiment_from(read_yaml(path), str(path))
+    experiment = replace(experiment, incomplete=experiment.incomplete or incomplete)
     features = open_features(experiment)
     result = run_experiment(experiment, features, say)
     trained = train_on_all(experiment, features, say)
+    config = experiment.to_dict()
     origins = tuple(origin_of(source) for source in trained.sources)
-    model = Model(path, experiment.row, result.classes, origins, trained.estimator, experiment.to_dict())
+    heard = tuple(heard_by(source, result.ids, config) for source in trained.sources)
+    model = Model(path, experiment.row, result.classes, origins, trained.estimator, config, heard)
     return model, result
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A run that a model is tested on, and what of it the model has heard in training."""
+
+    run: str
+    sources: list[Source]
+    test_on: str
+    incomplete: bool
+    heard: set[str] | None  # ids, of rows that would be tested; None where nobody knows
+    left_out: set[str]  # of them: all, or none with --include-heard
+    notes: list[str]
+
+
+def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, incomplete: bool) -> _Tested:
+    """Raises InputError where nothing is left that was not heard in training."""
+    sources = _sources(model, run, incomplete)
+    stores = [open_run(source.path, incomplete) for source in sources]
+    first = stores[0]
+    tested = tested_rows(is_clean(first), augmentations_of(first), test_on, str(first.path))
+    if not model.heard:
+        note = f"{run}: whether any of it was heard in training is unknown: {model.path} was made before that"
+        notes = [f"{note} was kept; train again to know"]
+        return _Tested(run, sources, test_on, incomplete, None, set(), notes)
+    ids = {name for name, each in zip(first.ids, tested.tolist(), strict=True) if each}
+    found = [overlap(heard, store) for heard, store in zip(model.heard, stores, strict=True)]
+    names = [np.array(store.ids, object) for store in stores]
+
+    def among(masks: Iterable[np.ndarray]) -> set[str]:
+        return ids & {name for of, mask in zip(names, masks, strict=True) for name in of[mask].tolist()}
+
+    audio = among(each.audio for each in found)
+    copies = among(each.copy for each in found) - audio
+    heard = audio | copies | among(each.speaker for each in found)
+    notes = [
+        f"{run}: was decoded with channel {here!r}, the training run with {there!r}: recordings of several"
+        " channels cannot be told by their audio"
+        for here, there in (
+            (store.settings.get("channel"), origin.settings.get("channel"))
+            for store, origin in zip(stores, model.origins, strict=True)
+        )
+        if here != there
+    ]
+    namesakes = sorted({name for each in found for name in each.namesakes})
+    if namesakes:
+        shown = ", ".join(namesakes[:NAMED]) + (", ..." if len(namesakes) > NAMED else "")
+        notes.append(
+            f"{run}: speakers {shown} have the names of speakers heard in training; whether they are the same"
+            " is unknown, as the runs do not say that they are of one corpus"
+        )
+    if not heard:
+        return _Tested(run, sources, test_on, incomplete, heard, set(), notes)
+    counts = {
+        "by their audio": len(audio),
+        "by the ids of their originals": len(copies),
+        "by their speaker": len(heard) - len(audio) - len(copies),
+    }
+    told = ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
+    what = f"{len(heard):,} of {len(ids):,} recordings were heard in training ({told})"
+    if include_heard:
+        notes.append(f"{run}: {what} and are tested: the figure is too high for what is new")
+        return _Tested(run, sources, test_on, incomplete, heard, set(), notes)
+    if len(heard) == len(ids):
+        raise InputError(
+            f"{run}: {what}: nothing is left to test {model.path} on. Name other recordings, or keep these"
+            " with --include-heard; the model's figure on what it has not heard is that of hser-train"
+        )
+    notes.append(f"{run}: {what}: left out; --include-heard keeps them")
+    return _Tested(run, sources, test_on, incomplete, heard, heard, notes)
 
 
 def _on_run(
     model: Model,
     result: Result,
-    run: str,
+    tested: _Tested,
     labels: LabelMap,
     experiment: Experiment,
     normalise: str,
     common_only: bool,
 ) -> Transferred:
+    run, sources = tested.run, tested.sources
     if len(labels.classes) < 2:
         raise InputError(
             f"{run}: {len(labels.classes)} of its classes are the model's ({', '.join(model.classes)});"
-            " rename with --map old=new"
+            f" rename with --map old=new. {'; '.join(tested.notes)}".rstrip()
         )
-    sources = _sources(model, run)
-    labelling = Labelling(experiment.label, labels.classes, labels.renames(), "none")
-    features = Features.open(sources, labelling)
+    labelling = Labelling(experiment.label, labels.classes, labels.renames(), "all")
+    features = Features.open(sources, labelling, tested.incomplete)
+    kept = features.tested(tested.test_on) & np.array([name not in tested.left_out for name in features.ids])
+    features.keep(np.flatnonzero(kept))
     proba = model.predict_proba([
         _block(model, features, k, experiment if normalise == "corpus" else None) for k in range(len(sources))
     ])  # fmt: skip
@@ -120,15 +212,25 @@ def _on_run(
     if of_common.any():
         chosen = _chosen(own.proba[of_common], common, common_only)
         within = scores(own.y_true[of_common], chosen, model.classes)["UA"]
-    notes = list(features.notes)
-    heard = set(result.ids) & set(features.ids)
-    if heard and {origin.path for origin in model.origins} & {source.path for source in sources}:
-        notes.append(f"{run}: {len(heard):,} of its recordings are among those that the model was trained on")
-    figures = scores(y_true, made.proba, model.classes)
-    return Transferred(run, labels, model.classes, figures, bootstrap_interval(made), within, tuple(notes))
+    notes = [*features.notes, *tested.notes]
+    notes += [f"{model.path}: was trained on an unfinished run: {what}" for what in result.incomplete]
+    copies = not features.clean.all()
+    return Transferred(
+        run,
+        labels,
+        model.classes,
+        scores(y_true, made.proba, model.classes),
+        bootstrap_interval(made, groups=features.originals if copies else None),
+        within,
+        tuple(notes),
+        tested.test_on,
+        scores_by(features.augmentations, y_true, made.proba, model.classes) if copies else {},
+        None if tested.heard is None else len(tested.heard & set(features.ids)),
+        result.speaker_dependent,
+    )
 
 
-def _sources(model: Model, run: str) -> list[Source]:
+def _sources(model: Model, run: str, incomplete: bool) -> list[Source]:
     """A run, or several with commas, read as the model's sources are. Raises StoreError."""
     paths = run.split(",")
     if len(paths) != len(model.origins):
@@ -137,7 +239,7 @@ def _sources(model: Model, run: str) -> list[Source]:
             f"{run}: the model takes {len(model.origins)} runs ({named}); name as many, with commas"
         )
     for path, origin in zip(paths, model.origins, strict=True):
-        differences = different_settings(origin.settings, Store(path).settings)
+        differences = different_settings(origin.settings, open_run(path, incomplete).settings)
         if differences:
             raise StoreError(
                 f"{path}: not of the model that {origin.path} was made with: {'; '.join(differences)}."
@@ -161,10 +263,10 @@ def _block(model: Model, features: Features, number: int, scaled_as: Experiment 
     # As if it had been recorded like the training corpus: its own mean and deviation out, theirs in.
     origin = model.origins[number]
     source = Source(origin.path, origin.pooling, origin.layers)
-    labelling = Labelling(scaled_as.label, scaled_as.classes, scaled_as.map, scaled_as.copies)
-    trained = Features.open([source], labelling).tensor()
+    trained = Features.open([source], labelling_of(scaled_as), incomplete=True)
+    own = trained.tensor()[trained.trainable]
     one.standardised = True
-    return (one.tensor() * trained.std(axis=0) + trained.mean(axis=0)).astype(np.float32)
+    return (one.tensor() * own.std(axis=0) + own.mean(axis=0)).astype(np.float32)
 
 
 def _chosen(proba: np.ndarray, common: np.ndarray, common_only: bool) -> np.ndarray:
@@ -189,9 +291,14 @@ def transfer_lines(found: Sequence[Transferred]) -> list[str]:
         line = f"{each.run}: UA {100 * each.figures['UA']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"
         line += f", WA {100 * each.figures['WA']:.1f} %, macro-F1 {100 * each.figures['macro_f1']:.1f} %"
         line += f", {tested:,} recordings, {len(each.labels.classes)} classes"
+        if each.test_on != CLEAN:
+            line += f", tested on {each.test_on}"
+        if each.heard:
+            line += f", {each.heard:,} of them HEARD IN TRAINING"
         if each.drop is not None and each.within is not None:
-            line += f"; own corpus {100 * each.within:.1f} %, drop {100 * each.drop:.1f}"
-        lines += [line, *(f"note: {note}" for note in each.notes)]
+            dependent = " SPEAKER-DEPENDENT" if each.speaker_dependent else ""
+            line += f"; own corpus {100 * each.within:.1f} %{dependent}, drop {100 * each.drop:.1f}"
+        lines += [line, *augmentation_lines(each.by_augmentation), *(f"note: {note}" for note in each.notes)]
     return lines
 
 

@@ -51,6 +51,7 @@ Examples:
 @click.option("--plot", is_flag=True, help="A picture beside each copy: before and after.")
 @click.option("--corpus", help="How file names code labels.  [default: recognised]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--force", is_flag=True, help="Overwrite --out where it holds other copies.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a recording failed.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def command(
@@ -65,6 +66,7 @@ def command(
     plot: bool,
     corpus: str | None,
     device: str,
+    force: bool,
     strict: bool,
     quiet: bool,
 ) -> None:
@@ -83,7 +85,8 @@ def command(
     wanted = {Path(out): config} if config is not None else _each(Path(out), copies, seed, clean)
     failed = False
     for folder, each in wanted.items():
-        done = render(inputs, each, folder, corpus, device, limit, _draw if plot else None, progress, stop)
+        draw = _draw if plot else None
+        done = render(inputs, each, folder, corpus, device, limit, draw, progress, stop, force)
         failed |= bool(done.failures)
         if not quiet:
             _say(done, folder)

@@ -84,6 +84,8 @@ def _facts(store: Store) -> list[tuple[str, str]]:
         ("failed", str(len(errors))),
         *((f"  {count} x", reason) for reason, count in reasons[:_REASONS_SHOWN]),
     ]
+    if store.unfinished:
+        facts.insert(0, ("unfinished", store.unfinished))
     if len(reasons) > _REASONS_SHOWN:
         facts.append(("  ...", f"{len(reasons) - _REASONS_SHOWN} more reasons, see errors.jsonl"))
     facts += [("note", note) for note in remarks(store)]

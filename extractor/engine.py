@@ -420,6 +420,7 @@ def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> Ru
         settings=asked.settings,
         environment={
             "model_spec": _reachable(options.model),
+            "corpus": asked.manifest.corpus,
             **({"notes": list(asked.manifest.notes)} if asked.manifest.notes else {}),
             **({"model_notes": list(model.notes)} if model.notes else {}),
             **_environment(model.device.type),

@@ -9,13 +9,13 @@ import csv
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from extractor.errors import SettingsError, StoreUnwritable
+from extractor.errors import SettingsDiffer, SettingsError, StoreUnwritable
 from extractor.progress import Counts, Progress, Silent, showing
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Seconds, Utterance
 
@@ -60,13 +60,14 @@ def render(
     on_copy: Callable[[Copy, Path], None] | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
+    force: bool = False,
 ) -> Rendered:
     """Write each copy as ``out/<id>.wav`` (float32, 16 kHz, mono) and ``out/manifest.csv`` about them.
 
     `hser-extract` reads that manifest, labels and all. ``limit``: take the first so many recordings.
     ``on_copy`` is called with each augmented copy and the path of its WAV. Recordings that cannot be
     read or augmented are in ``out/errors.csv`` and in the result. Raises HserError where nothing can be
-    done as asked.
+    done as asked, SettingsDiffer where ``out`` has a manifest of other copies, unless ``force``.
     """
     import torch
 
@@ -92,6 +93,8 @@ def render(
     copies = Copies(config, manifest, workers)
     plan, unplanned = plan_without_run(manifest, round(BATCH * SAMPLE_RATE), workers, progress, copies)
     folder = Path(out)
+    if not force:
+        _refuse_other_copies(folder / MANIFEST, {u.id: u.labels[-1] for u in plan.utterances})
     result = Rendered(failures=unplanned)
     todo = range(len(plan.batches))
     recordings = sum(map(len, plan.batches))
@@ -121,6 +124,27 @@ def render(
         failures = [[f.id, f.path, f.stage, f.reason] for f in result.failures]
         _write_table(folder / ERRORS, ["id", "path", "stage", "reason"], failures)
     return result
+
+
+def _refuse_other_copies(path: Path, planned: Mapping[str, str]) -> None:
+    """A manifest that is there is overwritten by one of the same copies only.
+
+    ``planned``: recipes by id. One that was stopped half-way, or of fewer copies, is a part of them.
+    """
+    remedy = "name another --out, or overwrite it with --force"
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            there = {row["id"]: row["augmentation"] for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return
+    except (OSError, KeyError, csv.Error):
+        raise SettingsDiffer(f"{path}: exists, and hser-augment did not write it; {remedy}") from None
+    for name, recipe in there.items():
+        if planned.get(name) != recipe:
+            now = f"would be {planned[name]} now" if name in planned else "would not be made now"
+            raise SettingsDiffer(
+                f"{path}: made with other settings: {name} is {recipe} there, and {now}; {remedy}"
+            )
 
 
 def file_name(utterance_id: str) -> str:

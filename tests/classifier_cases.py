@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
-from extractor.types import BatchResult, Row, Utterance
+from extractor.types import BatchResult, Failure, Row, Utterance
 
 BASE = ("emotion", "emotion_raw", "speaker")
 EMOTIONS = ("anger", "happiness", "neutral", "sadness")
@@ -75,8 +76,16 @@ def write_run(
     pooling: str = "mean",
     settings: Mapping[str, Any] | None = None,
     frames: Sequence[np.ndarray] | None = None,
+    done: int | None = None,
+    environment: Mapping[str, Any] | None = None,
+    audio: Sequence[str] | None = None,
+    failed: Sequence[str] = (),
 ) -> Path:
-    """A run of these embeddings, layers 0 to L - 1. ``frames``: [T, L, D] a row, as pooling none."""
+    """A run of these embeddings, layers 0 to L - 1. ``frames``: [T, L, D] a row, as pooling none.
+
+    ``done``: so many of its rows, as of a run that was killed. ``audio``: checksums.
+    ``failed``: ids of recordings without a row.
+    """
     columns = tuple(dict.fromkeys([*BASE, *(name for row in rows.labels for name in row)]))
     utterances = [
         Utterance(name, f"/corpus/{name}.wav", labels=tuple(row.get(column, "") for column in columns))
@@ -84,21 +93,35 @@ def write_run(
     ]
     lengths = [49] * len(rows.ids) if frames is None else [len(each) for each in frames]
     stored = [
-        Row(i, each, 400 + 320 * length, length, f"sum-{each.id}", "fp32")
-        for i, (each, length) in enumerate(zip(utterances, lengths, strict=True))
+        Row(i, each, 400 + 320 * length, length, checksum, "fp32")
+        for i, (each, length, checksum) in enumerate(
+            zip(utterances, lengths, audio or checksums(rows), strict=True)
+        )
     ]
     dim = {pooling: rows.x.shape[2]} | ({} if frames is None else {"none": frames[0].shape[2]})
     with RunWriter.open(
         path,
-        settings={"model": "given", "weights": "none", "pooling": pooling} | dict(settings or {}),
-        environment={},
+        settings={"model": "given", "weights": "none", "pooling": pooling, "layers": "all", "dtype": "fp32"}
+        | dict(settings or {}),
+        environment=dict(environment or {}),
         columns=columns,
         layers=tuple(range(rows.x.shape[1])),
         dim=dim,
     ) as writer:
-        writer.write_manifest([ManifestRow(i, each, 16_000, 0) for i, each in enumerate(utterances)])
-        writer.commit(BatchResult(0, stored, {pooling: rows.x}, frames or []))
+        without_row = [Utterance(name, f"/corpus/{name}.wav", labels=("",) * len(columns)) for name in failed]
+        failures = [Failure(each.id, each.path, "decode", "cut short") for each in without_row]
+        planned = enumerate([*utterances, *without_row])
+        writer.write_manifest([ManifestRow(i, each, 16_000, 0) for i, each in planned])
+        some = slice(done)
+        writer.commit(BatchResult(0, stored[some], {pooling: rows.x[some]}, (frames or [])[some], failures))
     return path
+
+
+def checksums(rows: Corpus) -> list[str]:
+    """Of the audio that each row was made of: other embeddings, other audio; a copy has its original's."""
+    of = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in zip(rows.ids, rows.x, strict=True)}
+    originals = [row.get("original") or name for name, row in zip(rows.ids, rows.labels, strict=True)]
+    return [of.get(original, of[name]) for original, name in zip(originals, rows.ids, strict=True)]
 
 
 def without(rows: Corpus, keep: Sequence[bool]) -> Corpus:

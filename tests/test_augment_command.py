@@ -17,6 +17,7 @@ import soundfile
 from extractor.augment import AUGMENTATIONS, parse
 from extractor.cli_augment import EPILOG
 from extractor.copies import configured
+from extractor.errors import SettingsDiffer
 from extractor.render import file_name, render, wav_bytes
 
 
@@ -80,6 +81,29 @@ def test_copies_are_written_with_a_manifest_about_them(sweep: Path, tmp_path: Pa
     ]
     before, after = (soundfile.read(p, dtype="float64")[0] for p in (sweep, out / "sweep~1.wav"))
     np.testing.assert_allclose(after, before * 10 ** (6 / 20), atol=1e-6)  # 16-bit input, float output
+
+
+def test_other_copies_are_not_overwritten(sweep: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wavs"
+
+    def augment(text: str, copies: int = 1, force: bool = False) -> bytes:
+        config = configured(text, copies=copies)
+        assert config is not None
+        render([sweep], config, out, device="cpu", force=force)
+        return (out / "manifest.csv").read_bytes()
+
+    first = augment("gain:db=6")
+    assert augment("gain:db=6") == first, "the same again"
+    with pytest.raises(SettingsDiffer, match=r"sweep~1 is gain:db=6 .* gain:db=3 now; .*--force"):
+        augment("gain:db=3")
+    assert (out / "manifest.csv").read_bytes() == first
+    more = augment("gain:db=6", copies=2)
+    with pytest.raises(SettingsDiffer, match=r"sweep~2 .* would not be made now"):
+        augment("gain:db=6")
+    assert more != augment("gain:db=3", force=True)
+    (out / "manifest.csv").write_text("path,emotion\na.wav,anger\n")
+    with pytest.raises(SettingsDiffer, match="hser-augment did not write it"):
+        augment("gain:db=3")
 
 
 def test_louder_than_full_scale_is_not_cut_off(sweep: Path, tmp_path: Path) -> None:

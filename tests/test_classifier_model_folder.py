@@ -122,7 +122,7 @@ def test_sources_side_by_side_come_in_their_order(
 def test_the_folder_holds_all_that_its_docstring_names(runs: tuple[Path, Path], tmp_path: Path) -> None:
     write_trained(tmp_path / "m", [f"{runs[1]}:mean:all"], "layer-weights", seeds=2)
     expected = {
-        *("model.json", "model.safetensors", "provenance.json", "config.yaml"),
+        *("model.json", "model.safetensors", "provenance.json", "heard.npz", "config.yaml"),
         *("metrics.json", "predictions.csv", "result.json", "projection.csv", "embedding_2d.png"),
         *("confusion_matrix.csv", "training_history.csv", "layer_weights.csv"),
         *("confusion_matrix.png", "roc.png", "pr.png", "reliability.png", "training_curves.png"),

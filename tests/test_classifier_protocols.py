@@ -91,7 +91,7 @@ def test_inner_splits_stay_inside_the_training_rows(protocol: str, tmp_path: Pat
 
 def test_copies_are_tested_when_asked_and_still_stay_with_their_original(tmp_path: Path) -> None:
     features = features_for(tmp_path, labelling=Labelling(copies="all"))
-    folds, _ = make_folds(features, "loso", test_copies=True)
+    folds, _ = make_folds(features, "loso", test_on="all")
     tested = np.concatenate([fold.test for fold in folds])
     assert sorted(tested.tolist()) == list(range(len(features)))
 

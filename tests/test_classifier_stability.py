@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from classifiers.cli_evaluate import hser_evaluate
-from classifiers.stability import EVERY, cosines, kind_of, linear_cka, measure_stability
+from classifiers.runs import kind_of
+from classifiers.stability import EVERY, cosines, linear_cka, measure_stability
 from extractor.errors import InputError, StoreError
 from tests.classifier_cases import Corpus, corpus, without, write_run
 

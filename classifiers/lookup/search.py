@@ -19,6 +19,7 @@ from classifiers.lookup.hits import Hits, Neighbour, shares_of
 from classifiers.lookup.memory import MAX_ROWS, MemoryIndex, Searchable
 from classifiers.lookup.query import Query, QueryEncoder
 from classifiers.lookup.where import Factored, factor, parse_where
+from classifiers.runs import has_copies, is_clean, missing_notes, open_run, originals_of
 from extractor.errors import InputError, SettingsError, StoreError, unknown
 from extractor.store import Store
 from extractor.types import Failure
@@ -63,11 +64,12 @@ def open(  # noqa: A001 - reads as `lookup.open(run)`
             to do without an index.
         SettingsError: an unknown layer or pooling, or several to choose from.
     """
-    store = Store(run)
+    store = open_run(run, incomplete=True)  # a search misleads nobody by what it cannot find yet
     if not len(store):
         raise StoreError(f"{store.path}: has no rows to look anything up in")
     layer, pooling = _choose(store, layer, pooling)
     index, notes = _open_index(store, layer, pooling)
+    notes += missing_notes(store)
     return Lookup(store, index, QueryEncoder(store, layer, pooling, device, model), notes)
 
 
@@ -84,6 +86,8 @@ class Lookup:
         self.layer, self.pooling = encoder.layer, encoder.pooling
         self._encoder = encoder
         self._columns: dict[str, Factored] = {}
+        self._clean = is_clean(store)  # bool [N]
+        self._original: np.ndarray | None = None  # int64 [N], of the recording that each row is a copy of
         self._indexed = np.isin(store.positions, index.positions)  # bool [N]: rows can be removed from it
 
     def __len__(self) -> int:
@@ -170,8 +174,8 @@ class Lookup:
         if made.temperature is not None and not made.temperature > 0:
             raise SettingsError(f"--temperature {made.temperature}: must be more than 0")
         allowed = self._indexed.copy()
-        if "copy" in self.store.columns and not made.copies:
-            allowed &= self._equals("copy", "0")
+        if not made.copies:
+            allowed &= self._clean
             if not allowed.any():
                 raise SettingsError(f"{self.store.path}: all rows are augmented copies; take --copies")
         if made.where is not None:
@@ -190,8 +194,10 @@ class Lookup:
         own = np.zeros(len(self.store), bool)
         if query.row is not None:
             own[query.row] = True
-            if "original" in self.store.columns:
-                own |= self._equals("original", self._value("original", query.row))
+            if has_copies(self.store):
+                if self._original is None:
+                    self._original = factor(originals_of(self.store))[1]
+                own |= self._original == self._original[query.row]
         if rules.exclude_own_file:
             own |= self._same_file(query)
         if rules.exclude_own_speaker:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifiers.page.projection import PROJECTIONS, Projection, choose_projection
+from classifiers.runs import is_clean
 
 if TYPE_CHECKING:
     from classifiers.lookup import Lookup
@@ -29,9 +30,8 @@ class CorpusMap:
         self.index = lookup.index
         self.store, self.layer, self.pooling = store, lookup.layer, lookup.pooling
         rows = np.flatnonzero(np.isin(store.positions, lookup.index.positions))
-        if "copy" in store.columns:
-            originals = np.array([copy == "0" for copy in store.labels("copy")])
-            rows = rows[originals[rows]] if originals.any() else rows
+        originals = is_clean(store)
+        rows = rows[originals[rows]] if originals.any() else rows
         self.num_rows = len(rows)
         if len(rows) > max_points:
             chosen = np.random.default_rng(SAMPLE_SEED).choice(rows, max_points, replace=False)

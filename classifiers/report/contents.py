@@ -41,11 +41,12 @@ class StudyContents:
 
 
 def read_contents(
-    folders: Sequence[str | PathLike[str]],
+    folders: Sequence[str | PathLike[str]], incomplete: bool = False
 ) -> tuple[list[ModelContents], list[StudyContents]]:
     """Models and studies, in the order in which they are named; a folder may hold both.
 
-    Raises StoreError for a folder that holds neither, or is damaged; InputError for one named twice.
+    Raises StoreError for a folder that holds neither, is damaged, or is of a run that was not finished,
+    unless ``incomplete``; InputError for one named twice.
     """
     paths = [Path(folder) for folder in folders]
     resolved = [path.resolve() for path in paths]
@@ -60,6 +61,14 @@ def read_contents(
             studies.append(StudyContents(name, str(path), _read_study(study)))
         if not study.is_file() or (at / "model.json").is_file():
             models.append(_read_model(path, name))
+    lacking = {model.path: model.result.incomplete for model in models}
+    lacking |= {study.path: study.values.get("incomplete", []) for study in studies}
+    for where, what in lacking.items():
+        if what and not incomplete:
+            raise StoreError(
+                f"{where}: was trained on an unfinished run ({'; '.join(what)}); train again, or report it as"
+                " it is with --incomplete"
+            )
     return models, studies
 
 

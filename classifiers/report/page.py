@@ -9,25 +9,35 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
+from classifiers.outputs import refuse_results
 from classifiers.report.contents import read_contents
 from classifiers.report.sections import body, map_data
+from extractor.errors import SettingsError
 from extractor.store.aside import aside, writable
 
 PAGE = "index.html"
 TITLE = "Emotion recognition report"
+_OURS = f"<title>{TITLE}</title>"
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def write_report(
-    folders: Sequence[str | PathLike[str]], out: str | PathLike[str], command: Sequence[str] = ()
+    folders: Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    command: Sequence[str] = (),
+    incomplete: bool = False,
 ) -> Path:
     """Write ``out/index.html`` about models and layer studies; returns its path.
 
-    ``command``: what was typed, to be shown.
-    Raises StoreError for a folder that is none of these, StoreUnwritable.
+    ``command``: what was typed, to be shown. ``incomplete``: take models of unfinished runs, too.
+    Raises StoreError for a folder that is none of these, SettingsError where ``out`` holds something
+    else, StoreUnwritable.
     """
-    page = report_html(folders, command)
     path = Path(out) / PAGE
+    refuse_results(out)
+    if path.is_file() and _OURS.encode() not in path.read_bytes():
+        raise SettingsError(f"--out {out}: its {PAGE} is no report of hser-report; name another folder")
+    page = report_html(folders, command, incomplete)
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path) as file:
@@ -35,9 +45,11 @@ def write_report(
     return path
 
 
-def report_html(folders: Sequence[str | PathLike[str]], command: Sequence[str] = ()) -> str:
+def report_html(
+    folders: Sequence[str | PathLike[str]], command: Sequence[str] = (), incomplete: bool = False
+) -> str:
     """The page. It asks for nothing from anywhere: styles, scripts, charts and data are in it."""
-    models, studies = read_contents(folders)
+    models, studies = read_contents(folders, incomplete)
     return _filled(
         {
             "title": TITLE,

@@ -66,13 +66,22 @@ def _header(models: Sequence[ModelContents], studies: Sequence[StudyContents]) -
     return tag("header", tag("h1", tag("span", "hser", class_="mark"), " report"), tag("nav", *links))
 
 
-def _protocol(config: Mapping[str, Any], speaker_dependent: bool) -> Html:
-    """In words, and marked wherever speakers were trained on and tested."""
+def _protocol(config: Mapping[str, Any], speaker_dependent: bool, incomplete: Sequence[str]) -> Html:
+    """In words, and marked wherever speakers were trained on and tested, or recordings were missing."""
     words = about(str(config["protocol"])).replace("--folds", str(config["folds"]))
-    if not speaker_dependent:
-        return join([words])
-    plain = words.replace(f" ({SPEAKER_DEPENDENT})", "")
-    return join([plain, " ", tag("strong", SPEAKER_DEPENDENT, class_="warn")])
+    warnings = []
+    if speaker_dependent:
+        words = words.replace(f" ({SPEAKER_DEPENDENT})", "")
+        warnings.append(SPEAKER_DEPENDENT)
+    if config.get("test_on", "clean") != "clean":
+        warnings.append(f"tested on {config['test_on']}")
+    if incomplete:
+        warnings.append("incomplete")
+    return join([words, *(x for each in warnings for x in (" ", tag("strong", each, class_="warn")))])
+
+
+def _tested_as(model: ModelContents) -> Html:
+    return _protocol(model.config, model.result.speaker_dependent, model.result.incomplete)
 
 
 # All models
@@ -85,7 +94,7 @@ def _figures(models: Sequence[ModelContents]) -> Html:
         name = join(
             [
                 tag("a", model.name, href=f"#model-{k}"),
-                tag("small", _protocol(model.config, model.result.speaker_dependent)),
+                tag("small", _tested_as(model)),
             ]
         )
         shares = [_share(model.figures, key) for key in SHARES]
@@ -185,7 +194,7 @@ def _study(study: StudyContents, k: int) -> Html:
     ]
     header = ["layer", "UA", "95 % interval", *list(SHARES.values())[1:]]
     config = study.values["config"]
-    protocol = _protocol(config, study.values["speaker_dependent"])
+    protocol = _protocol(config, study.values["speaker_dependent"], study.values.get("incomplete", ()))
     told = join([f"{config['classifier']}, ", protocol, f", {study.values['num_tested']:,} recordings"])
     chart = inline_svg(figure, f"study-{k}", "UA of each layer with its interval")
     return _section(
@@ -209,19 +218,21 @@ def _model(model: ModelContents, k: int) -> Html:
     )
     told = [
         ("classifier", model.config["classifier"]),
-        ("protocol", _protocol(model.config, model.result.speaker_dependent)),
+        ("protocol", _tested_as(model)),
         ("tested", f"{tested:,} recordings" + (f" of {len(speakers)} speakers" if any(speakers) else "")),
         ("classes", ", ".join(result.classes)),
         ("seeds", ", ".join(map(str, result.seeds))),
     ]
     if model.config.get("copies") == "all":
         told.append(("augmented copies", "tested as well"))
+    told += [("incomplete", what) for what in result.incomplete]
     return _section(
         f"model-{k}",
         model.name,
         facts(told),
         tag("ul", *(tag("li", note) for note in result.notes), class_="notes") if result.notes else None,
         _by_class(model),
+        _by_augmentation(model),
         _charts(model, k),
         _map(model, k),
         _folds(model),
@@ -253,6 +264,17 @@ def _by_class(model: ModelContents) -> Html:
     return join(
         [tag("h3", "Classes"), table(["class", "recordings", "recall", "precision", "F1"], rows, cards=False)]
     )
+
+
+def _by_augmentation(model: ModelContents) -> Html | None:
+    """Where augmented copies were tested."""
+    found = model.figures["by_augmentation"]
+    if not found:
+        return None
+    rows = [
+        [name, f"{of['num_tested']:,}", *(percent(of[key]) for key in SHARES)] for name, of in found.items()
+    ]
+    return join([tag("h3", "Augmentations"), table(["augmentation", "tested", *SHARES.values()], rows)])
 
 
 def _charts(model: ModelContents, k: int) -> Html:

@@ -59,7 +59,8 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
         "layers": list(info.layers),
         "poolings": list(shapes),
         "row_order": "rows are in manifest order; `position` is each row's place in the manifest",
-        "num_utterances": len(store) + len(errors),
+        # Of the manifest: readers of the file, too, are to know what an unfinished run lacks.
+        "num_utterances": -1 if store.num_planned is None else store.num_planned,
     }
     layer_bytes = max((len(store) * width * dtype.itemsize for width in shapes.values()), default=1)
     return write_part(path, contents, "packed", attributes, max(layer_bytes, FRAME_BUFFER_BYTES // 4))

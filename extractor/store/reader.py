@@ -32,7 +32,16 @@ from extractor.store.parts import (
     open_part,
     read_failures,
 )
-from extractor.store.run_folder import MANIFEST, RUN, RunInfo, list_files, probe_failures, read_run
+from extractor.store.run_folder import (
+    AGAIN,
+    MANIFEST,
+    RUN,
+    RunInfo,
+    count_manifest,
+    list_files,
+    probe_failures,
+    read_run,
+)
 from extractor.types import SAMPLE_RATE, Failure
 
 _LISTINGS = 100  # of the folder, before one gives up on files that vanish
@@ -232,6 +241,32 @@ class Store:
         if name not in self.columns:
             raise SettingsError(f"{self.path}: {unknown('label', name, self.columns)}")
         return self._text(label_dataset(name))
+
+    @property
+    def num_planned(self) -> int | None:
+        """Utterances of the manifest; None where it is not written yet, or was not when a file was packed."""
+        if "planned" not in self._cache:
+            if self._packed:
+                with open_part(self.path) as h5:
+                    planned = int(h5.attrs["num_utterances"])
+            else:
+                planned = count_manifest(self.path / MANIFEST)
+            self._cache["planned"] = planned
+        return self._cache["planned"] if self._cache["planned"] >= 0 else None
+
+    @property
+    def num_missing(self) -> int | None:
+        """Utterances that have neither a row nor a failure; None where nobody knows how many there are."""
+        planned = self.num_planned
+        return None if planned is None else max(0, planned - len(self) - len(self.errors))
+
+    @property
+    def unfinished(self) -> str:
+        """What is not done yet, in words; empty for a run that is whole."""
+        again = "when it was packed; pack the whole run" if self._packed else f"yet; {AGAIN}"
+        if self.num_missing is None:
+            return f"its recordings were not listed {again}"
+        return f"{self.num_missing:,} of {self.num_planned:,} not done {again}" if self.num_missing else ""
 
     @property
     def errors(self) -> list[Failure]:

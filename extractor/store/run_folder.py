@@ -37,6 +37,7 @@ LOCK = "lock"
 
 QUIET = "quiet-{}-of-{}.txt"  # by shard: checksums of recordings in which nothing is to be heard
 NOTES = ("notes", "model_notes")  # of the environment: what a person should know of the input and the model
+AGAIN = "run the same command again"  # the remedy for whatever a run lacks
 
 _DATA_FILE = re.compile(r"(batch|part)-(\d{8,})\.h5")
 _BYTES_A_WRITE = 1 << 20
@@ -167,6 +168,15 @@ def manifest_lines(rows: Iterable[ManifestRow], columns: Sequence[str]) -> Itera
 def read_manifest(path: Path, columns: Sequence[str]) -> list[ManifestRow]:
     with path.open(encoding="ascii") as lines:
         return [_manifest_row(values, columns) for values in _parsed(path, lines)]
+
+
+def count_manifest(path: Path) -> int:
+    """Utterances of the manifest, without parsing its lines (millions, maybe); -1 where there is none."""
+    try:
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(_BYTES_A_WRITE), b""))
+    except FileNotFoundError:
+        return -1
 
 
 def probe_failures(path: Path) -> list[Failure]:

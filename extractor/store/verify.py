@@ -9,10 +9,9 @@ from pathlib import Path
 
 from extractor.store.parts import BrokenPart, checksum_problems, decode_text, open_part, read_info
 from extractor.store.reader import Store
-from extractor.store.run_folder import CONTENTS, MANIFEST, RunInfo, list_files, read_manifest, read_run
+from extractor.store.run_folder import AGAIN, CONTENTS, MANIFEST, RunInfo, list_files, read_manifest, read_run
 
 _SHOWN = 5  # ids named in one message
-_AGAIN = "run the same command again"
 
 
 def verify(path: str | PathLike[str]) -> list[str]:
@@ -49,7 +48,7 @@ def _damage(files: Iterable[Path], info: RunInfo) -> list[str]:
 def _counts(run: Path, info: RunInfo) -> list[str]:
     """The manifest against the rows and the failures."""
     if not (run / MANIFEST).exists():
-        return [f"{run}: has no {MANIFEST} yet; {_AGAIN}"]
+        return [f"{run}: has no {MANIFEST} yet; {AGAIN}"]
     planned = {row.position: row.utterance.id for row in read_manifest(run / MANIFEST, info.columns)}
     rows = _positions_and_ids(run)
     count_of = Counter(key for _, key in rows)
@@ -62,7 +61,7 @@ def _counts(run: Path, info: RunInfo) -> list[str]:
     checks = {
         "rows are not where the manifest has them": [key for at, key in rows if planned.get(at) != key],
         "failures are of no utterance of the manifest": [key for key in failed if key not in ids],
-        f"utterances have neither a row nor an error; {_AGAIN}": [
+        f"of {len(planned)} recordings are not done yet; {AGAIN}": [
             key for key in ids if key not in count_of and key not in failed
         ],
     }
@@ -87,7 +86,7 @@ def _contents_problems(run: Path) -> list[str]:
     batches, parts = list_files(run)
     path = run / CONTENTS
     if not path.exists():
-        return [f"{path}: not written yet; {_AGAIN}"]
+        return [f"{path}: not written yet; {AGAIN}"]
     expected = 0
     for part in parts:
         with open_part(part) as h5:
@@ -95,15 +94,19 @@ def _contents_problems(run: Path) -> list[str]:
     with open_part(path) as h5:
         shown = len(h5["position"])
     if batches or shown != expected:
-        return [f"{path}: shows {shown} rows of {len(Store(run))}; {_AGAIN}"]
+        return [f"{path}: shows {shown} rows of {len(Store(run))}; {AGAIN}"]
     return []
 
 
 def _packed_counts(path: Path, store: Store) -> list[str]:
-    with open_part(path) as h5:
-        expected = int(h5.attrs["num_utterances"])
+    if store.unfinished:
+        return [f"{path}: {store.unfinished}"]
     found = len(store) + len(store.errors)
-    return [] if found == expected else [f"{path}: {found} rows and failures, packed were {expected}"]
+    return (
+        []
+        if found == store.num_planned
+        else [f"{path}: {found} rows and failures, packed were {store.num_planned}"]
+    )
 
 
 def _some(ids: Sequence[str]) -> str:
