@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from classifiers.conditions import encoder_words
 from classifiers.lookup.vote import NO_VOTE, vote
 from classifiers.lookup.where import factor
+from classifiers.metrics import CAUTION
 from classifiers.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.neighbours import Groups, nearest, unit
 from extractor.errors import InputError, SettingsError, unknown
@@ -78,6 +80,12 @@ class Evaluation:
     no_group: int  # and those that have one but no group
     layers: tuple[LayerScore, ...]
     duplicates: NearDuplicates | None  # in the layer with the highest UA
+    encoder: str = ""  # of the run, with its dtype
+
+    @property
+    def caution(self) -> str | None:
+        """What is to be said wherever one layer is called the best."""
+        return CAUTION if len(self.layers) > 1 else None
 
     @property
     def best(self) -> LayerScore:
@@ -86,7 +94,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self) | {"best_layer": self.best.layer}
+        return asdict(self) | {"best_layer": self.best.layer, "caution": self.caution}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +157,7 @@ def evaluate(
         no_group=rows.no_group,
         layers=tuple(scores),
         duplicates=duplicates,
+        encoder=encoder_words(store.settings),
     )
 
 

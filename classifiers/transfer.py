@@ -16,8 +16,8 @@ from classifiers.experiment import open_features, run_experiment, train_on_all
 from classifiers.features import Features
 from classifiers.fit_progress import Say
 from classifiers.label_maps import LabelMap, map_labels, restricted
-from classifiers.metrics import bootstrap_interval, scores
-from classifiers.model_folder import Model, load_model, origin_of
+from classifiers.metrics import bootstrap_interval, drop, scores
+from classifiers.model_folder import Model, conditions_of_model, load_model, origin_of
 from classifiers.results import Predictions, Result, to_json
 from classifiers.source import FRAMES, Labelling, Source
 from classifiers.stacked import different_settings
@@ -37,10 +37,12 @@ class Transferred:
     interval: tuple[float, float]  # of UA, 95 %, over rows
     within: float | None  # UA of the model's own protocol, over the same classes
     notes: tuple[str, ...]
+    conditions: str = ""  # of the model and how its embeddings were brought to one scale
 
     @property
     def drop(self) -> float | None:
-        return None if self.within is None else self.within - self.figures["UA"]
+        """See `metrics.drop`."""
+        return drop(self.within, self.figures["UA"])
 
 
 def transfer(
@@ -85,7 +87,7 @@ def _model(path: Path, say: Say | None) -> tuple[Model, Result]:
     result = run_experiment(experiment, features, say)
     trained = train_on_all(experiment, features, say)
     origins = tuple(origin_of(source) for source in trained.sources)
-    model = Model(path, experiment.row, result.classes, origins, trained.estimator, experiment.to_dict())
+    model = Model(path, experiment.row, result.classes, origins, trained.estimator, result.config)
     return model, result
 
 
@@ -125,7 +127,9 @@ def _on_run(
     if heard and {origin.path for origin in model.origins} & {source.path for source in sources}:
         notes.append(f"{run}: {len(heard):,} of its recordings are among those that the model was trained on")
     figures = scores(y_true, made.proba, model.classes)
-    return Transferred(run, labels, model.classes, figures, bootstrap_interval(made), within, tuple(notes))
+    under = str(conditions_of_model(result, model.origins, normalise))
+    interval = bootstrap_interval(made)
+    return Transferred(run, labels, model.classes, figures, interval, within, tuple(notes), under)
 
 
 def _sources(model: Model, run: str) -> list[Source]:
@@ -180,8 +184,8 @@ def _chosen(proba: np.ndarray, common: np.ndarray, common_only: bool) -> np.ndar
 
 
 def transfer_lines(found: Sequence[Transferred]) -> list[str]:
-    """What is printed: labels, then a line a run."""
-    lines = []
+    """What is printed: the model, labels, then a line a run."""
+    lines = [*dict.fromkeys(f"model: {each.conditions}" for each in found)]
     for each in found:
         lines += each.labels.lines()
         low, high = each.interval
