@@ -71,8 +71,8 @@ def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
     """What was used and no key of the experiment says, as plain values.
 
     ``sources``: run, encoder, pooling and layers of each; ``parameters``: those of the classifier
-    that tell it from another, see `Row.shown_parameters`; ``classes``; ``search``: what a search drew
-    from; ``gate_prior``.
+    that tell it from another, see `Row.shown_parameters`; ``classes``; ``asked``: the experiment before
+    its defaults were worked out; ``search``: what a search drew from; ``gate_prior``.
     """
     used: dict[str, Any] = {
         "sources": [
@@ -81,6 +81,7 @@ def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
         ],
         "parameters": experiment.row.shown_parameters(experiment.params),
         "classes": list(features.classes),
+        "asked": experiment.to_dict(),
     }
     if experiment.tune:
         used["search"] = {name: asdict(of) for name, of in experiment.row.space.items()}

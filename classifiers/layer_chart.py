@@ -41,7 +41,7 @@ def write_chart(evaluation: Evaluation, path: str | PathLike[str]) -> None:
     axes.set_title(
         f"{evaluation.k} nearest neighbours, leave one {evaluation.leave_out} out of {evaluation.groups:,},"
         f" {evaluation.queries:,} recordings,\nnormalisation {evaluation.normalisation}"
-        + (f"; {evaluation.caution}" if evaluation.caution else ""),
+        + (f"\n{evaluation.caution}" if evaluation.caution else ""),
         fontsize="medium",
     )
     axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)

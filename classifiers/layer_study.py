@@ -121,7 +121,10 @@ def run_layer_study(experiment: Experiment, say: Say | None = None) -> LayerStud
         raise SettingsError(f"{experiment.features[0]}: nothing pooled is stored there")
     poolings = list(dict.fromkeys(score.pooling for score in scores))
     [source] = result.used["sources"]
-    used = result.used | {"sources": [source | {"pooling": ", ".join(poolings), "layers": "each"}]}
+    used = result.used | {
+        "sources": [source | {"pooling": ", ".join(poolings), "layers": "each"}],
+        "asked": experiment.to_dict() | {"layer": "each"},
+    }
     config = result.config | {
         "features": list(experiment.features),
         "layer": "each",

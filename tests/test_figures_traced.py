@@ -92,6 +92,7 @@ def test_the_config_of_a_model_holds_every_value_that_was_used(tmp_path: Path, d
     assert config["grid"] == {"C": list(row.grid["C"])}
     assert (config["layer"], config["pooling"]) == ("best", "mean")
     (source,) = config["used"]["sources"]
+    assert config["used"]["asked"]["params"] == {"tol": 0.001}
     assert source == {"run": str(run), "encoder": "hubert-large (bf16)", "pooling": "mean", "layers": "best"}
     result = Result.load(out)
     assert [(each["fold"], each["layer"], each["C"]) for each in config["selected"]["folds"]] == [
