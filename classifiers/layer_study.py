@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class LayerStudy:
     speaker_dependent: bool
     scores: tuple[LayerScore, ...]
     notes: list[str]
-    used: dict[str, Any]  # see `experiment.used_values`
+    used: dict[str, Any] = field(default_factory=dict)  # see `experiment.used_values`
 
     @property
     def best(self) -> LayerScore:
