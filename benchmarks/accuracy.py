@@ -7,7 +7,7 @@
 row runs the commands that stand in its result, as a user types them, in a folder where `emodb/`,
 `ravdess/`, `whisper-tiny-en/` and `runs/` are. Rows that are not asked for stay as they are in
 `benchmarks/results/accuracy.json`; that file names no machine, since a figure depends on it by rounding
-alone: embeddings are bf16 where a CPU computes in it, else fp32, which moves a figure by a recording or two.
+alone: every extraction names its dtype, which is kept with each row.
 The outside reference is openSMILE's eGeMAPSv02, see `benchmarks.egemaps`.
 """
 
@@ -19,7 +19,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -93,6 +92,13 @@ def prepare(row: Row, place: Path) -> None:
             raise RuntimeError(f"{run}: {missing} recordings are not in it; see its errors.jsonl")
 
 
+def dtype_of(row: Row, place: Path) -> str:
+    """What the row's embeddings were computed in, as its runs say."""
+    from extractor.store import Store
+
+    return ", ".join(dict.fromkeys(Store(place / "runs" / run).settings["dtype"] for run in row.runs))
+
+
 def num_missing(run: Path) -> int | None:
     """Recordings that a run has yet to store; None where it is not there, or has not been closed."""
     from extractor.store import Store
@@ -117,6 +123,7 @@ def measure(row: Row, place: Path) -> dict[str, Any]:
         "classifier": row.classifier,
         "kind": row.kind,
         "note": row.note,
+        "dtype": dtype_of(row, place),
         "commands": commands(row),
         "versions": {"python": ".".join(map(str, sys.version_info[:3]))} | {p: version(p) for p in VERSIONS},
     }
@@ -149,26 +156,8 @@ def figures_of(result: Any) -> dict[str, Any]:
 
 
 def selected(result: Any) -> list[dict[str, Any]]:
-    """Of each classifier (several in late fusion): how many folds chose what, and its mean weight."""
-    folds = [_members(fold) for of_seed in result.folds for fold in of_seed]
-    chosen = []
-    for k, source in enumerate(result.config["features"]):
-        each = [fold[k] for fold in folds if k < len(fold)]
-        settings = [{name: value for name, value in member.items() if name != "weight"} for member in each]
-        names = dict.fromkeys(name for setting in settings for name in setting)
-        counts = {name: Counter(str(setting[name]) for setting in settings) for name in names}
-        weight = sum(member.get("weight", 1.0) for member in each) / len(each)
-        chosen.append(
-            {"features": source, "weight": round(weight, DIGITS)}
-            | {name: dict(count.most_common()) for name, count in counts.items() if set(count) != {"None"}}
-        )
-    return chosen
-
-
-def _members(fold: Any) -> list[dict[str, Any]]:
-    """What one fold selected, of each classifier."""
-    members: list[dict[str, Any]] = fold.params.get("members") or [{"layer": fold.layer, **fold.params}]
-    return members
+    """`Result.selected`, its weights rounded."""
+    return [each | {"weight": round(each["weight"], DIGITS)} for each in result.selected()]
 
 
 def _crossed(row: Row, place: Path) -> dict[str, Any]:
@@ -185,7 +174,6 @@ def _crossed(row: Row, place: Path) -> dict[str, Any]:
                 "num_tested": sum(cell["figures"]["support"].values()),
                 "figures": {name: round(cell["figures"][name], DIGITS) for name in FIGURES},
                 "interval": [round(bound, DIGITS) for bound in cell["interval"]],  # of UA
-                "drop": None if cell["drop"] is None else round(cell["drop"], DIGITS),
                 "selected": cell["selected"],
             }
             for cell in found["cells"]

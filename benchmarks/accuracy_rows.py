@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 MFCC, LOGMEL, WHISPER, EGEMAPS = "mfcc", "logmel", "whisper", "egemaps"
 MFCC_FRAMES = "mfcc-frames"
+# Named, since `auto` is bf16 on one machine and fp32 on another, and a figure moves by a recording or two.
+DTYPE = "fp32"
 EXTRACTION = {
-    MFCC: "--model mfcc --pooling meanstd",
-    LOGMEL: "--model logmel --pooling meanstd",
-    MFCC_FRAMES: "--model mfcc --pooling none",
-    WHISPER: "--model ./whisper-tiny-en --layers all --pooling mean",
+    MFCC: f"--model mfcc --pooling meanstd --dtype {DTYPE}",
+    LOGMEL: f"--model logmel --pooling meanstd --dtype {DTYPE}",
+    MFCC_FRAMES: f"--model mfcc --pooling none --dtype {DTYPE}",
+    WHISPER: f"--model ./whisper-tiny-en --layers all --pooling mean --dtype {DTYPE}",
 }
 IN_WORDS = {
     MFCC: "MFCC, mean and deviation",
@@ -28,7 +30,13 @@ CLASSIFIERS = {
     "attentive-stats": "attentive statistics pooling",
     "superb": "SUPERB's head, all layers",
 }
-FUSIONS = {"average": "probabilities averaged", "gate": "learned gate"}
+# `--fusion`, what a row is called by, and in words. Rows of the gate without a prior are no longer it.
+FUSIONS = {
+    "concat": ("concat", "side by side"),
+    "average": ("average", "probabilities averaged"),
+    "gate": ("gate-with-prior", "learned gate"),
+}
+FUSED = ("svm", "logistic")
 
 # How a row comes about
 TRAIN, MATRIX, NEIGHBOURS = "hser-train", "hser-evaluate matrix", "hser-lookup evaluate"
@@ -119,10 +127,11 @@ def _fixed_layer() -> Row:
 
 
 def _fusions(corpus: str) -> Iterator[Row]:
-    for fusion, how in FUSIONS.items():
-        for classifier, words in CLASSIFIERS.items():
+    for fusion, (called, how) in FUSIONS.items():
+        for classifier in FUSED:
+            words = CLASSIFIERS[classifier]
             yield Row(
-                f"{corpus}-fusion-{fusion}-{classifier}",
+                f"{corpus}-fusion-{called}-{classifier}",
                 (corpus,),
                 f"{IN_WORDS[MFCC]}; {IN_WORDS[WHISPER]}",
                 f"{words}, {how}",
@@ -147,6 +156,7 @@ def _crossed(normalise: str) -> Row:
 _ROWS = [
     *_pooled("emodb"),
     _fixed_layer(),
+    *_fusions("emodb"),
     _reference("emodb"),
     *_pooled("ravdess"),
     *_networks(),

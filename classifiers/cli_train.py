@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from classifiers.cli_options import FORCE, INCOMPLETE, TEST_ON
+from classifiers.table import defaults_lines
 from extractor.cli import run_command
 from extractor.corpora.words import parse_renames
 from extractor.errors import SettingsError
@@ -20,10 +22,8 @@ if TYPE_CHECKING:
 
 # Imports beyond these happen inside: `--help` must not wait seconds for scikit-learn and torch.
 
+# The classifiers stand above this, from their table.
 EPILOG = """\b
-Classifiers: logistic svm rbf-svm xgboost knn lda random-forest mlp
-             layer-weights (all layers, learned weights)
-             bilstm attentive-stats superb (frames: runs with --pooling none)
 Protocols:   loso                 leave one speaker out
              session              leave one session out
              grouped-kfold        speakers in --folds parts
@@ -52,7 +52,10 @@ tested, or those that --test-on names. Exit code: 0 done, 2 an error.
 
 
 @click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    epilog="\n".join(
+        ["\b", "Classifiers, what they read, and their defaults for --param:", *defaults_lines(), "", EPILOG]
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("run", required=False, type=click.Path())
 @click.option(
@@ -136,9 +139,11 @@ def _train(experiment: Experiment, out: str | None, projection: str | None, forc
     trained = train_on_all(experiment, opened, say)
     for note in trained.notes:
         click.echo(f"note: final model: {note}")
+    words = [str(setting) for setting in trained.settings if str(setting)]
+    if len(trained.settings) > 1:
+        words.append("weights " + ", ".join(f"{weight:.2f}" for weight in trained.estimator.weights))
     write_model(out, trained.estimator, result, experiment, trained.sources, projection)
-    chosen = "; ".join(str(setting) for setting in trained.settings if str(setting))
-    click.echo(f"model     {out}" + (f" (on all rows: {chosen})" if chosen else ""))
+    click.echo(f"model     {out}" + (f" (on all rows: {'; '.join(words)})" if words else ""))
 
 
 def _is_study(experiment: Experiment) -> bool:
@@ -167,7 +172,8 @@ def study_lines(study: LayerStudy) -> list[str]:
     """A table: a line a pooling and layer."""
     from classifiers.layer_study import CAUTION
 
-    lines = [f"{'pooling':<10} {'layer':>5} {'UA %':>6}  {'95 % interval':<13} {'WA %':>6} {'mac-F1':>6}"]
+    lines = [f"tested    {study.num_tested:,} recordings, {len(study.classes)} classes; {study.conditions}"]
+    lines += [f"{'pooling':<10} {'layer':>5} {'UA %':>6}  {'95 % interval':<13} {'WA %':>6} {'mac-F1':>6}"]
     for s in study.scores:
         interval = f"{100 * s.low:.1f} to {100 * s.high:.1f}"
         lines.append(
@@ -180,30 +186,36 @@ def study_lines(study: LayerStudy) -> list[str]:
 
 def result_lines(result: Result) -> list[str]:
     """What is printed of a result."""
+    from classifiers.conditions import conditions_of
     from classifiers.metrics import augmentation_lines
-    from classifiers.protocols import about
 
-    figures, config = result.figures(), result.config
+    figures = result.figures()
     dependent = ", SPEAKER-DEPENDENT" if result.speaker_dependent else ""
     seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
     lines = [
-        f"tested    {figures['num_tested']:,} recordings, {len(result.classes)} classes,"
-        f" {config['classifier']}, {about(config['protocol'])}{dependent}{tested_on(config)}{seeds}"
+        f"tested    {figures['num_tested']:,} recordings, {len(result.classes)} classes{dependent}"
+        f"{tested_on(result.config)}{seeds}",
+        *(f"{name:<15}{words}" for name, words in conditions_of(result).pairs()),
     ]
+    if seeds and not figures["seeds_differ"]:
+        lines.append(f"note: {SEEDS_ALIKE}")
     names = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
     for key, name in names.items():
-        spread = f" ± {100 * figures['deviation'][key]:.1f} over seeds" if seeds else ""
+        spread = f" ± {100 * figures['deviation'][key]:.1f} over seeds" if figures["seeds_differ"] else ""
         interval = f"95 %: {_interval(figures['interval'][key])}"
         if figures["interval_by_speaker"]:
             interval += f"; speakers drawn: {_interval(figures['interval_by_speaker'][key])}"
         lines.append(f"{name:<11} {100 * figures['mean'][key]:5.1f} %{spread}  ({interval})")
     mean = figures["mean"]
     lines.append(f"ROC-AUC {mean['roc_auc']:.3f}, ECE {mean['ece']:.3f}")
-    recall = figures["seeds"][0]["recall"]
-    lines.append("recall    " + ", ".join(f"{name} {100 * value:.0f} %" for name, value in recall.items()))
+    recall = figures["recall"].items()
+    lines.append("recall    " + ", ".join(f"{name} {_percent(value)}" for name, value in recall))
     lines += augmentation_lines(figures["by_augmentation"])
-    lines += _selected(result)
+    lines += _weights(figures["weights"] or [])
     return lines + [f"note: {note}" for note in result.notes]
+
+
+SEEDS_ALIKE = "all seeds gave the same predictions: nothing here is drawn, and there is no deviation to show"
 
 
 def tested_on(config: Mapping[str, Any]) -> str:
@@ -217,14 +229,14 @@ def _interval(bounds: Sequence[float]) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def _selected(result: Result) -> list[str]:
-    """Layers that the folds chose, most frequent first."""
-    from collections import Counter
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if math.isfinite(value) else "-"
 
-    layers = Counter(fold.layer for folds in result.folds for fold in folds if fold.layer is not None)
-    if not layers:
-        return []
-    return ["layers    " + ", ".join(f"{layer} in {n} folds" for layer, n in layers.most_common())]
+
+def _weights(weights: Sequence[dict[str, Any]]) -> list[str]:
+    """Of a late fusion: mean of the folds, lowest and highest."""
+    words = [f"{w['features']} {w['mean']:.2f} ({w['lowest']:.2f} to {w['highest']:.2f})" for w in weights]
+    return ["weights   " + ", ".join(words)] if words else []
 
 
 # Options to an experiment

@@ -22,6 +22,7 @@ from extractor.errors import InputError, SettingsError, unknown
 CONCAT, AVERAGE, GATE = "concat", "average", "gate"
 FUSIONS = (CONCAT, AVERAGE, GATE)
 DEFAULT_GRID = "default"
+WRITTEN = ("used", "selected")  # what a model's config.yaml says beside its experiment; not read back
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ def experiment_from(values: Mapping[str, Any], where: str = "experiment") -> Exp
     known = {each.name for each in fields(Experiment)}
     made: dict[str, Any] = {}
     for key, value in values.items():
+        if key in WRITTEN:
+            continue
         if key not in known:
             raise SettingsError(f"{where}: {unknown('key', str(key), sorted(known))}")
         try:

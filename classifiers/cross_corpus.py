@@ -21,14 +21,22 @@ from typing import Any
 
 import numpy as np
 
+from classifiers.conditions import Conditions, conditions
 from classifiers.config import CONCAT, Experiment
-from classifiers.experiment import check_protocol, open_features, run_experiment, train_on_all
+from classifiers.experiment import (
+    check_protocol,
+    open_features,
+    resolved_config,
+    run_experiment,
+    train_on_all,
+    used_values,
+)
 from classifiers.features import Features
 from classifiers.fit_progress import FitProgress, Say
 from classifiers.heard import heard_of, overlap
 from classifiers.label_maps import LabelMap, common_classes, map_labels, restricted
 from classifiers.learner import Learner, aligned, take
-from classifiers.metrics import augmentation_lines, bootstrap_interval, scores, scores_by
+from classifiers.metrics import augmentation_lines, bootstrap_interval, drop, scores, scores_by
 from classifiers.results import Predictions, to_json
 from classifiers.source import Source
 from classifiers.stacked import Stacked, refuse_different_models
@@ -65,14 +73,20 @@ class Matrix:
     labels: tuple[LabelMap, ...]
     cells: tuple[Transfer, ...]
     notes: tuple[str, ...]
+    used: dict[str, Any] = field(default_factory=dict)  # see `experiment.used_values`
 
     def cell(self, train: str, test: str) -> Transfer | None:
         return next((cell for cell in self.cells if (cell.train, cell.test) == (train, test)), None)
 
     def drop(self, cell: Transfer) -> float | None:
-        """UA lost against the tested corpus's own protocol; None on the diagonal."""
-        own = self.cell(cell.test, cell.test)
-        return None if own is None or cell.within else own.figures["UA"] - cell.figures["UA"]
+        """See `metrics.drop`; None on the diagonal, and for a training corpus that is no tested one."""
+        own = self.cell(cell.train, cell.train)
+        return None if own is None or cell.within else drop(own.figures["UA"], cell.figures["UA"])
+
+    @property
+    def conditions(self) -> Conditions:
+        """Of all its figures; layer and parameters of a cell are in `Transfer.selected`."""
+        return conditions(self.config, self.used, normalise=self.normalise)
 
     @property
     def rows(self) -> list[str]:
@@ -157,8 +171,12 @@ def cross_matrix(
     names = tuple(corpus.name for corpus in corpora)
     trained = (*names, OTHERS) if leave_one_out and len(names) > 2 else names
     cells = [cell for train in trained for test in names if (cell := finished.get(train, test)) is not None]
-    config = experiment.to_dict() | {"features": list(runs), "classes": list(classes)}
-    return Matrix(names, classes, normalise, config, tuple(maps), tuple(cells), tuple(notes))
+    first = corpora[0]
+    config = resolved_config(first.experiment, first.features)
+    config |= {"features": list(runs), "classes": list(classes), "map": dict(experiment.map)}
+    # All runs are of one model: its sources are alike but for the path.
+    used = used_values(first.experiment, first.features) | {"runs": list(runs)}
+    return Matrix(names, classes, normalise, config, tuple(maps), tuple(cells), tuple(notes), used)
 
 
 def _opened(
@@ -320,20 +338,21 @@ def _cell(
 
 
 def matrix_lines(matrix: Matrix) -> list[str]:
-    """A table: rows train, columns test, UA in per cent with the drop against the column's own."""
+    """A table: rows train, columns test, UA in per cent with the drop against the row's own protocol."""
     width = max(12, *(len(name) + 2 for name in matrix.names))
     lines = [
+        str(matrix.conditions),
         f"UA %, {len(matrix.classes)} classes ({', '.join(matrix.classes)}), normalise {matrix.normalise};"
-        " in brackets the drop against the tested corpus's own protocol",
+        " in brackets the drop: UA on unheard speakers of the training corpus, less this",
         f"{'train / test':<{width + 4}}" + "".join(f"{name:>{width + 4}}" for name in matrix.names),
     ]
     for train in matrix.rows:
         line = f"{train:<{width + 4}}"
         for test in matrix.names:
             cell = matrix.cell(train, test)
-            drop = None if cell is None else matrix.drop(cell)
+            lost = None if cell is None else matrix.drop(cell)
             value = "-" if cell is None else f"{100 * cell.figures['UA']:.1f}"
-            line += f"{value + ('' if drop is None else f' ({-100 * drop:+.1f})'):>{width + 4}}"
+            line += f"{value + ('' if lost is None else f' ({100 * lost:.1f})'):>{width + 4}}"
         lines.append(line)
     for cell in matrix.cells:
         where = f"{cell.train} -> {cell.test}"

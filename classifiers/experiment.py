@@ -10,15 +10,16 @@ test rows reaches what is fitted or selected for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from classifiers.conditions import source_values
 from classifiers.config import CONCAT, GATE, Experiment
 from classifiers.features import Features
 from classifiers.fit_progress import FitProgress, Say
-from classifiers.fusion import FusedClassifier, fused, mixture_weights
+from classifiers.fusion import PRIOR, FusedClassifier, fused, mixture_weights
 from classifiers.learner import Fitted, Learner, Setting, Splits, take
 from classifiers.metrics import unweighted_accuracy
 from classifiers.protocols import (
@@ -50,8 +51,7 @@ class Trained:
 
 def open_features(experiment: Experiment) -> Features:
     """The rows of an experiment. Raises as `Features.open` does."""
-    row = experiment.row
-    every = "all" if row.input == LAYERS else "best"
+    row, every = experiment.row, _open_layers(experiment)
     default = parse_layers(experiment.layer) if experiment.layer is not None else every
     sources = [Source.parse(text, default) for text in experiment.features]
     sources = [replace(s, pooling=s.pooling or experiment.pooling or _frames(experiment)) for s in sources]
@@ -64,6 +64,52 @@ def open_features(experiment: Experiment) -> Features:
         if source.layers == "each":
             raise SettingsError("--layer each compares layers; it is a study, not a model: see layer_study")
     return features
+
+
+def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
+    """What was used and no key of the experiment says, as plain values.
+
+    ``sources``: run, encoder, pooling and layers of each; ``parameters``: those of the classifier
+    that tell it from another, see `Row.shown_parameters`; ``classes``; ``asked``: the experiment before
+    its defaults were worked out; ``search``: what a search drew from; ``gate_prior``.
+    """
+    used: dict[str, Any] = {
+        "sources": [
+            source_values(source.path, store.settings, source.pooling, source.layers)
+            for source, store in zip(features.sources, features.stores, strict=True)
+        ],
+        "parameters": experiment.row.shown_parameters(experiment.params),
+        "classes": list(features.classes),
+        "asked": experiment.to_dict(),
+    }
+    if experiment.tune:
+        used["search"] = {name: asdict(of) for name, of in experiment.row.space.items()}
+    if experiment.fusion == GATE:
+        used["gate_prior"] = PRIOR
+    return used
+
+
+def resolved_config(experiment: Experiment, features: Features) -> dict[str, Any]:
+    """The experiment's plain values with its defaults worked out; it does what the experiment does."""
+    layers = dict.fromkeys(source.layers for source in features.sources)
+    poolings = dict.fromkeys(source.pooling for source in features.sources)
+    layer = experiment.layer
+    if layer is None:
+        [of_all, *others] = layers
+        fixed = of_all if isinstance(of_all, str) else ",".join(map(str, of_all))
+        layer = _open_layers(experiment) if others else fixed
+    made = replace(
+        experiment,
+        params=experiment.row.all_parameters(experiment.params),
+        grid=experiment.grid_values,
+        layer=layer,
+        pooling=experiment.pooling or (next(iter(poolings)) if len(poolings) == 1 else None),
+    )
+    return made.to_dict()
+
+
+def _open_layers(experiment: Experiment) -> str:
+    return "all" if experiment.row.input == LAYERS else "best"
 
 
 def labelling_of(experiment: Experiment) -> Labelling:
@@ -120,7 +166,8 @@ def run_experiment(
         notes += learner.notes()
     with_copies = not features.clean[predictions[0].rows].all()
     return Result(
-        config=experiment.to_dict(),
+        config=resolved_config(experiment, features),
+        used=used_values(experiment, features),
         classes=features.classes,
         ids=features.ids,
         seeds=experiment.all_seeds,
@@ -227,7 +274,7 @@ def _run_seed(
                 proba[k].append(made.proba(take(x, folds[k].test)))
                 if learner is learners[-1]:
                     scored.append(k)
-                    _say_fold(learner, features, folds, scored, proba, of_folds[k])
+                    _say_fold(learner, features, folds, scored, proba, of_folds[k], experiment.fusion == GATE)
     weights = [
         _weights(experiment, learners, [of[k] for of in settings], splits_of[k], seed)
         for k in range(len(folds))
@@ -261,7 +308,7 @@ def _weights(
             for train, validation in splits
         ]
         proba.append(np.concatenate(parts))
-    return mixture_weights(np.stack(proba), learners[0].features.y[held])
+    return mixture_weights(np.stack(proba), learners[0].features.y[held], PRIOR)
 
 
 def _info(
@@ -297,12 +344,14 @@ def _say_fold(
     scored: Sequence[int],
     proba: Sequence[Sequence[np.ndarray]],
     setting: Setting,
+    gate: bool,
 ) -> None:
     rows: Rows = np.concatenate([folds[k].test for k in scored])
     so_far = np.concatenate([sum(proba[k][1:], proba[k][0]).argmax(axis=1) for k in scored])
     ua = unweighted_accuracy(features.y[rows], so_far, len(features.classes))
     selected = f" ({setting})" if str(setting) else ""
     fold = folds[scored[-1]]
+    equal = " (weights equal, before the gate)" if gate else ""
     learner.progress.say(
-        f"fold {len(scored)}/{len(folds)} ({fold.name}){selected}: UA so far {100 * ua:.1f} %"
+        f"fold {len(scored)}/{len(folds)} ({fold.name}){selected}: UA so far{equal} {100 * ua:.1f} %"
     )

@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from classifiers.conditions import encoder_words
 from classifiers.label_maps import as_classes
 from classifiers.lookup.vote import NO_VOTE, vote
 from classifiers.lookup.where import factor
+from classifiers.metrics import CAUTION
 from classifiers.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.neighbours import Groups, nearest, unit
 from classifiers.runs import is_clean, missing_notes, open_run, originals_of
@@ -85,6 +87,12 @@ class Evaluation:
     layers: tuple[LayerScore, ...]
     duplicates: NearDuplicates | None  # in the layer with the highest UA
     notes: tuple[str, ...] = ()  # recordings that are not among the rows
+    encoder: str = ""  # of the run, with its dtype
+
+    @property
+    def caution(self) -> str | None:
+        """What is to be said wherever one layer is called the best."""
+        return CAUTION if len(self.layers) > 1 else None
 
     @property
     def best(self) -> LayerScore:
@@ -93,7 +101,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self) | {"best_layer": self.best.layer}
+        return asdict(self) | {"best_layer": self.best.layer, "caution": self.caution}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,7 @@ def evaluate(
         layers=tuple(scores),
         duplicates=duplicates,
         notes=tuple(missing_notes(store)),
+        encoder=encoder_words(store.settings),
     )
 
 

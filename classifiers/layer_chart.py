@@ -34,13 +34,14 @@ def write_chart(evaluation: Evaluation, path: str | PathLike[str]) -> None:
     chance = 100 / len(evaluation.emotions)
     axes.axhline(chance, color="grey", linestyle=":", label=f"guessing, UA {chance:.0f} %")
     axes.set(
-        xlabel=f"layer ({evaluation.pooling})",
+        xlabel=f"layer of {evaluation.encoder}, pooling {evaluation.pooling}",
         ylabel="%",
         ylim=(0, 100),
     )
     axes.set_title(
         f"{evaluation.k} nearest neighbours, leave one {evaluation.leave_out} out of {evaluation.groups:,},"
-        f" {evaluation.queries:,} recordings",
+        f" {evaluation.queries:,} recordings,\nnormalisation {evaluation.normalisation}"
+        + (f"\n{evaluation.caution}" if evaluation.caution else ""),
         fontsize="medium",
     )
     axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)

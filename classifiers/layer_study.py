@@ -17,9 +17,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from classifiers.conditions import Conditions, conditions
 from classifiers.config import Experiment
 from classifiers.experiment import open_features, run_experiment
 from classifiers.fit_progress import Say
+from classifiers.metrics import CAUTION as OF_SEVERAL
 from classifiers.results import to_json
 from classifiers.runs import open_run
 from classifiers.source import FRAMES, Source
@@ -28,7 +30,7 @@ from extractor.errors import SettingsError, StoreError
 from extractor.store.run_folder import write_text
 
 NAME = "layer_study"
-CAUTION = "the highest is a little too high: all were tested on the same recordings; --layer best is not"
+CAUTION = f"{OF_SEVERAL}; --layer best is not"
 _FIGURES = ("UA", "WA", "macro_f1", "weighted_f1")
 
 
@@ -42,7 +44,7 @@ class LayerScore:
     WA: float
     macro_f1: float
     weighted_f1: float
-    deviation: float  # of UA over seeds
+    deviation: float  # of UA over seeds, NaN where they do not differ
     low: float  # 95 % interval of UA, over rows
     high: float
 
@@ -58,6 +60,7 @@ class LayerStudy:
     scores: tuple[LayerScore, ...]
     notes: list[str]
     incomplete: list[str] = field(default_factory=list)  # as `Result.incomplete`
+    used: dict[str, Any] = field(default_factory=dict)  # see `experiment.used_values`
 
     @property
     def best(self) -> LayerScore:
@@ -83,7 +86,13 @@ class LayerStudy:
         for score in self.scores:
             lines.setdefault(score.pooling, []).append((score.UA, score.low, score.high))
         layers = list(dict.fromkeys(score.layer for score in self.scores))
-        plots.write_png(plots.layer_scores(layers, lines, 1 / len(self.classes)), path)
+        figure = plots.layer_scores(layers, lines, 1 / len(self.classes))
+        plots.write_png(plots.captioned(figure, f"{self.conditions}. {CAUTION}"), path)
+
+    @property
+    def conditions(self) -> Conditions:
+        """Of all its figures: the layer is each in turn."""
+        return conditions(self.config, self.used, speaker_dependent=self.speaker_dependent)
 
 
 def study_config(folder: str | PathLike[str]) -> dict[str, Any] | None:
@@ -92,7 +101,8 @@ def study_config(folder: str | PathLike[str]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config: dict[str, Any] = dict(json.loads(path.read_text("utf-8"))["config"])
+        values = json.loads(path.read_text("utf-8"))
+        config: dict[str, Any] = values["config"] | {"used": values.get("used", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path}: not readable as a layer study ({error!r}); overwrite it with --force"
@@ -126,10 +136,27 @@ def run_layer_study(experiment: Experiment, say: Say | None = None) -> LayerStud
             say(f"{pooling}:{layer}: UA {100 * mean['UA']:.1f} % ({interval})")
     if result is None:
         raise SettingsError(f"{experiment.features[0]}: nothing pooled is stored there")
-    config = experiment.to_dict() | {"layer": "each"}
+    poolings = list(dict.fromkeys(score.pooling for score in scores))
+    [source] = result.used["sources"]
+    used = result.used | {
+        "sources": [source | {"pooling": ", ".join(poolings), "layers": "each"}],
+        "asked": experiment.to_dict() | {"layer": "each"},
+    }
+    config = result.config | {
+        "features": list(experiment.features),
+        "layer": "each",
+        "pooling": experiment.pooling,
+    }
     tested = len(result.predictions[0].rows)
     return LayerStudy(
-        config, result.classes, tested, result.speaker_dependent, tuple(scores), notes, result.incomplete
+        config,
+        result.classes,
+        tested,
+        result.speaker_dependent,
+        tuple(scores),
+        notes,
+        result.incomplete,
+        used,
     )
 
 

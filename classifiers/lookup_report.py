@@ -104,8 +104,8 @@ def _evaluation_as_csv(result: Evaluation) -> None:
 def _evaluation_as_table(result: Evaluation) -> None:
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in result.emotions.items())
     click.echo(
-        f"{result.run}: {result.k} nearest neighbours, leave one {result.leave_out} out of {result.groups},"
-        f" {result.pooling}, normalisation {result.normalisation}"
+        f"{result.run}: {result.encoder}, {result.k} nearest neighbours, leave one {result.leave_out} out of"
+        f" {result.groups}, {result.pooling}, normalisation {result.normalisation}"
     )
     click.echo(f"{result.queries:,} recordings against {result.candidates:,} ({emotions})")
     if result.no_emotion or result.no_group:
@@ -120,6 +120,8 @@ def _evaluation_as_table(result: Evaluation) -> None:
     best = result.best
     recalls = ", ".join(f"{emotion} {value:.0%}" for emotion, value in best.recall.items())
     click.echo(f"best UA: layer {best.layer}, {best.ua:.1%}; recall: {recalls}")
+    if result.caution:
+        click.echo(f"note: {result.caution}")
     if result.duplicates is not None:
         _print_duplicates(result.duplicates, result.leave_out)
 

@@ -22,6 +22,8 @@ from extractor.errors import InputError, SettingsError, unknown
 if TYPE_CHECKING:
     from classifiers.results import Predictions
 
+# Of the best of several figures of the same recordings, wherever it is named.
+CAUTION = "the highest is a little too high: all were tested on the same recordings"
 ECE_BINS = 15  # as Guo et al.
 EXACT_BELOW = 25  # discordant rows: below, the chi-squared approximation of McNemar's test is poor
 RESAMPLED_AT_ONCE = 100  # bootstrap draws in memory together
@@ -123,6 +125,14 @@ METRICS = {"UA": _ua, "WA": _wa, "macro_f1": _macro_f1, "weighted_f1": _weighted
 def unweighted_accuracy(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -> float:
     """UA of int [M] each."""
     return float(_ua(confusion_matrix(y_true, y_pred, num_classes)))
+
+
+def drop(own: float | None, elsewhere: float) -> float | None:
+    """UA lost on the way to another corpus: on unheard speakers of the training corpus, less that there.
+
+    Above 0 where the other corpus is harder. None where the training corpus was not tested by itself.
+    """
+    return None if own is None else own - elsewhere
 
 
 def roc_auc(y_true: np.ndarray, proba: np.ndarray) -> float:
@@ -245,9 +255,3 @@ def mcnemar(a: Predictions, b: Predictions) -> dict[str, Any]:
     statistic = max(abs(n01 - n10) - 1, 0) ** 2 / total
     p_value = math.erfc(math.sqrt(statistic / 2))  # survival of chi-squared with one degree of freedom
     return {"statistic": statistic, "p_value": p_value, "n01": n01, "n10": n10}
-
-
-def table_line(figures: Mapping[str, Any]) -> str:
-    """The four headline figures in per cent."""
-    names = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
-    return ", ".join(f"{label} {100 * figures[name]:.1f} %" for name, label in names.items())

@@ -4,7 +4,8 @@ model.json              what the model is: classes, classifier, files with their
 model.skops             the estimator, or model.safetensors; of a late fusion model-0.skops, ...
 provenance.json         where the embeddings came from: model, weights, layer, pooling, per source
 heard.npz               digests of the recordings and names of the speakers it was trained on, per source
-config.yaml             the experiment; `hser-train --config` runs it again
+config.yaml             the experiment, every value worked out; `hser-train --config` runs it again. What it
+                        cannot set is under `used`, what was chosen in each fold and for the model `selected`
 metrics.json  predictions.csv  result.json                        (see `results`)
 confusion_matrix.csv  training_history.csv  layer_weights.csv  projection.csv
 confusion_matrix.png  roc.png  pr.png  reliability.png  training_curves.png  layer_weights.png
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from classifiers import plots
+from classifiers.conditions import Conditions, conditions_of, source_values
 from classifiers.config import Experiment
 from classifiers.estimator_files import SKOPS, kind_of, read_estimator, write_estimator
 from classifiers.features import FRAMES, Source
@@ -47,6 +49,7 @@ from extractor.store.run_folder import write_text
 
 FORMAT = 1
 MODEL, PROVENANCE, CONFIG = "model.json", "provenance.json", "config.yaml"
+LAYER_WEIGHTS, FINAL = "layer_weights.csv", "final"  # the line of the saved model
 _VERSIONS = ("hser", "numpy", "scikit-learn", "skops", "torch", "xgboost")
 
 
@@ -119,7 +122,7 @@ def write_model(
     Args:
         estimator: fitted on codes of ``result.classes``; of a late fusion a FusedClassifier.
         result: what its experiment found.
-        config: the experiment, or its plain values.
+        config: the experiment, or its plain values; defaults are written as ``result`` has worked them out.
         sources: what the estimator takes, in its order, with poolings and layers by name ("all" is
             every stored one).
         projection: of the picture: "umap", "pca"; None: umap where there are rows enough.
@@ -130,12 +133,14 @@ def write_model(
     """
     folder = Path(folder)
     refuse_foreign(folder)
-    experiment = config if isinstance(config, Mapping) else config.to_dict()
+    experiment = {**(config if isinstance(config, Mapping) else config.to_dict()), **result.config}
     origins = [origin_of(source) for source in sources]
     members = estimator.estimators if isinstance(estimator, FusedClassifier) else [estimator]
     with folder_aside(folder) as new:
         result.save(new)
-        write_text(new / CONFIG, [_yaml(experiment)])
+        of_model = _of_model(row(experiment["classifier"]), estimator, members, sources)
+        written = {"used": result.used, "selected": {"folds": _of_folds(result), "model": of_model}}
+        write_text(new / CONFIG, [_yaml({**experiment, **written})])
         write_text(new / PROVENANCE, [to_json([asdict(origin) for origin in origins])])
         write_heard([heard_by(source, result.ids, experiment) for source in sources], new / HEARD)
         files = []
@@ -145,7 +150,7 @@ def write_model(
             write_estimator(member, new / name)
             files.append({"name": name, "kind": kind})
         _write_tables(new, result, members, origins[0])
-        _write_charts(new, result, origins[0])
+        _write_charts(new, result, members, origins[0])
         about = {
             "format": FORMAT,
             "classifier": experiment["classifier"],
@@ -160,8 +165,15 @@ def write_model(
         write_text(new / MODEL, [to_json(about)])
     # UMAP takes longer than all the rest: the model is safe before it begins.
     picture = project_rows(sources, _tested_ids(result), _learned_weights(members[0]), projection)
-    plots.write_png(_map(picture, result), folder / "embedding_2d.png")
+    figure = plots.captioned(_map(picture, result), str(conditions_of(result)))
+    plots.write_png(figure, folder / "embedding_2d.png")
     write_projection(picture, folder / PROJECTION)
+
+
+def conditions_of_model(result: Result, origins: Sequence[Origin], normalise: str = "none") -> Conditions:
+    """Under what a model's figures were found; of one that an earlier version wrote, what can be told."""
+    sources = [source_values(o.path, o.settings, o.pooling, o.layers) for o in origins]
+    return conditions_of(result, sources, normalise)
 
 
 def refuse_foreign(folder: str | PathLike[str]) -> None:
@@ -195,6 +207,31 @@ def origin_of(source: Source) -> Origin:
         store.info.storage_dtype,
         len(store),
     )
+
+
+def _of_folds(result: Result) -> list[dict[str, Any]]:
+    """What was selected inside each fold's training rows; folds in which nothing was are left out."""
+    every = [
+        {"seed": seed, "fold": fold.name, "layer": fold.layer, **fold.params}
+        for seed, folds in zip(result.seeds, result.folds, strict=True)
+        for fold in folds
+        if fold.layer is not None or fold.params
+    ]
+    return [{name: value for name, value in each.items() if value is not None} for each in every]
+
+
+def _of_model(
+    of_table: Row, estimator: Any, members: Sequence[Any], sources: Sequence[Source]
+) -> dict[str, Any]:
+    """Of the saved model: what it takes, and every parameter of each classifier as it was fitted."""
+    weights = estimator.weights.tolist() if isinstance(estimator, FusedClassifier) else [1.0]
+    return {
+        "features": [str(source) for source in sources],
+        "classifiers": [
+            {"parameters": of_table.parameters_of(member), "weight": weight}
+            for member, weight in zip(members, weights, strict=True)
+        ],
+    }
 
 
 def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> Heard:
@@ -234,10 +271,10 @@ def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Ori
     }
     learned = _learned_weights(members[0])
     if learned is not None:
-        fits["final"] = learned
+        fits[FINAL] = learned
     if fits:
         header = ["fit", *(f"layer {layer}" for layer in origin.layers)]
-        _write_csv(new / "layer_weights.csv", header, [[fit, *of] for fit, of in fits.items()])
+        _write_csv(new / LAYER_WEIGHTS, header, [[fit, *of] for fit, of in fits.items()])
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -247,9 +284,10 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _write_charts(new: Path, result: Result, origin: Origin) -> None:
-    for name, draw in charts_of(result, origin.layers).items():
-        plots.write_png(draw(), new / f"{name}.png")
+def _write_charts(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:
+    under = str(conditions_of(result))
+    for name, draw in charts_of(result, origin.layers, _learned_weights(members[0])).items():
+        plots.write_png(plots.captioned(draw(), under), new / f"{name}.png")
 
 
 def _learned_weights(estimator: Any) -> list[float] | None:
@@ -332,6 +370,18 @@ def read_origins(folder: str | PathLike[str]) -> list[Origin]:
         raise StoreError(f"{path}: {error.strerror}; name a folder that hser-train has written") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: damaged ({error!r}); train again") from error
+
+
+def read_layer_weights(folder: str | PathLike[str]) -> list[float] | None:
+    """The saved model's weights of its layers, where it has learned any. Raises StoreError."""
+    path = settled(Path(folder)) / LAYER_WEIGHTS
+    if not path.is_file():
+        return None
+    try:
+        lines = list(csv.reader(path.read_text("utf-8").splitlines()))
+        return next(([float(weight) for weight in weights] for fit, *weights in lines if fit == FINAL), None)
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged ({error}); train again") from error
 
 
 def _read_about(path: Path) -> dict[str, Any]:

@@ -41,13 +41,18 @@ def refuse_other_settings(
     if there is None:
         return
     try:
-        old = _comparable(experiment_from(there, str(folder)))
+        # As it was asked, and as it was written with its defaults worked out: either does the same.
+        worked_out = _comparable(experiment_from(there, str(folder)))
+        before = there.get("used", {}).get("asked", there)
+        old = _comparable(experiment_from(before, str(folder)))
     except HserError as error:
         raise SettingsDiffer(
             f"--out {folder}: its settings cannot be compared ({error}); name another folder, or overwrite"
             " it with --force"
         ) from error
     new = _comparable(asked)
+    if new == worked_out:
+        return
     differences = [
         f"{name}: there is {_shown(old[name])}, you asked for {_shown(new[name])}"
         for name in new

@@ -158,7 +158,11 @@ def reliability_diagram(y_true: np.ndarray, proba: np.ndarray) -> Figure:
 
 @_styled
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Losses, and the UA on validation rows, over epochs; each fold thin, their mean thick."""
+    """Losses, and the UA on validation rows, over epochs; each fold thin, their mean thick.
+
+    A fold that has stopped counts with its last value, and a dot says where that was: a mean of those
+    that still run would jump where the good ones end.
+    """
     figure = _empty(HEIGHT + 0.6)
     shown = [
         [("train_loss", "training", "solid"), ("val_loss", "validation", "dashed")],
@@ -172,7 +176,8 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
         for (name, label, dash), colour in zip(group, _TRAINING_COLOURS[title], strict=True):
             curves = [curve for h in histories.values() if (curve := _curve(h, name))]
             for curve in curves:
-                axes.plot(*_mean([curve]), color=colour, alpha=0.25, linewidth=0.7, linestyle=dash)
+                axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=0.7, linestyle=dash)
+                axes.plot(*curve[-1], color=colour, alpha=0.5, marker="o", markersize=2.5)
             axes.plot(*_mean(curves), color=colour, linewidth=2, linestyle=dash, label=label)
         axes.set(ylabel=title)
         axes.legend(loc="best")
@@ -194,22 +199,24 @@ def _curve(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[floa
 
 
 def _mean(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[list[float], list[float]]:
-    """Over the folds that reached an epoch."""
-    values: dict[float, list[float]] = {}
-    for curve in curves:
-        for epoch, value in curve:
-            values.setdefault(epoch, []).append(value)
-    epochs = sorted(values)
-    return epochs, [float(np.mean(values[epoch])) for epoch in epochs]
+    """Over all folds in every epoch; behind its last one a fold keeps the value that it had there."""
+    epochs = sorted({epoch for curve in curves for epoch, _ in curve})
+    held = [np.interp(epochs, [at for at, _ in curve], [value for _, value in curve]) for curve in curves]
+    return epochs, np.mean(held, axis=0).tolist() if held else []
 
 
 @_styled
-def layer_weights(weights: np.ndarray, layers: Sequence[int]) -> Figure:
-    """Learned weights of layers, mean over fits with each fit as a dot. ``weights``: float [F, L]."""
+def layer_weights(weights: np.ndarray, layers: Sequence[int], model: np.ndarray | None = None) -> Figure:
+    """Learned weights of layers: bars of the saved model, each fold's fit as a dot.
+
+    ``weights``: float [F, L] of the folds; ``model``: float [L], None where they are not at hand: then
+    the bars are the folds' mean.
+    """
     figure, axes = _figure(height=2.6)
     place = np.arange(len(layers))
-    axes.bar(place, weights.mean(axis=0), color=ACCENT, alpha=0.55)
-    if len(weights) > 1:
+    axes.bar(place, weights.mean(axis=0) if model is None else model, color=ACCENT, alpha=0.55)
+    axes.set_title("bars: mean over the folds" if model is None else "bars: the saved model; dots: the folds")
+    if len(weights) > 1 or model is not None:
         x = np.tile(place, len(weights))
         axes.plot(x, weights.ravel(), linestyle="none", marker="o", markersize=2, color=INK, alpha=0.5)
     axes.axhline(1 / len(layers), color=SOFT, linestyle=":", linewidth=0.8)
@@ -251,9 +258,16 @@ def layer_scores(
 
 
 @_styled
-def intervals(values: Mapping[str, tuple[float, float, float]], chance: Sequence[float]) -> Figure:
-    """UA of several models with its interval: value, low, high by name; the level of guessing for each."""
-    figure, axes = _figure(height=0.8 + 0.32 * len(values))
+def intervals(
+    values: Mapping[str, tuple[float, float, float]], chance: Sequence[float], of: Sequence[str] = ()
+) -> Figure:
+    """UA of several models with its interval: value, low, high by name; the level of guessing for each.
+
+    ``of``: what each is of, written below its interval.
+    """
+    figure, axes = _figure(height=0.8 + (0.48 if of else 0.32) * len(values))
+    for place, words in enumerate(of):
+        axes.text(1, place + 0.38, _short(words, 60), fontsize=FONT_SIZE - 2.5, color=SOFT)
     for place, ((value, low, high), guess) in enumerate(zip(values.values(), chance, strict=True)):
         axes.plot([100 * low, 100 * high], [place, place], color=ACCENT, linewidth=1.6)
         axes.plot([100 * value], [place], color=ACCENT, marker="o", markersize=5)
@@ -307,6 +321,16 @@ def _legend(axes: Axes, columns: int = LEGEND_COLUMNS) -> Any:
 
 def _short(name: str, length: int = 18) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def captioned(figure: Figure, text: str) -> Figure:
+    """With what it is of below it, in as many lines as its width asks for."""
+    from textwrap import fill
+
+    size = FONT_SIZE - 3
+    letters = int(figure.get_figwidth() * 72 / (0.6 * size))  # a letter is about 0.55 of its height wide
+    figure.supxlabel(fill(text, letters), fontsize=size, color=SOFT, x=0.01, ha="left", linespacing=1.2)
+    return figure
 
 
 def write_png(figure: Figure, path: Path) -> None:

@@ -22,13 +22,17 @@ TITLES = {
     "roc": "ROC curves, one class against the rest",
     "pr": "Precision and recall",
     "reliability": "Reliability: is it as often right as it is sure?",
-    "training_curves": "Training: each fold thin, their mean thick",
+    "training_curves": "Training: each fold thin, a dot where it stopped; their mean thick, a stopped fold"
+    " counting with its last value",
     "layer_weights": "Learned weights of the layers",
 }
 
 
-def charts_of(result: Result, layers: Sequence[int] = ()) -> Charts:
-    """Predictions of all seeds together. ``layers``: numbers of those that are weighted, if any are."""
+def charts_of(result: Result, layers: Sequence[int] = (), model: Sequence[float] | None = None) -> Charts:
+    """Predictions of all seeds together.
+
+    ``layers``: numbers of those that are weighted, if any are; ``model``: the saved model's weights of them.
+    """
     y_true, proba = tested(result)
     confusion = confusion_matrix(y_true, proba.argmax(axis=1), len(result.classes))
     charts: dict[str, Callable[[], Figure]] = {
@@ -43,7 +47,8 @@ def charts_of(result: Result, layers: Sequence[int] = ()) -> Charts:
     if weights:
         array = np.array(weights)
         names = list(layers) if len(layers) == array.shape[1] else list(range(array.shape[1]))
-        charts["layer_weights"] = partial(plots.layer_weights, array, names)
+        own = None if model is None else np.array(model)
+        charts["layer_weights"] = partial(plots.layer_weights, array, names, own)
     return charts
 
 

@@ -11,7 +11,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -57,12 +58,19 @@ class FoldInfo:
     history: list[dict[str, float]] = field(default_factory=list)  # epoch, train_loss, val_loss, ...
     layer_weights: list[float] | None = None
 
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """Of each classifier (several in late fusion) what was selected: layer, parameters, weight."""
+        one = {"layer": self.layer, "weight": 1.0, **self.params}
+        members: list[dict[str, Any]] = self.params.get("members") or [one]
+        return members
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """An experiment and all that it predicted."""
 
-    config: dict[str, Any]  # plain values
+    config: dict[str, Any]  # plain values, defaults worked out
     classes: tuple[str, ...]
     ids: list[str]  # of all rows of the features, tested or not
     seeds: list[int]
@@ -76,18 +84,22 @@ class Result:
     # Aligned with ids, where augmented copies are tested; empty where none is.
     originals: list[str] = field(default_factory=list)
     augmentations: list[str] = field(default_factory=list)  # "none" is a recording as it is
+    used: dict[str, Any] = field(default_factory=dict)  # what no key of the config says, see `experiment`
 
     def figures(self) -> dict[str, Any]:
         """Of each seed, their mean and standard deviation, and bootstrap intervals of the mean.
 
         ``interval``: over recordings, copies of one drawn together; ``interval_by_speaker``: whole
         speakers drawn, where they are known. ``by_augmentation``: of each that was tested.
-        ``folds``: mean and deviation over the folds of UA and WA, first seed.
+        ``folds``: mean and deviation over the folds of UA and WA, first seed. ``deviation`` is NaN where
+        there is nothing to deviate: one seed, or seeds that nothing depends on. ``weights``: of each
+        classifier of a late fusion, over the folds; None where there is one classifier.
         """
         each = [scores(p.y_true, p.proba, self.classes) for p in self.predictions]
         names = [name for name, value in each[0].items() if isinstance(value, float)]
         values = {name: [one[name] for one in each] for name in names}
-        spread = {name: float(np.std(of, ddof=1)) if len(of) > 1 else 0.0 for name, of in values.items()}
+        differ = self.seeds_differ
+        spread = {name: float(np.std(of, ddof=1)) if differ else math.nan for name, of in values.items()}
         known = bool(self.speakers) and all(self.speakers) and len(set(self.speakers)) > 1
         return {
             "mean": {name: float(np.mean(of)) for name, of in values.items()},
@@ -96,6 +108,9 @@ class Result:
             "interval_by_speaker": self._intervals(self.speakers) if known else None,
             "folds": self._over_folds(),
             "seeds": [{"seed": seed, **one} for seed, one in zip(self.seeds, each, strict=True)],
+            "seeds_differ": differ,
+            "recall": mean_by_class(each, "recall", self.classes),
+            "weights": self.weights(),
             "classes": list(self.classes),
             "num_tested": len(self.predictions[0].rows),
             "speaker_dependent": self.speaker_dependent,
@@ -117,6 +132,45 @@ class Result:
             | {"num_tested": figures["num_tested"]}
             for name, figures in each[0].items()
         }
+
+    @property
+    def seeds_differ(self) -> bool:
+        """Whether any two seeds gave different predictions. They do not where nothing is drawn."""
+        first = self.predictions[0]
+        return any(
+            not (np.array_equal(first.rows, other.rows) and np.array_equal(first.proba, other.proba))
+            for other in self.predictions[1:]
+        )
+
+    def selected(self) -> list[dict[str, Any]]:
+        """Of each classifier: its features, its mean weight, and how many folds chose which value of what."""
+        folds = [fold.members for of_seed in self.folds for fold in of_seed]
+        if not folds:
+            return []
+        sources = list(self.config["features"])
+        names = sources if len(folds[0]) == len(sources) else [" + ".join(sources)]
+        chosen = []
+        for each, name in zip(zip(*folds, strict=True), names, strict=True):
+            settings = [{k: v for k, v in member.items() if k != "weight"} for member in each]
+            keys = dict.fromkeys(key for setting in settings for key in setting)
+            counts = {key: Counter(str(setting.get(key)) for setting in settings) for key in keys}
+            weight = float(np.mean([member["weight"] for member in each]))
+            chosen.append(
+                {"features": name, "weight": weight}
+                | {key: dict(count.most_common()) for key, count in counts.items() if set(count) != {"None"}}
+            )
+        return chosen
+
+    def weights(self) -> list[dict[str, Any]] | None:
+        """Of each classifier of a late fusion: its features, mean, lowest and highest weight of the folds."""
+        folds = [fold.members for of_seed in self.folds for fold in of_seed]
+        if not folds or len(folds[0]) == 1:
+            return None
+        of_each = zip(*([member["weight"] for member in fold] for fold in folds), strict=True)
+        return [
+            {"features": name, "mean": float(np.mean(of)), "lowest": min(of), "highest": max(of)}
+            for name, of in zip(self.config["features"], of_each, strict=True)
+        ]
 
     def _intervals(self, groups: Sequence[str] | None) -> dict[str, list[float]]:
         of_each = bootstrap_intervals(self.predictions, groups=groups)
@@ -161,6 +215,7 @@ class Result:
             "incomplete": self.incomplete,
             "originals": self.originals,
             "augmentations": self.augmentations,
+            "used": self.used,
         }
         write_text(path / RESULT, [to_json(rest)])
 
@@ -201,6 +256,17 @@ class Result:
             raise StoreError(f"{path}: no result here ({error.filename} is missing)") from error
         except (ValueError, KeyError, TypeError, UnicodeError) as error:
             raise StoreError(f"{path}: the result is damaged ({error!r})") from error
+
+
+def mean_by_class(
+    seeds: Sequence[Mapping[str, Any]], figure: str, classes: Sequence[str]
+) -> dict[str, float]:
+    """One of recall, precision and f1 of `metrics.scores`, over the seeds in which the class has it."""
+    means = {}
+    for name in classes:
+        known = [seed[figure][name] for seed in seeds if np.isfinite(seed[figure][name])]
+        means[name] = float(np.mean(known)) if known else math.nan
+    return means
 
 
 def _read_predictions(

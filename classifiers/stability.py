@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from classifiers.conditions import encoder_words
 from classifiers.results import to_json
 from classifiers.runs import augmentations_of, has_copies, is_clean, missing_notes, open_run, originals_of
 from extractor.errors import InputError, StoreError
@@ -49,7 +50,12 @@ class Stability:
     pooling: str
     scores: tuple[Score, ...]
     unpaired: int  # copies whose original is not there as it is
+    encoder: str = ""  # with its dtype
     notes: tuple[str, ...] = ()
+
+    @property
+    def conditions(self) -> str:
+        return f"{self.encoder}, pooling {self.pooling}, embeddings as stored"
 
     def save(self, folder: str | PathLike[str]) -> None:
         """``stability.json``, ``.csv``, ``.png``. Raises StoreUnwritable."""
@@ -104,8 +110,8 @@ def measure_stability(
                     float(of.min()), linear_cka(clean[pairs], moved[pairs]),
                 )
             )  # fmt: skip
-    notes = tuple(missing_notes(store))
-    return Stability(str(store.path), found[0].pooling, tuple(found), unpaired, notes)
+    notes, encoder = tuple(missing_notes(store)), encoder_words(store.settings)
+    return Stability(str(store.path), found[0].pooling, tuple(found), unpaired, encoder, notes)
 
 
 def _pairs(store: Store) -> tuple[np.ndarray, np.ndarray, int]:
@@ -144,7 +150,8 @@ def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
 def stability_lines(stability: Stability) -> list[str]:
     """A table: a line a layer and kind."""
     width = max(12, *(len(score.kind) for score in stability.scores))
-    lines = [f"{'layer':>5}  {'augmentation':<{width}} {'pairs':>7} {'cosine':>8} {'lowest':>8} {'CKA':>8}"]
+    lines = [f"{stability.run}: {stability.conditions}"]
+    lines += [f"{'layer':>5}  {'augmentation':<{width}} {'pairs':>7} {'cosine':>8} {'lowest':>8} {'CKA':>8}"]
     for s in stability.scores:
         values = " ".join(f"{value:>8.4f}" for value in (s.cosine, s.cosine_lowest, s.cka))
         lines.append(f"{s.layer:>5}  {s.kind:<{width}} {s.pairs:>7,} {values}")

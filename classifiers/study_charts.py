@@ -51,7 +51,7 @@ def transfer_map(matrix: Matrix, path: Path) -> None:
         axes.set(xlabel="tested", ylabel="trained on")
         axes.set_title(f"UA, %; guessing {100 * chance:.0f} %\nbold: own corpus by its own protocol")
         axes.grid(False)
-        plots.write_png(figure, path)
+        plots.write_png(plots.captioned(figure, str(matrix.conditions)), path)
 
 
 def stability_chart(stability: Stability, path: Path) -> None:
@@ -73,5 +73,5 @@ def stability_chart(stability: Stability, path: Path) -> None:
             cka.plot(layers, [score.cka for score in of_kind], **style)
         cosine.set(xlabel="layer", ylabel="cosine, mean over recordings")
         cka.set(xlabel="layer", ylabel="linear CKA")
-        figure.legend(loc="outside lower center", ncols=3, handlelength=2.4)
-        plots.write_png(figure, path)
+        figure.legend(loc="outside upper center", ncols=3, handlelength=2.4)
+        plots.write_png(plots.captioned(figure, stability.conditions), path)

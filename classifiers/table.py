@@ -7,8 +7,10 @@ on and on no other. Parameters go by the names that the classifier's own package
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from extractor.errors import SettingsError, unknown
@@ -21,6 +23,7 @@ POOLED, LAYERS, FRAMES = (
     "layers",
     "frames",
 )  # X: [N, D]; [N, L, D]; a sequence of [T, D] or [T, L, D]
+READS = {POOLED: "one layer", LAYERS: "all layers", FRAMES: "frames (runs with --pooling none)"}
 
 # Default of linear classifiers: with as many dimensions as embeddings have, less is better than 1.
 LINEAR_C = 0.01
@@ -57,11 +60,13 @@ class Choice:
 class Row:
     """A classifier.
 
-    ``make(params, seed, num_classes)`` gives a fresh estimator for labels 0 to ``num_classes`` - 1.
+    ``construct(defaults, seed)`` gives its package's estimator with these parameters. What ``defaults``
+    does not name is as the package has it: `all_parameters` tells.
     """
 
     name: str
-    make: Callable[[Params, int, int], Any]
+    construct: Callable[[Params, int], Any]
+    defaults: dict[str, Any] = field(default_factory=dict)
     input: str = POOLED
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # for `--grid default`
     space: dict[str, Range | Choice] = field(default_factory=dict)  # for `--tune N`
@@ -70,6 +75,35 @@ class Row:
     least: int = 1  # training rows of each class that it needs
     means_of_frames: bool = False  # takes [T, L, D] a row as well, of which it uses the mean over time
     source: str = ""  # where it is described
+
+    def make(self, params: Params, seed: int, num_classes: int) -> Any:
+        """A fresh estimator for labels 0 to ``num_classes`` - 1. Raises SettingsError for a parameter."""
+        return _with_params(self.construct(self.defaults, seed), params)
+
+    def all_parameters(self, params: Params) -> dict[str, Any]:
+        """Every parameter that a fit with these is made with, its package's defaults included.
+
+        Without the seed, which is the experiment's, and what the package no longer wants to be given.
+        None is what the package itself works out.
+        """
+        return self.parameters_of(self.make(params, 0, 2), params)
+
+    def parameters_of(self, estimator: Any, named: Iterable[str] = ()) -> dict[str, Any]:
+        """`all_parameters` of an estimator; those that were ``named`` whatever they are."""
+        kept = set(named)
+        return {
+            name: value
+            for name, value in _classifier_in(estimator).get_params(deep=False).items()
+            if name in kept or not (name == "random_state" or value == "deprecated" or _is_nan(value))
+        }
+
+    def shown_parameters(self, params: Params) -> dict[str, Any]:
+        """Those that tell this fit from another: what is searched, and what is not the package's default."""
+        every, plain = self.all_parameters(params), self.all_parameters({})
+        always = {*self.defaults, *self.grid, *self.space}
+        return {
+            name: value for name, value in every.items() if name in always or value != plain.get(name, value)
+        }
 
 
 def build(name: str, params: Params, seed: int, num_classes: int) -> Any:
@@ -85,79 +119,108 @@ def row(name: str) -> Row:
     return found
 
 
+def defaults_lines() -> list[str]:
+    """The table for a terminal: a line a classifier with its defaults. Imports none of their packages."""
+    short = {name: alias for alias, name in ALIASES.items()}
+    lines = []
+    for each in _ROWS:
+        own = {
+            name: value
+            for name, value in each.defaults.items()
+            if not each.reports or _TRAINING.get(name, _TRAINING) != value
+        }
+        name = f"{short[each.name]}, {each.name}" if each.name in short else each.name
+        lines += _indented(name, f"{READS[each.input]}; {_as_flags(own)}")
+    networks = ", ".join(each.name for each in _ROWS if each.reports)
+    return [*lines, *_indented("", f"{networks}, where nothing else is said: {_as_flags(_TRAINING)}")]
+
+
+def _as_flags(params: Params) -> str:
+    """As `--param` takes them."""
+    return " ".join(f"{name}={'none' if value is None else value}" for name, value in params.items())
+
+
+def _indented(name: str, text: str) -> list[str]:
+    first, *rest = wrap(text, 58, break_long_words=False, break_on_hyphens=False)
+    return [f"{name:<16} {first}", *(f"{'':<16} {line}" for line in rest)]
+
+
 # scikit-learn. Imported where an estimator is made: `--help` lists the table.
 
 
 def _with_params(estimator: Any, params: Params) -> Any:
-    known = estimator.get_params(deep=False)
-    for name in params:
-        if name not in known:
-            raise SettingsError(f"{type(estimator).__name__}: {unknown('parameter', name, sorted(known))}")
+    inner = _classifier_in(estimator)
+    known, name = inner.get_params(deep=False), type(inner).__name__
+    for key in params:
+        if key not in known:
+            raise SettingsError(f"{name}: {unknown('parameter', key, sorted(known))}")
     try:
-        return estimator.set_params(**params)
+        inner.set_params(**params)
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"{type(estimator).__name__}: {error}") from error
+        raise SettingsError(f"{name}: {error}") from error
+    return estimator
 
 
-def _standardised(estimator: Any, params: Params) -> Any:
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _classifier_in(estimator: Any) -> Any:
+    """What takes the parameters: the last step behind a scaler."""
+    return getattr(estimator, "named_steps", {}).get("classifier", estimator)
+
+
+def _standardised(estimator: Any) -> Any:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return Pipeline([("scaler", StandardScaler()), ("classifier", _with_params(estimator, params))])
+    return Pipeline([("scaler", StandardScaler()), ("classifier", estimator)])
 
 
-def _logistic(params: Params, seed: int, num_classes: int) -> Any:
+def _logistic(defaults: Params, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return _standardised(LogisticRegression(C=LINEAR_C, max_iter=2000, random_state=seed), params)
+    return _standardised(LogisticRegression(random_state=seed, **defaults))
 
 
-def _svm(kernel: str, c: float) -> Callable[[Params, int, int], Any]:
-    def make(params: Params, seed: int, num_classes: int) -> Any:
-        from classifiers.calibrated_svm import CalibratedSVM
+def _svm(defaults: Params, seed: int) -> Any:
+    from classifiers.calibrated_svm import CalibratedSVM
 
-        return _with_params(CalibratedSVM(kernel=kernel, C=c, random_state=seed), params)
-
-    return make
+    return CalibratedSVM(random_state=seed, **defaults)
 
 
-def _knn(params: Params, seed: int, num_classes: int) -> Any:
+def _knn(defaults: Params, seed: int) -> Any:
     from sklearn.neighbors import KNeighborsClassifier
 
-    return _standardised(KNeighborsClassifier(n_neighbors=10, metric="cosine", weights="distance"), params)
+    return _standardised(KNeighborsClassifier(**defaults))
 
 
-def _lda(params: Params, seed: int, num_classes: int) -> Any:
-    # Shrinkage (Ledoit and Wolf 2004): there are often fewer rows than dimensions.
+def _lda(defaults: Params, seed: int) -> Any:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    return _standardised(LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), params)
+    return _standardised(LinearDiscriminantAnalysis(**defaults))
 
 
-def _random_forest(params: Params, seed: int, num_classes: int) -> Any:
+def _random_forest(defaults: Params, seed: int) -> Any:
     from sklearn.ensemble import RandomForestClassifier
 
-    return _standardised(RandomForestClassifier(n_estimators=500, random_state=seed), params)
+    return _standardised(RandomForestClassifier(random_state=seed, **defaults))
 
 
-def _xgboost(params: Params, seed: int, num_classes: int) -> Any:
+def _xgboost(defaults: Params, seed: int) -> Any:
     from xgboost import XGBClassifier
 
-    made = XGBClassifier(
-        n_estimators=200, max_depth=4, learning_rate=0.1, subsample=0.8, colsample_bytree=0.5,
-        tree_method="hist", random_state=seed,
-    )  # fmt: skip
-    return _standardised(made, params)
+    return _standardised(XGBClassifier(random_state=seed, **defaults))
 
 
-def _torch(name: str) -> Callable[[Params, int, int], Any]:
+def _torch(name: str) -> Callable[[Params, int], Any]:
     """A row of `classifiers.torch_models`, found by name so that torch is imported for it alone."""
 
-    def make(params: Params, seed: int, num_classes: int) -> Any:
+    def construct(defaults: Params, seed: int) -> Any:
         models = importlib.import_module("classifiers.torch_models")
-        return _with_params(models.MODELS[name](random_state=seed), params)
+        return models.MODELS[name](random_state=seed, **defaults)
 
-    return make
+    return construct
 
 
 _C = (0.0001, 0.001, 0.01, 0.1, 1.0)
@@ -168,12 +231,37 @@ _TORCH_SPACE: dict[str, Range | Choice] = {
     "dropout": Range(0.0, 0.6),
 }
 
+# Those of every network; `superb` has SUPERB's own.
+_TRAINING: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "batch_size": 32,
+    "max_epochs": 100,
+    "patience": 10,
+    "plateau_patience": 4,
+    "plateau_factor": 0.5,
+    "clip": 1.0,
+    "monitor": "val_loss",
+    "validation": 0.1,
+    "standardise": True,
+    "dtype": "fp32",
+}
+
 _ROWS = (
-    Row("logistic", _logistic, grid={"C": _C}, space=_C_SPACE),
-    Row("linear-svm", _svm("linear", LINEAR_C), grid={"C": _C}, space=_C_SPACE, groups_as="groups", least=2),
+    Row("logistic", _logistic, {"C": LINEAR_C, "max_iter": 2000}, grid={"C": _C}, space=_C_SPACE),
+    Row(
+        "linear-svm",
+        _svm,
+        {"kernel": "linear", "C": LINEAR_C},
+        grid={"C": _C},
+        space=_C_SPACE,
+        groups_as="groups",
+        least=2,
+    ),
     Row(
         "rbf-svm",
-        _svm("rbf", 1.0),
+        _svm,
+        {"kernel": "rbf", "C": 1.0, "gamma": "scale"},
         grid={"C": (0.1, 1.0, 10.0, 100.0)},
         space={"C": Range(1e-2, 1e3, log=True), "gamma": Range(1e-5, 1e-1, log=True)},
         groups_as="groups",
@@ -182,6 +270,14 @@ _ROWS = (
     Row(
         "xgboost",
         _xgboost,
+        {
+            "n_estimators": 200,
+            "max_depth": 4,
+            "learning_rate": 0.1,
+            "subsample": 0.8,
+            "colsample_bytree": 0.5,
+            "tree_method": "hist",
+        },
         grid={"max_depth": (2, 4, 6), "n_estimators": (100, 300)},
         space={
             "max_depth": Range(2, 8, whole=True),
@@ -194,12 +290,15 @@ _ROWS = (
     Row(
         "knn",
         _knn,
+        {"n_neighbors": 10, "metric": "cosine", "weights": "distance"},
         grid={"n_neighbors": (1, 5, 10, 20, 40)},
         space={"n_neighbors": Range(1, 60, whole=True), "weights": Choice(("uniform", "distance"))},
     ),
     Row(
         "lda",
         _lda,
+        # Shrinkage (Ledoit and Wolf 2004): there are often fewer rows than dimensions.
+        {"solver": "lsqr", "shrinkage": "auto"},
         grid={"shrinkage": ("auto", 0.1, 0.5, 0.9)},
         space={"shrinkage": Range(0.0, 1.0)},
         least=2,
@@ -207,15 +306,44 @@ _ROWS = (
     Row(
         "random-forest",
         _random_forest,
+        {"n_estimators": 500, "min_samples_leaf": 1, "max_features": "sqrt"},
         grid={"min_samples_leaf": (1, 2, 4), "max_features": ("sqrt", 0.1)},
         space={"min_samples_leaf": Range(1, 10, whole=True), "max_features": Range(0.01, 0.5, log=True)},
     ),
-    Row("mlp", _torch("mlp"), POOLED, _TORCH_GRID, _TORCH_SPACE, "groups", reports=True),
-    Row("layer-weights", _torch("layer-weights"), LAYERS, _TORCH_GRID, _TORCH_SPACE, "groups", reports=True),
-    Row("bilstm", _torch("bilstm"), FRAMES, _TORCH_GRID, _TORCH_SPACE, "groups", reports=True),
+    Row(
+        "mlp",
+        _torch("mlp"),
+        {"hidden": 256, "num_hidden": 1, "dropout": 0.3, **_TRAINING},
+        POOLED,
+        _TORCH_GRID,
+        _TORCH_SPACE,
+        "groups",
+        reports=True,
+    ),
+    Row(
+        "layer-weights",
+        _torch("layer-weights"),
+        {"head": "linear", "hidden": 256, "dropout": 0.3, "layer_learning_rate": 1e-2, **_TRAINING},
+        LAYERS,
+        _TORCH_GRID,
+        _TORCH_SPACE,
+        "groups",
+        reports=True,
+    ),
+    Row(
+        "bilstm",
+        _torch("bilstm"),
+        {"hidden": 256, "num_layers": 2, "dense": 128, "dropout": 0.3, "pooling": "mean", **_TRAINING},
+        FRAMES,
+        _TORCH_GRID,
+        _TORCH_SPACE,
+        "groups",
+        reports=True,
+    ),
     Row(
         "attentive-stats",
         _torch("attentive-stats"),
+        {"hidden": 256, "attention": 128, "dropout": 0.3, **_TRAINING},
         FRAMES,
         _TORCH_GRID,
         _TORCH_SPACE,
@@ -226,6 +354,17 @@ _ROWS = (
     Row(
         "superb",
         _torch("superb"),
+        {
+            "projection": 256,
+            **_TRAINING,
+            "learning_rate": 1e-4,
+            "max_epochs": None,
+            "max_steps": 30_000,
+            "patience": None,
+            "plateau_patience": None,
+            "monitor": "val_ua",
+            "standardise": False,
+        },
         LAYERS,
         _TORCH_GRID,
         {"learning_rate": _TORCH_SPACE["learning_rate"]},

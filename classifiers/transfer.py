@@ -17,8 +17,8 @@ from classifiers.features import Features
 from classifiers.fit_progress import Say
 from classifiers.heard import NAMED, overlap
 from classifiers.label_maps import LabelMap, map_labels, restricted
-from classifiers.metrics import augmentation_lines, bootstrap_interval, scores, scores_by
-from classifiers.model_folder import Model, heard_by, load_model, origin_of
+from classifiers.metrics import augmentation_lines, bootstrap_interval, drop, scores, scores_by
+from classifiers.model_folder import Model, conditions_of_model, heard_by, load_model, origin_of
 from classifiers.results import Predictions, Result, to_json
 from classifiers.runs import augmentations_of, is_clean, open_run, tested_rows
 from classifiers.source import CLEAN, FRAMES, Labelling, Source
@@ -42,10 +42,12 @@ class Transferred:
     by_augmentation: dict[str, dict[str, Any]]  # of copies that were tested, see `metrics.scores_by`
     heard: int | None  # recordings tested that were heard in training, or whose speakers were; None: unknown
     speaker_dependent: bool  # the model's own protocol, and so ``within``
+    conditions: str = ""  # of the model and how its embeddings were brought to one scale
 
     @property
     def drop(self) -> float | None:
-        return None if self.within is None else self.within - self.figures["UA"]
+        """See `metrics.drop`."""
+        return drop(self.within, self.figures["UA"])
 
 
 def transfer(
@@ -105,7 +107,7 @@ def _model(path: Path, say: Say | None, incomplete: bool) -> tuple[Model, Result
     config = experiment.to_dict()
     origins = tuple(origin_of(source) for source in trained.sources)
     heard = tuple(heard_by(source, result.ids, config) for source in trained.sources)
-    model = Model(path, experiment.row, result.classes, origins, trained.estimator, config, heard)
+    model = Model(path, experiment.row, result.classes, origins, trained.estimator, result.config, heard)
     return model, result
 
 
@@ -227,6 +229,7 @@ def _on_run(
         scores_by(features.augmentations, y_true, made.proba, model.classes) if copies else {},
         None if tested.heard is None else len(tested.heard & set(features.ids)),
         result.speaker_dependent,
+        str(conditions_of_model(result, model.origins, normalise)),
     )
 
 
@@ -282,8 +285,8 @@ def _chosen(proba: np.ndarray, common: np.ndarray, common_only: bool) -> np.ndar
 
 
 def transfer_lines(found: Sequence[Transferred]) -> list[str]:
-    """What is printed: labels, then a line a run."""
-    lines = []
+    """What is printed: the model, labels, then a line a run."""
+    lines = [*dict.fromkeys(f"model: {each.conditions}" for each in found)]
     for each in found:
         lines += each.labels.lines()
         low, high = each.interval

@@ -14,7 +14,7 @@ from typing import Protocol, TextIO
 from extractor.types import Failure, Seconds
 
 LOG_INTERVAL: Seconds = 30.0  # between lines where there is no terminal
-HELD_UP = 0.1  # of a run's time: a stage that the others waited for longer is its bottleneck
+HELD_UP = 0.1  # of a run's time: an encoder that was busy less than the rest of it was held up
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +203,7 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
         ("speed", f"{s.speed:.1f} audio seconds per second"),
         ("padding", f"{s.padding_share:.1%} of all arithmetic"),
         *([] if s.warm_up is None else [("warm-up", _warm_up(s.warm_up))]),
-        ("encoding", _share(s.encode_seconds, s.seconds)),
-        ("waiting for decode", _share(s.decode_wait, s.seconds)),
-        ("writing", _share(s.write_seconds, s.seconds)),
+        *((each.row, _share(each.seconds, s.seconds)) for each in _stages(s)),
         ("bottleneck", bottleneck(s)),
     ]
     if s.smallest_pass is not None:
@@ -221,35 +219,55 @@ def _warm_up(seconds: Seconds) -> str:
     return f"{seconds:.1f} s of the encoding, for the first batch and CUDA graphs"
 
 
-def bottleneck(s: Summary) -> str:
-    """The stage that the others waited for, how long, and what to change: one line.
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A row of the summary: a stage, or what the encoder waited for it, and how to shorten it."""
 
-    Encoding is what a run is for: another stage is named only where it held that up by more than
-    `HELD_UP` of the time.
+    name: str
+    row: str
+    seconds: Seconds
+    advice: str
+
+
+def _stages(s: Summary) -> list[_Stage]:
+    """Where the time went, as the summary shows it. The stages overlap: shares may add up to more than 1."""
+    decode = "more --workers where there are cores, recordings on a faster disk or as 16 kHz WAV"
+    disk = "a faster disk for --out, --storage-dtype fp16, fewer --layers"
+    return [
+        _Stage(
+            "encoding",
+            "encoding",
+            s.encode_seconds,
+            "faster with --dtype bf16 where the hardware has it, more --devices, or --layers that end"
+            " earlier",
+        ),
+        _Stage("decoding", "waiting for decode", s.decode_wait, decode),
+        _Stage("writing", "writing", s.write_seconds, disk),
+        _Stage("writing", "waiting for the disk", s.commit_wait, disk),
+    ]
+
+
+def bottleneck(s: Summary) -> str:
+    """The stage whose row of the summary is the largest, its share, and what to change: one line.
+
+    Where that is encoding, and it was held up for more than `HELD_UP` of the time, what it waited for
+    longest is what to change.
     """
-    stages = {
-        "decoding": (
-            s.decode_wait,
-            "the encoder had nothing to do {share:.0%} of the time; more --workers where there are cores,"
-            " recordings on a faster disk or as 16 kHz WAV",
-        ),
-        "writing": (
-            s.commit_wait,
-            "results waited {share:.0%} of the time; a faster disk for --out, --storage-dtype fp16,"
-            " fewer --layers",
-        ),
-    }
-    name, (seconds, advice) = max(stages.items(), key=lambda stage: stage[1][0])
-    share = seconds / s.seconds if s.seconds else 0.0
-    if share <= HELD_UP:
-        name, share = "encoding", s.encode_seconds / s.seconds if s.seconds else 0.0
-        advice = (
-            "busy {share:.0%} of the time, as it should be; faster with --dtype bf16 where the hardware has"
-            " it, more --devices, or --layers that end earlier"
-        )
-        if share < 1 - HELD_UP:
-            advice = "busy {share:.0%} of the time; a larger --batch-seconds or a longer run would fill it"
-    return f"{name}: {advice.format(share=share)}"
+    if not s.seconds:
+        return "-"
+    encoding, decode, writing, disk = _stages(s)
+    most = max((encoding, decode, writing, disk), key=lambda stage: stage.seconds)
+    share = most.seconds / s.seconds
+    if most is not encoding:
+        spent = "" if most is writing else " spent waiting"
+        return f"{most.name}: {share:.0%} of the time{spent}; {most.advice}"
+    if share >= 1 - HELD_UP:
+        return f"encoding: busy {share:.0%} of the time, as it should be; {encoding.advice}"
+    held_up = max(decode, disk, key=lambda stage: stage.seconds)
+    if held_up.seconds > HELD_UP * s.seconds:
+        waited = f"{held_up.row} {held_up.seconds / s.seconds:.0%}"
+        return f"encoding: busy {share:.0%} of the time, {waited}; {held_up.advice}"
+    return f"encoding: busy {share:.0%} of the time; a larger --batch-seconds or a longer run would fill it"
 
 
 def _share(part: Seconds, whole: Seconds) -> str:

@@ -439,6 +439,7 @@ def test_accuracy_rows_are_commands_that_exist() -> None:
                 evaluate = hser_lookup.commands[arguments[0]]
                 assert evaluate.make_context("evaluate", arguments[1:]).params["run"]
             elif program == "hser-extract":
+                assert "--dtype fp32" in text  # `auto` is another dtype on another machine
                 assert hser_extract.make_context("hser-extract", arguments).params["out"]
 
 
@@ -455,6 +456,21 @@ def test_accuracy_keeps_what_was_not_asked_for_and_its_order(tmp_path: Path) -> 
 def test_a_command_that_fails_is_named_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)hser-extract nothing/.*exit code 2.*nothing"):
         accuracy.carry_out("hser-extract nothing/ --model mfcc --out runs/x", tmp_path)
+
+
+def test_accuracy_tables_say_what_the_embeddings_were_computed_in() -> None:
+    """The dtype that a row was measured with; of older rows what their commands asked for."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "accuracy.json").read_text())["rows"]
+    told = {row["name"]: accuracy_tables.dtype(row) for row in rows}
+    assert told.pop("emodb-egemaps-svm") == told.pop("ravdess-egemaps-svm") == "-"
+    assert told["emodb-mfcc-svm"] == "fp32" and set(told.values()) <= {"fp32", accuracy_tables.UNNAMED}
+    for row in (row for row in rows if row["name"] in told):
+        named = all("--dtype fp32" in text for text in row["commands"] if text.startswith("hser-extract"))
+        spectral = "whisper" not in row["features"].lower()
+        assert told[row["name"]] == ("fp32" if named or spectral else "auto")
+    text = accuracy_tables.accuracy_text({"rows": rows}) + accuracy_tables.neighbours_text({"rows": rows})
+    headers = [line for line in text.splitlines() if line.startswith("| ") and "UA %" in line]
+    assert len(headers) == 4 and all("| dtype |" in line for line in headers)
 
 
 def test_rows_of_one_corpus_must_be_tested_alike() -> None:

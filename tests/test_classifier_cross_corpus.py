@@ -64,7 +64,7 @@ def test_a_matrix_is_scikit_learn_by_hand_over_the_common_classes(tmp_path: Path
             if i != k:
                 expected = by_hand(made[i], made[k], matrix.classes)
                 assert cell.figures["UA"] == pytest.approx(expected)
-                own = matrix.cell(test, test)
+                own = matrix.cell(train, train)
                 assert own is not None
                 drop = matrix.drop(cell)
                 assert drop == pytest.approx(own.figures["UA"] - expected)

@@ -17,10 +17,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from classifiers.calibrated_svm import CalibratedSVM
+from classifiers.cli_train import result_lines
+from classifiers.conditions import conditions_of
 from classifiers.config import Experiment, experiment_from
 from classifiers.experiment import open_features, run_experiment, train_on_all
 from classifiers.fit_progress import FitProgress
-from classifiers.fusion import FusedClassifier, mixture_weights
+from classifiers.fusion import PRIOR, FusedClassifier, mixture_weights
 from classifiers.layer_study import run_layer_study
 from classifiers.protocols import make_folds
 from classifiers.results import Result
@@ -102,7 +104,7 @@ def test_permuted_labels_give_chance(tmp_path: Path) -> None:
     rows = corpus(8, takes=6, signal=2.0)
     emotion = np.array([row["emotion"] for row in rows.labels])
     rng = np.random.default_rng(0)
-    for name in set(speakers(rows)):
+    for name in sorted(set(speakers(rows))):  # in their order: the draw is the same every time
         own = np.flatnonzero(np.array(speakers(rows)) == name)
         emotion[own] = rng.permutation(emotion[own])
     labels = [row | {"emotion": str(e)} for row, e in zip(rows.labels, emotion, strict=True)]
@@ -261,6 +263,42 @@ def test_a_gate_learns_whom_to_trust_inside_the_training_rows(tmp_path: Path) ->
     each = [e.predict_proba(part) for e, part in zip(trained.estimator.estimators, x, strict=True)]
     expected = sum(w * p for w, p in zip(trained.estimator.weights, each, strict=True))
     np.testing.assert_allclose(trained.estimator.predict_proba(x), expected, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("better", [0.2, 0.8, 0.98])
+def test_a_gate_does_not_shut_out_a_source_that_knows_something(better: float) -> None:
+    """The other is right more often, and surer of it: the most likely weight of the first is then 0."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=300)
+    sure = np.full((300, 3), 0.005)
+    sure[np.arange(300), y] = 0.99
+    proba = np.stack([np.full((300, 3), 0.2), sure])
+    proba[0, np.arange(300), y] = 0.6  # right in every row
+    wrong = np.flatnonzero(rng.random(300) > better)
+    proba[1, wrong] = np.roll(proba[1, wrong], 1, axis=1)
+    for order in ([0, 1], [1, 0]):
+        weights = mixture_weights(proba[order], y, PRIOR)
+        assert weights.sum() == pytest.approx(1)
+        assert weights.min() > PRIOR / (1 + PRIOR) / 2 - 1e-9
+    shut = np.stack([proba[0], sure])
+    assert mixture_weights(shut, y)[0] < 1e-12  # what it was
+    assert mixture_weights(shut, y, PRIOR)[0] > 0.08
+
+
+def test_the_weights_of_a_fusion_stand_with_its_figure(tmp_path: Path) -> None:
+    a, b, *_ = two_runs(tmp_path)
+    for fusion in ("gate", "average"):
+        experiment = Experiment((a, b), fusion=fusion, inner_folds=2, protocol="grouped-kfold", folds=2)
+        result = run_experiment(experiment)
+        of_folds = np.array([[m["weight"] for m in fold.members] for fold in result.folds[0]])
+        told = result.figures()["weights"]
+        assert [each["features"] for each in told] == [a, b]
+        assert [each["mean"] for each in told] == pytest.approx(of_folds.mean(axis=0))
+        assert [each["lowest"] for each in told] == pytest.approx(of_folds.min(axis=0))
+        (line,) = [line for line in result_lines(result) if line.startswith("weights")]
+        assert all(f"{each['mean']:.2f}" in line for each in told)
+        assert f"weights {told[0]['mean']:.2f} + {told[1]['mean']:.2f}" in str(conditions_of(result))
+    assert run_experiment(Experiment((a, b))).figures()["weights"] is None
 
 
 def test_mixture_weights_are_the_most_likely_ones() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -489,10 +491,11 @@ def test_busy_is_the_share_of_the_streams_that_worked() -> None:
     ("decode", "commit", "encode", "says"),
     [
         (60.0, 5.0, 35.0, ["decoding", "60%", "--workers"]),
-        (5.0, 40.0, 60.0, ["writing", "40%", "--storage-dtype fp16", "faster disk", "--layers"]),
+        (5.0, 60.0, 40.0, ["writing", "60%", "--storage-dtype fp16", "faster disk", "--layers"]),
         (2.0, 1.0, 97.0, ["encoding", "97%", "as it should be"]),
         (2.0, 1.0, 50.0, ["encoding", "50%", "--batch-seconds"]),
-        (20.0, 30.0, 50.0, ["writing", "30%"]),
+        (10.5, 1.0, 86.0, ["encoding", "86%", "--workers"]),
+        (20.0, 30.0, 50.0, ["encoding", "50%", "waiting for the disk 30%", "faster disk"]),
     ],
 )
 def test_the_bottleneck_is_named_with_its_share_and_what_to_change(
@@ -504,6 +507,26 @@ def test_the_bottleneck_is_named_with_its_share_and_what_to_change(
     assert line.startswith(says[0]) and all(word in line for word in says)
     assert "\n" not in line
     assert dict(summary_rows(summary))["bottleneck"] == line
+
+
+def test_the_bottleneck_is_what_its_own_table_says_takes_most() -> None:
+    shares = [0.0, 4.0, 10.4, 33.0, 51.0, 86.0, 99.0]
+    stage_of = {
+        "encoding": "encoding",
+        "waiting for decode": "decoding",
+        "writing": "writing",
+        "waiting for the disk": "writing",
+    }
+    for encode, decode, write, wait in itertools.product(shares, repeat=4):
+        summary = Summary("runs/x", "hubert-large", embedded=1, seconds=100.0)
+        summary.encode_seconds, summary.decode_wait = encode, decode
+        summary.write_seconds, summary.commit_wait = write, wait
+        rows = dict(summary_rows(summary))
+        shown = {row: int(re.search(r"(\d+)% of the time", rows[row])[1]) for row in stage_of}  # type: ignore[index]
+        named = rows["bottleneck"].split(":")[0]
+        most = max(shown[row] for row, stage in stage_of.items() if stage == named)
+        assert most == max(shown.values()), (shown, rows["bottleneck"])
+        assert f"{most}%" in rows["bottleneck"]
 
 
 def test_a_slow_disk_is_found_out_and_does_not_hold_up_the_encoder_alone(

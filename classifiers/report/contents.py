@@ -9,9 +9,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from classifiers.conditions import Conditions, conditions
 from classifiers.folder_aside import settled
 from classifiers.layer_study import NAME as STUDY
-from classifiers.model_folder import Origin, read_config, read_origins
+from classifiers.model_folder import (
+    Origin,
+    conditions_of_model,
+    read_config,
+    read_layer_weights,
+    read_origins,
+)
 from classifiers.projection import FILE as PROJECTION
 from classifiers.projection import Projection, read_projection
 from classifiers.results import Result
@@ -29,6 +36,8 @@ class ModelContents:
     figures: Mapping[str, Any]  # `Result.figures`
     origins: Sequence[Origin]
     projection: Projection | None
+    conditions: Conditions
+    layer_weights: list[float] | None  # of the saved model, where it has learned any
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,11 @@ class StudyContents:
     name: str
     path: str
     values: Mapping[str, Any]
+
+    @property
+    def conditions(self) -> Conditions:
+        used = self.values.get("used", {})  # an earlier version wrote none
+        return conditions(self.values["config"], used, speaker_dependent=self.values["speaker_dependent"])
 
 
 def read_contents(
@@ -75,15 +89,17 @@ def read_contents(
 def _read_model(path: Path, name: str) -> ModelContents:
     at = settled(path)
     result = Result.load(at)
-    picture = at / PROJECTION
+    picture, origins = at / PROJECTION, read_origins(at)
     return ModelContents(
         name,
         str(path),
         read_config(at),
         result,
         result.figures(),
-        read_origins(at),
+        origins,
         read_projection(picture) if picture.is_file() else None,
+        conditions_of_model(result, origins),
+        read_layer_weights(at),
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from classifiers import plots
+from classifiers.config import WRITTEN
 from classifiers.marks import marks_of
-from classifiers.metrics import unweighted_accuracy
+from classifiers.metrics import CAUTION, unweighted_accuracy
 from classifiers.projection import TITLES as METHODS
 from classifiers.protocols import about
 from classifiers.report.contents import ModelContents, StudyContents
@@ -30,6 +31,7 @@ from classifiers.report.markup import (
 from classifiers.report.origins import command_block, commands_of, origin_facts
 from classifiers.report.svg import inline_svg
 from classifiers.result_charts import TITLES, charts_of
+from classifiers.results import mean_by_class
 from extractor.errors import HserError
 
 SHARES = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
@@ -37,7 +39,7 @@ SPEAKER_DEPENDENT = "speaker-dependent"
 EXPLAINED = (
     "UA is the mean recall of the classes, WA the share of recordings that is right; both, and F1, in per"
     " cent. Below each its 95 % bootstrap interval, over recordings, and where they are known over whole"
-    " speakers. ± is the deviation over seeds."
+    " speakers. ± is the deviation over seeds, where they differ."
 )
 
 
@@ -91,25 +93,33 @@ def _figures(models: Sequence[ModelContents]) -> Html:
     rows = []
     for k, model in enumerate(models):
         mean = model.figures["mean"]
+        under = model.conditions
         name = join(
             [
                 tag("a", model.name, href=f"#model-{k}"),
                 tag("small", _tested_as(model)),
+                tag("small", under.normalisation),
             ]
         )
+        classifier = join([tag("span", under.classifier, class_="words"), tag("small", under.parameters)])
+        features = [tag("span", each, class_="words") for each in (under.encoder, under.layer, under.pooling)]
+        features.append(classifier)
         shares = [_share(model.figures, key) for key in SHARES]
-        rows.append([name, *shares, number(mean.get("roc_auc")), number(mean.get("ece"))])
+        rows.append([name, *features, *shares, number(mean.get("roc_auc")), number(mean.get("ece"))])
     values = {m.name: _interval_values(m.figures) for m in models}
+    captions = [f"{m.conditions.encoder}:{m.conditions.layer}, {m.conditions.classifier}" for m in models]
     chart = inline_svg(
-        plots.intervals(values, [1 / len(m.result.classes) for m in models]),
+        plots.intervals(values, [1 / len(m.result.classes) for m in models], captions),
         "ua",
         "UA of each model with its interval",
     )
+    header = ["model", "encoder", "layer", "pooling", "classifier", *SHARES.values(), "ROC-AUC", "ECE"]
     return _section(
         "figures",
         "Figures",
-        table(["model", *SHARES.values(), "ROC-AUC", "ECE"], rows),
+        table(header, rows),
         tag("p", EXPLAINED, class_="note"),
+        tag("p", f"Of several models {CAUTION}.", class_="note") if len(models) > 1 else None,
         tag(
             "div",
             tag("figure", chart, tag("figcaption", "UA, 95 % interval over recordings")),
@@ -119,7 +129,7 @@ def _figures(models: Sequence[ModelContents]) -> Html:
 
 
 def _share(figures: Mapping[str, Any], key: str) -> Html:
-    spread = f" ± {percent(figures['deviation'][key])}" if len(figures["seeds"]) > 1 else None
+    spread = f" ± {percent(figures['deviation'][key])}" if figures["seeds_differ"] else None
     by_speaker = figures["interval_by_speaker"]
     return join(
         [
@@ -195,7 +205,14 @@ def _study(study: StudyContents, k: int) -> Html:
     header = ["layer", "UA", "95 % interval", *list(SHARES.values())[1:]]
     config = study.values["config"]
     protocol = _protocol(config, study.values["speaker_dependent"], study.values.get("incomplete", ()))
-    told = join([f"{config['classifier']}, ", protocol, f", {study.values['num_tested']:,} recordings"])
+    under = study.conditions
+    told = join(
+        [
+            f"{under.encoder}, {under.classifier} ({under.parameters}), ",
+            protocol,
+            f"; {under.normalisation}; {study.values['num_tested']:,} recordings",
+        ]
+    )
     chart = inline_svg(figure, f"study-{k}", "UA of each layer with its interval")
     return _section(
         f"study-{k}",
@@ -217,8 +234,9 @@ def _model(model: ModelContents, k: int) -> Html:
         {result.speakers[row] for row in result.predictions[0].rows.tolist()} if result.speakers else set()
     )
     told = [
-        ("classifier", model.config["classifier"]),
+        *((name, words) for name, words in model.conditions.pairs() if name != "protocol"),
         ("protocol", _tested_as(model)),
+        *_weights(model),
         ("tested", f"{tested:,} recordings" + (f" of {len(speakers)} speakers" if any(speakers) else "")),
         ("classes", ", ".join(result.classes)),
         ("seeds", ", ".join(map(str, result.seeds))),
@@ -236,6 +254,7 @@ def _model(model: ModelContents, k: int) -> Html:
         _charts(model, k),
         _map(model, k),
         _folds(model),
+        _values(model),
         tag("h3", "Where the embeddings came from"),
         *(origin_facts(origin) for origin in model.origins),
         tag("h3", "Commands"),
@@ -245,25 +264,17 @@ def _model(model: ModelContents, k: int) -> Html:
 
 def _by_class(model: ModelContents) -> Html:
     """Means over seeds; a class that no seed has a figure for has none."""
-    seeds = model.figures["seeds"]
-
-    def mean(key: str, name: str) -> float | None:
-        values = [
-            seed[key][name] for seed in seeds if seed[key][name] is not None and np.isfinite(seed[key][name])
-        ]
-        return float(np.mean(values)) if values else None
-
+    seeds, classes = model.figures["seeds"], model.result.classes
+    means = [mean_by_class(seeds, figure, classes) for figure in ("recall", "precision", "f1")]
     rows = [
-        [
-            name,
-            f"{seeds[0]['support'][name]:,}",
-            *(percent(mean(key, name)) for key in ("recall", "precision", "f1")),
-        ]
-        for name in model.result.classes
+        [name, f"{seeds[0]['support'][name]:,}", *(percent(mean[name]) for mean in means)] for name in classes
     ]
-    return join(
-        [tag("h3", "Classes"), table(["class", "recordings", "recall", "precision", "F1"], rows, cards=False)]
-    )
+    header = ["class", "recordings", "recall", "precision", "F1"]
+    return join([tag("h3", "Classes"), _under(model), table(header, rows, cards=False)])
+
+
+def _under(model: ModelContents) -> Html:
+    return tag("p", str(model.conditions), class_="note")
 
 
 def _by_augmentation(model: ModelContents) -> Html | None:
@@ -283,9 +294,9 @@ def _charts(model: ModelContents, k: int) -> Html:
         tag(
             "figure",
             inline_svg(draw(), f"m{k}-{name}", f"{TITLES[name]}, {model.name}"),
-            tag("figcaption", TITLES[name]),
+            tag("figcaption", TITLES[name], tag("small", str(model.conditions))),
         )
-        for name, draw in charts_of(model.result, layers).items()
+        for name, draw in charts_of(model.result, layers, model.layer_weights).items()
     ]
     several = len(model.result.seeds) > 1
     note = tag("p", "Charts show the predictions of all seeds together.", class_="note") if several else None
@@ -378,7 +389,41 @@ def _folds(model: ModelContents) -> Html:
             ua = unweighted_accuracy(y_true, y_pred, len(result.classes)) if here.any() else None
             name = f"{fold.name}, seed {seed}" if len(result.seeds) > 1 else fold.name
             layer = NOTHING if fold.layer is None else str(fold.layer)
-            chosen = ", ".join(f"{key}={value}" for key, value in fold.params.items()) or NOTHING
+            chosen = "; ".join(filter(None, map(_chosen, fold.members))) or NOTHING
             rows.append([name, f"{fold.num_train:,}", f"{fold.num_test:,}", percent(ua), layer, chosen])
     header = ["fold", "trained on", "tested", "UA", "layer selected", "parameters selected"]
-    return tag("details", tag("summary", f"Folds ({len(rows)})"), table(header, rows))
+    summary = tag("summary", f"Folds ({len(rows)})")
+    return tag("details", summary, _under(model), table(header, rows))
+
+
+def _chosen(member: Mapping[str, Any]) -> str:
+    """Of one classifier of a fold; its layer where it is one of several, as that has no column then."""
+    late = member["weight"] != 1.0
+    return ", ".join(
+        f"{key} {number(value, 2) if key == 'weight' else value}" if late else f"{key}={value}"
+        for key, value in member.items()
+        if value is not None and (late or key not in ("layer", "weight"))
+    )
+
+
+def _weights(model: ModelContents) -> list[tuple[str, str]]:
+    """Of a late fusion: mean of the folds, lowest and highest."""
+    each = model.figures["weights"] or []
+    words = (f"{w['features']} {w['mean']:.2f} ({w['lowest']:.2f} to {w['highest']:.2f})" for w in each)
+    return [("weights, over folds", ", ".join(words))] if each else []
+
+
+def _values(model: ModelContents) -> Html:
+    """Every value of the experiment, as the model's config.yaml has it."""
+    every = {key: value for key, value in model.config.items() if key not in WRITTEN}
+    parameters = every.pop("params", {})
+    pairs = [*every.items(), *((f"param {name}", value) for name, value in parameters.items())]
+    known = "" if model.result.used else ": what an earlier version wrote; its defaults were not recorded"
+    summary = tag("summary", f"All values that were used ({len(pairs)}){known}")
+    return tag(
+        "details", summary, facts((name, tag("span", _plain(value), class_="code")) for name, value in pairs)
+    )
+
+
+def _plain(value: Any) -> str:
+    return NOTHING if value is None or value in ({}, []) else str(value)
