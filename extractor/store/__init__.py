@@ -6,7 +6,9 @@ In dependency order:
     run_folder      names and text files of a run folder
     locks           one writer a shard
     parts           one HDF5 part: its format, written and read
+    edition         what an edited run says of its rows now: its manifest, and rows.h5 derived of it
     contents        embeddings.h5: virtual datasets over the parts
+    sources         the finished files and the rows in each
     reader          `Store`
     fit             what the storage dtype cannot hold
     same_settings   is it the run that was asked for?

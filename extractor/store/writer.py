@@ -23,6 +23,17 @@ from typing import Any
 from extractor.errors import StoreError, StoreUnwritable
 from extractor.store.aside import TMP, sync_folder, writable
 from extractor.store.contents import write_contents
+from extractor.store.edition import (
+    check_ids,
+    differs,
+    identity,
+    is_of_edition,
+    manifest_head,
+    read_lines,
+    with_edition,
+    without_edition,
+    write_rows,
+)
 from extractor.store.fit import refuse_overflow
 from extractor.store.locks import FileLock, folder_lock, lock_shard, unlock_shard
 from extractor.store.parts import (
@@ -40,6 +51,7 @@ from extractor.store.run_folder import (
     ERRORS,
     MANIFEST,
     PARTS,
+    ROWS,
     ManifestRow,
     RunInfo,
     batch_path,
@@ -48,7 +60,6 @@ from extractor.store.run_folder import (
     lowest_batch,
     manifest_lines,
     part_path,
-    read_manifest,
     write_text,
 )
 from extractor.store.same_settings import agree
@@ -68,6 +79,7 @@ REFRESH_SHARE = 0.05  # of the time that refreshing may take, when a run is so l
 class RunWriter:
     """The only writer of a run folder, or of its shard of it. Make one with ``open``.
 
+    ``columns``: names of the labels, as the manifest has them; of a new run, as they were asked for.
     ``repaired``: what opening found damaged, and removed to be computed again.
     ``warnings``: what went less well than hoped since, for the user to read.
     """
@@ -75,10 +87,12 @@ class RunWriter:
     def __init__(self, path: Path, info: RunInfo, shard: tuple[int, int], lock: FileLock) -> None:
         self.path = path
         self.info = info
+        self.columns = info.columns
         self.shard = shard
         self.repaired: list[str] = []
         self.warnings: list[str] = []
         self._lock: FileLock | None = lock
+        self._read: tuple[int, ...] = ()  # the manifest that was read last, see `identity`
         self._known: dict[Path, PartInfo] = {}
         self._pending: dict[int, PartInfo] = {}  # own batch files by lowest batch: not yet in a part
         self._group: list[BatchResult] | None = None  # inside `together`: to be written when it ends
@@ -103,6 +117,8 @@ class RunWriter:
 
         ``settings`` (JSON values) are compared with the run's, ``environment`` is only stored.
         ``dim``: D' of each pooling, with ``none`` for frame-level output; None when not known.
+        ``columns``: names of the labels, for a new run; one that is there keeps those of its manifest
+        until ``edit_manifest``. Parts are written with the columns that the run began with.
         ``shard`` (i, n): this process commits the batches with ``index % n == i``.
 
         Raises ``SettingsDiffer``, ``StoreLocked``, ``StoreUnwritable``, ``StoreError``.
@@ -124,11 +140,12 @@ class RunWriter:
                 writer = cls(path, agree(path, asked), shard, lock)
                 with writable(path):
                     removed_part = writer._repair()
+                stale = writer._repair_edition(asked.columns)
                 if not lock.supported:
                     writer.warnings.append(
                         f"{path}: this file system has no locks; see to it that no other process writes there"
                     )
-                if removed_part:  # or embeddings.h5 would name a part that is gone
+                if removed_part or stale:  # or embeddings.h5 would name a part, or labels, of the past
                     writer._write_contents()
             except BaseException:
                 lock.release()
@@ -138,47 +155,107 @@ class RunWriter:
     # Manifest
 
     def manifest(self) -> list[ManifestRow] | None:
-        """The run's manifest; None when the run is new."""
-        path = self.path / MANIFEST
-        return read_manifest(path, self.info.columns) if path.exists() else None
+        """The run's manifest as it is now, dropped lines too, labels in the order of ``columns``; None when
+        the run is new."""
+        if not (self.path / MANIFEST).exists():
+            return None
+        lines = read_lines(self.path, self.info.columns)
+        self.columns, self._read = lines.columns, lines.identity
+        return lines.rows
 
     def write_manifest(self, rows: Iterable[ManifestRow]) -> None:
         """Write a new run's manifest; row k has position k.
 
         Another shard may have written it first: then the two must agree, or ``StoreError``.
         """
-        lines = list(manifest_lines(rows, self.info.columns))
+        rows = list(rows)
+        lines = list(manifest_lines(rows, self.columns))
         path = self.path / MANIFEST
         with folder_lock(self.path):
             if not path.exists():
                 _check_positions(lines)
-                write_text(path, lines)
-            elif path.read_text(encoding="ascii") != "".join(lines):
+                # Columns were others when the run began: then what counts is the manifest from the first.
+                self._replace_manifest(lines, None if self.columns == self.info.columns else 1)
+            elif without_edition(_lines_of(path))[0] != lines:
                 raise StoreError(
                     f"{path}: the run has another manifest than was planned now (another shard started on "
                     "other recordings); start all shards on the same recordings, or name another --out"
                 )
+            self._read = identity(path)
 
     def append_manifest(self, rows: Iterable[ManifestRow]) -> None:
-        """Let the manifest grow: new positions follow the last one.
+        """Let the manifest grow: new positions follow the last one. Labels are in the order of ``columns``.
 
         A row whose position is there already replaces it: the same utterance, planned once more in
         a new batch after it had failed. What another shard has appended already is left as it is.
         """
         path = self.path / MANIFEST
         with folder_lock(self.path):
-            lines = path.read_text(encoding="ascii").splitlines(keepends=True)
-            before = len(lines)
-            for row, line in ((row, next(manifest_lines([row], self.info.columns))) for row in rows):
-                if row.position > len(lines):
-                    raise ValueError(f"position {row.position} after a manifest of {len(lines)} rows")
-                if row.position == len(lines):
-                    lines.append(line)
-                elif line != lines[row.position]:
-                    self._check_replaceable(json.loads(lines[row.position]), row)
-                    lines[row.position] = line
-            _check_positions(lines[before:], before)
-            write_text(path, lines)
+            others = identity(path) != self._read  # another shard was here since
+            lines, edition = without_edition(_lines_of(path))
+            before, grown = len(lines), list(lines)
+            for row, line in ((row, next(manifest_lines([row], self.columns))) for row in rows):
+                if row.position > len(grown):
+                    raise ValueError(f"position {row.position} after a manifest of {len(grown)} rows")
+                if row.position == len(grown):
+                    grown.append(line)
+                elif line != grown[row.position]:
+                    self._check_replaceable(json.loads(grown[row.position]), json.loads(line))
+                    grown[row.position] = line
+            _check_positions(grown[before:], before)
+            if grown != lines:
+                if (manifest_head(self.path) or (self.info.columns,))[0] != self.columns:
+                    raise StoreError(_EDITED.format(path=path))
+                self._replace_manifest(grown, None if edition is None else edition + 1)
+            if not others:
+                self._read = identity(path)
+
+    def edit_manifest(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> None:
+        """Replace the whole manifest: other labels, columns, paths, stamps, lines dropped or appended.
+
+        ``rows`` are all of its lines, those of ``manifest()`` first, with labels in the order of
+        ``columns``. It is a new edition only where readers see something new: other stamps alone, or
+        lines appended to a run that was never edited, are none. Before or after, never between,
+        whatever happens.
+
+        Raises ValueError for rows out of order, a position with another id or span, a dropped line
+        that comes back, an id of two lines that are not dropped; ``StoreError`` when the manifest was
+        changed since ``manifest()`` and is not what is asked for now.
+        """
+        columns = tuple(columns)
+        lines = list(manifest_lines(rows, columns))
+        _check_positions(lines)
+        check_ids(rows)
+        path = self.path / MANIFEST
+        with folder_lock(self.path):
+            there, edition = without_edition(_lines_of(path))
+            others = identity(path) != self._read  # another shard was here since
+            if lines == there or (others and lines == there[: len(lines)]):
+                self.columns = columns
+                return
+            if others:
+                raise StoreError(_EDITED.format(path=path))
+            head = manifest_head(self.path)
+            was = [json.loads(line) for line in there]
+            changed = differs(was, [json.loads(line) for line in lines])
+            changed |= columns != (head[0] if head else self.info.columns)
+            if changed or edition is not None:
+                edition = (edition or 0) + 1
+            self._replace_manifest(lines, edition)
+            self.columns, self._read = columns, identity(path)
+            if changed and (self.path / CONTENTS).exists():
+                self._write_contents()
+
+    def _replace_manifest(self, lines: Sequence[str], edition: int | None) -> None:
+        path = self.path / MANIFEST
+        write_text(path, with_edition(lines, edition))
+        if edition is not None:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        lines = read_lines(self.path, self.info.columns)
+        assert lines.edition is not None
+        write_rows(self.path, lines.rows, lines.columns, lines.edition)
 
     # Batches
 
@@ -229,7 +306,8 @@ class RunWriter:
     def _write(self, group: Sequence[BatchResult]) -> None:
         group = sorted(group, key=lambda result: result.batch)
         parts_before = self._num_parts
-        contents = batch_contents(group, self.info.columns, self.info.layers, self.info.storage_dtype)
+        info = self.info
+        contents = batch_contents(group, info.columns, info.layers, info.storage_dtype, self.columns)
         lowest = group[0].batch
         if sum(array.num_bytes for array in contents.embeddings.values()) >= self._part_bytes():
             write_part(part_path(self.path, lowest), contents, kind="part")
@@ -311,6 +389,18 @@ class RunWriter:
         self._committed |= {batch for info in self._pending.values() for batch in info.batches}
         return len(whole) < len(parts)
 
+    def _repair_edition(self, asked: tuple[str, ...]) -> bool:
+        """Bring ``rows.h5`` level with the manifest. True when ``embeddings.h5`` is of another edition."""
+        head = manifest_head(self.path)
+        if head is None:
+            self.columns = self.info.columns if (self.path / MANIFEST).exists() else asked
+            return False
+        self.columns, edition = head
+        if not is_of_edition(self.path / ROWS, edition):
+            self._write_rows()
+        contents = self.path / CONTENTS
+        return contents.exists() and not is_of_edition(contents, edition)
+
     def _checked(self, path: Path) -> PartInfo | None:
         number = lowest_batch(path.name)
         try:
@@ -341,17 +431,19 @@ class RunWriter:
         if num_rows and self.info.dim and given != {*self.info.dim}:
             raise ValueError(f"poolings {sorted(given)}, the run has {sorted(self.info.dim)}")
 
-    def _check_replaceable(self, there: Mapping[str, Any], row: ManifestRow) -> None:
+    def _check_replaceable(self, there: Mapping[str, Any], line: Mapping[str, Any]) -> None:
         """Another shard may have planned the same recordings since this one read the manifest."""
-        if there["id"] != row.utterance.id:
+        if there["id"] != line["id"]:
             raise StoreError(
-                f"{self.path}: position {row.position} is another recording than {row.utterance.id!r}; "
+                f"{self.path}: position {line['position']} is another recording than {line['id']!r}; "
                 "the manifest has grown in the meantime, run the same command again"
             )
+        if any(there.get(key) != line.get(key) for key in ("labels", "dropped")):
+            raise StoreError(_EDITED.format(path=self.path / MANIFEST))
         planned_elsewhere = self.shard[1] > 1 and there["batch"] >= 0 and there["batch"] not in self.done()
         if planned_elsewhere:
             raise StoreError(
-                f"{self.path}: {row.utterance.id!r} is already planned anew, by another shard; "
+                f"{self.path}: {line['id']!r} is already planned anew, by another shard; "
                 "run again without --retry-failed"
             )
 
@@ -410,6 +502,13 @@ class RunWriter:
     def _write_contents(self) -> None:
         write_contents(self.path, self.info)
         write_text(self.path / ERRORS, (failure_json(failure) + "\n" for failure in Store(self.path).errors))
+
+
+_EDITED = "{path}: was edited in the meantime, by another shard or command; run the same command again"
+
+
+def _lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="ascii").splitlines(keepends=True)
 
 
 def _check_positions(lines: Sequence[str], first: int = 0) -> None:
