@@ -7,6 +7,7 @@ In dependency order:
     locks           one writer a shard
     parts           one HDF5 part: its format, written and read
     edition         what an edited run says of its rows now: its manifest, and rows.h5 derived of it
+    editing         the manifest is written, grows, is edited
     contents        embeddings.h5: virtual datasets over the parts
     sources         the finished files and the rows in each
     reader          `Store`

@@ -12,11 +12,9 @@ read: slower, with the same answer. The next writer puts it right.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -34,7 +32,6 @@ from extractor.store.parts import (
 )
 from extractor.store.run_folder import FORMAT, MANIFEST, ROWS, ManifestRow, read_head, read_manifest
 
-_LAST = re.compile(r',"edition":(\d+)\}\n\Z')
 _READINGS = 100  # of a manifest, before one gives up on one that changes all the time
 
 
@@ -146,49 +143,6 @@ def read_lines(run: Path, written: Sequence[str]) -> Lines:
 def identity(path: Path) -> tuple[int, ...]:
     there = path.stat()
     return (there.st_ino, there.st_mtime_ns, there.st_size)
-
-
-def with_edition(lines: Sequence[str], edition: int | None) -> list[str]:
-    if edition is None or not lines:
-        return list(lines)
-    return [f'{lines[0][:-2]},"edition":{edition}}}\n', *lines[1:]]  # before the last brace
-
-
-def without_edition(lines: list[str]) -> tuple[list[str], int | None]:
-    """The lines as ``manifest_lines`` makes them, and the edition."""
-    found = _LAST.search(lines[0]) if lines else None
-    if found is None:
-        return lines, None
-    return [lines[0][: found.start()] + "}\n", *lines[1:]], int(found[1])
-
-
-def differs(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether readers see another thing in the lines ``now`` than in ``was``: a new edition.
-
-    Raises ValueError for what no edit may do.
-    """
-    if len(now) < len(was):
-        raise ValueError(
-            f"the manifest has {len(was)} lines, {len(now)} shall replace them; drop lines instead"
-        )
-    changed = False
-    for old, new in zip(was, now, strict=False):
-        if any(old[key] != new[key] for key in ("id", "start", "end")):
-            raise ValueError(f"position {old['position']} is {old['id']!r}, for good; append {new['id']!r}")
-        if old.get("dropped") and not new.get("dropped"):
-            raise ValueError(f"position {old['position']} is dropped, for good; append {new['id']!r} anew")
-        changed |= any(old.get(key) != new.get(key) for key in ("path", "labels", "dropped"))
-    return changed
-
-
-def check_ids(rows: Iterable[ManifestRow]) -> None:
-    """Raises ValueError for an id that two lines have which are not dropped."""
-    seen: set[str] = set()
-    for row in rows:
-        if not row.dropped and row.utterance.id in seen:
-            raise ValueError(f"id {row.utterance.id!r} is of two lines that are not dropped")
-        if not row.dropped:
-            seen.add(row.utterance.id)
 
 
 # rows.h5

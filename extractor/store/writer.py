@@ -23,17 +23,7 @@ from typing import Any
 from extractor.errors import StoreError, StoreUnwritable
 from extractor.store.aside import TMP, sync_folder, writable
 from extractor.store.contents import write_contents
-from extractor.store.edition import (
-    check_ids,
-    differs,
-    identity,
-    is_of_edition,
-    manifest_head,
-    read_lines,
-    with_edition,
-    without_edition,
-    write_rows,
-)
+from extractor.store.editing import RunManifest
 from extractor.store.fit import refuse_overflow
 from extractor.store.locks import FileLock, folder_lock, lock_shard, unlock_shard
 from extractor.store.parts import (
@@ -49,16 +39,13 @@ from extractor.store.reader import Store
 from extractor.store.run_folder import (
     CONTENTS,
     ERRORS,
-    MANIFEST,
     PARTS,
-    ROWS,
     ManifestRow,
     RunInfo,
     batch_path,
     failure_json,
     list_files,
     lowest_batch,
-    manifest_lines,
     part_path,
     write_text,
 )
@@ -79,7 +66,6 @@ REFRESH_SHARE = 0.05  # of the time that refreshing may take, when a run is so l
 class RunWriter:
     """The only writer of a run folder, or of its shard of it. Make one with ``open``.
 
-    ``columns``: names of the labels, as the manifest has them; of a new run, as they were asked for.
     ``repaired``: what opening found damaged, and removed to be computed again.
     ``warnings``: what went less well than hoped since, for the user to read.
     """
@@ -87,12 +73,11 @@ class RunWriter:
     def __init__(self, path: Path, info: RunInfo, shard: tuple[int, int], lock: FileLock) -> None:
         self.path = path
         self.info = info
-        self.columns = info.columns
+        self._manifest = RunManifest(path, info.columns)
         self.shard = shard
         self.repaired: list[str] = []
         self.warnings: list[str] = []
         self._lock: FileLock | None = lock
-        self._read: tuple[int, ...] = ()  # the manifest that was read last, see `identity`
         self._known: dict[Path, PartInfo] = {}
         self._pending: dict[int, PartInfo] = {}  # own batch files by lowest batch: not yet in a part
         self._group: list[BatchResult] | None = None  # inside `together`: to be written when it ends
@@ -140,7 +125,7 @@ class RunWriter:
                 writer = cls(path, agree(path, asked), shard, lock)
                 with writable(path):
                     removed_part = writer._repair()
-                stale = writer._repair_edition(asked.columns)
+                stale = writer._manifest.repair(asked.columns)
                 if not lock.supported:
                     writer.warnings.append(
                         f"{path}: this file system has no locks; see to it that no other process writes there"
@@ -154,34 +139,23 @@ class RunWriter:
 
     # Manifest
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the labels, as the manifest has them; of a new run, as they were asked for."""
+        return self._manifest.columns
+
     def manifest(self) -> list[ManifestRow] | None:
         """The run's manifest as it is now, dropped lines too, labels in the order of ``columns``; None when
         the run is new."""
-        if not (self.path / MANIFEST).exists():
-            return None
-        lines = read_lines(self.path, self.info.columns)
-        self.columns, self._read = lines.columns, lines.identity
-        return lines.rows
+        return self._manifest.read()
 
     def write_manifest(self, rows: Iterable[ManifestRow]) -> None:
         """Write a new run's manifest; row k has position k.
 
         Another shard may have written it first: then the two must agree, or ``StoreError``.
         """
-        rows = list(rows)
-        lines = list(manifest_lines(rows, self.columns))
-        path = self.path / MANIFEST
         with folder_lock(self.path):
-            if not path.exists():
-                _check_positions(lines)
-                # Columns were others when the run began: then what counts is the manifest from the first.
-                self._replace_manifest(lines, None if self.columns == self.info.columns else 1)
-            elif without_edition(_lines_of(path))[0] != lines:
-                raise StoreError(
-                    f"{path}: the run has another manifest than was planned now (another shard started on "
-                    "other recordings); start all shards on the same recordings, or name another --out"
-                )
-            self._read = identity(path)
+            self._manifest.write(rows)
 
     def append_manifest(self, rows: Iterable[ManifestRow]) -> None:
         """Let the manifest grow: new positions follow the last one. Labels are in the order of ``columns``.
@@ -189,26 +163,12 @@ class RunWriter:
         A row whose position is there already replaces it: the same utterance, planned once more in
         a new batch after it had failed. What another shard has appended already is left as it is.
         """
-        path = self.path / MANIFEST
+
+        def planned_elsewhere(batch: int) -> bool:
+            return self.shard[1] > 1 and batch >= 0 and batch not in self.done()
+
         with folder_lock(self.path):
-            others = identity(path) != self._read  # another shard was here since
-            lines, edition = without_edition(_lines_of(path))
-            before, grown = len(lines), list(lines)
-            for row, line in ((row, next(manifest_lines([row], self.columns))) for row in rows):
-                if row.position > len(grown):
-                    raise ValueError(f"position {row.position} after a manifest of {len(grown)} rows")
-                if row.position == len(grown):
-                    grown.append(line)
-                elif line != grown[row.position]:
-                    self._check_replaceable(json.loads(grown[row.position]), json.loads(line))
-                    grown[row.position] = line
-            _check_positions(grown[before:], before)
-            if grown != lines:
-                if (manifest_head(self.path) or (self.info.columns,))[0] != self.columns:
-                    raise StoreError(_EDITED.format(path=path))
-                self._replace_manifest(grown, None if edition is None else edition + 1)
-            if not others:
-                self._read = identity(path)
+            self._manifest.append(rows, planned_elsewhere)
 
     def edit_manifest(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> None:
         """Replace the whole manifest: other labels, columns, paths, stamps, lines dropped or appended.
@@ -222,40 +182,9 @@ class RunWriter:
         that comes back, an id of two lines that are not dropped; ``StoreError`` when the manifest was
         changed since ``manifest()`` and is not what is asked for now.
         """
-        columns = tuple(columns)
-        lines = list(manifest_lines(rows, columns))
-        _check_positions(lines)
-        check_ids(rows)
-        path = self.path / MANIFEST
         with folder_lock(self.path):
-            there, edition = without_edition(_lines_of(path))
-            others = identity(path) != self._read  # another shard was here since
-            if lines == there or (others and lines == there[: len(lines)]):
-                self.columns = columns
-                return
-            if others:
-                raise StoreError(_EDITED.format(path=path))
-            head = manifest_head(self.path)
-            was = [json.loads(line) for line in there]
-            changed = differs(was, [json.loads(line) for line in lines])
-            changed |= columns != (head[0] if head else self.info.columns)
-            if changed or edition is not None:
-                edition = (edition or 0) + 1
-            self._replace_manifest(lines, edition)
-            self.columns, self._read = columns, identity(path)
-            if changed and (self.path / CONTENTS).exists():
+            if self._manifest.edit(rows, columns) and (self.path / CONTENTS).exists():
                 self._write_contents()
-
-    def _replace_manifest(self, lines: Sequence[str], edition: int | None) -> None:
-        path = self.path / MANIFEST
-        write_text(path, with_edition(lines, edition))
-        if edition is not None:
-            self._write_rows()
-
-    def _write_rows(self) -> None:
-        lines = read_lines(self.path, self.info.columns)
-        assert lines.edition is not None
-        write_rows(self.path, lines.rows, lines.columns, lines.edition)
 
     # Batches
 
@@ -389,18 +318,6 @@ class RunWriter:
         self._committed |= {batch for info in self._pending.values() for batch in info.batches}
         return len(whole) < len(parts)
 
-    def _repair_edition(self, asked: tuple[str, ...]) -> bool:
-        """Bring ``rows.h5`` level with the manifest. True when ``embeddings.h5`` is of another edition."""
-        head = manifest_head(self.path)
-        if head is None:
-            self.columns = self.info.columns if (self.path / MANIFEST).exists() else asked
-            return False
-        self.columns, edition = head
-        if not is_of_edition(self.path / ROWS, edition):
-            self._write_rows()
-        contents = self.path / CONTENTS
-        return contents.exists() and not is_of_edition(contents, edition)
-
     def _checked(self, path: Path) -> PartInfo | None:
         number = lowest_batch(path.name)
         try:
@@ -430,22 +347,6 @@ class RunWriter:
         given = {*result.pooled} | ({NO_POOLING} if result.frames else set())
         if num_rows and self.info.dim and given != {*self.info.dim}:
             raise ValueError(f"poolings {sorted(given)}, the run has {sorted(self.info.dim)}")
-
-    def _check_replaceable(self, there: Mapping[str, Any], line: Mapping[str, Any]) -> None:
-        """Another shard may have planned the same recordings since this one read the manifest."""
-        if there["id"] != line["id"]:
-            raise StoreError(
-                f"{self.path}: position {line['position']} is another recording than {line['id']!r}; "
-                "the manifest has grown in the meantime, run the same command again"
-            )
-        if any(there.get(key) != line.get(key) for key in ("labels", "dropped")):
-            raise StoreError(_EDITED.format(path=self.path / MANIFEST))
-        planned_elsewhere = self.shard[1] > 1 and there["batch"] >= 0 and there["batch"] not in self.done()
-        if planned_elsewhere:
-            raise StoreError(
-                f"{self.path}: {line['id']!r} is already planned anew, by another shard; "
-                "run again without --retry-failed"
-            )
 
     def _part_bytes(self) -> int:
         """Size from which a file is a part."""
@@ -502,19 +403,6 @@ class RunWriter:
     def _write_contents(self) -> None:
         write_contents(self.path, self.info)
         write_text(self.path / ERRORS, (failure_json(failure) + "\n" for failure in Store(self.path).errors))
-
-
-_EDITED = "{path}: was edited in the meantime, by another shard or command; run the same command again"
-
-
-def _lines_of(path: Path) -> list[str]:
-    return path.read_text(encoding="ascii").splitlines(keepends=True)
-
-
-def _check_positions(lines: Sequence[str], first: int = 0) -> None:
-    for position, line in enumerate(lines, first):
-        if not line.startswith(f'{{"position":{position},'):
-            raise ValueError(f"manifest row {position} is out of order: {line[:40]}")
 
 
 def _check_space(path: Path, num_bytes: int) -> None:
