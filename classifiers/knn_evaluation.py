@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from classifiers.lookup.vote import NO_VOTE, vote
-from classifiers.lookup.where import factor
 from classifiers.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.neighbours import Groups, nearest, unit
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
+from extractor.where import factor
 
 GROUP_COLUMNS = ("id", "path")  # beside the labels: leave one recording, or one file, out
 

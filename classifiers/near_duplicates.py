@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.lookup.where import factor
 from classifiers.neighbours import similar_pairs, unit
 from extractor.store import Store
+from extractor.where import factor
 
 THRESHOLD = 0.999  # cosine
 PAIRS_KEPT = 20
