@@ -203,8 +203,8 @@ def test_what_no_edit_may_do(run: Path) -> None:
         refused("out of order", [*rows[1:], rows[0]])
         refused("11 shall replace", rows[:-1])
         refused("dropped, for good", [replace(row, dropped="") for row in rows])
-        other = replace(rows[0], utterance=replace(rows[0].utterance, id="other"))
-        refused("for good; append 'other'", [other, *rows[1:]])
+        other = replace(rows[0], utterance=replace(rows[0].utterance, start=0.5))
+        refused("for good; append the new cut", [other, *rows[1:]])
         refused("of two lines", [*rows, replace(rows[0], position=12, batch=4)])
     assert (run / MANIFEST).read_bytes() == before
 
@@ -244,3 +244,19 @@ def test_a_damaged_cache_is_named(run: Path) -> None:
     (problem,) = verify(run)
     assert ROWS in problem
     assert "labels/emotion" in problem
+
+
+def test_a_row_that_gets_another_id_is_found_under_it(run: Path) -> None:
+    """In the store, in embeddings.h5, in a pack; and what is checked finds nothing wrong."""
+    with Store(run) as store:
+        was = store.ids
+    edited(
+        run,
+        lambda row: replace(row, utterance=replace(row.utterance, id="other")) if row.position == 2 else row,
+    )
+    with Store(run) as store:
+        now = ["other" if name == was[store.positions.tolist().index(2)] else name for name in was]
+        assert store.ids == now
+    with h5py.File(run / "embeddings.h5") as h5:
+        assert sorted(value.decode() for value in h5["id"][:]) == sorted(now)
+    assert verify(run) == []

@@ -106,7 +106,7 @@ def _describe(path: Path, edition: Edition | None) -> _Part:
 
 
 def _copy_rows(h5: h5py.File, name: str, kind: str, parts: Sequence[_Part], edition: Edition) -> None:
-    if name == "path" or name.startswith("labels/"):
+    if name in ("id", "path") or name.startswith("labels/"):
         values = edition.text(name)
         write_text_column(h5, name, [value for part in parts for value in values[part.positions[part.rows]]])
         return

@@ -173,9 +173,11 @@ def _differs(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]])
         )
     changed = False
     for old, new in zip(was, now, strict=False):
-        if any(old[key] != new[key] for key in ("id", "start", "end")):
-            raise ValueError(f"position {old['position']} is {old['id']!r}, for good; append {new['id']!r}")
+        if any(old[key] != new[key] for key in ("start", "end")):
+            raise ValueError(
+                f"position {old['position']} is cut as {old['id']!r}, for good; append the new cut"
+            )
         if old.get("dropped") and not new.get("dropped"):
             raise ValueError(f"position {old['position']} is dropped, for good; append {new['id']!r} anew")
-        changed |= any(old.get(key) != new.get(key) for key in ("path", "labels", "dropped"))
+        changed |= any(old.get(key) != new.get(key) for key in ("id", "path", "labels", "dropped"))
     return changed

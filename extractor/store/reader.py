@@ -343,7 +343,7 @@ class Store:
         return values
 
     def _read_column(self, name: str, kind: str) -> np.ndarray:
-        if self._edition is not None and (name == "path" or name.startswith("labels/")):
+        if self._edition is not None and (name in ("id", "path") or name.startswith("labels/")):
             return self._edition.text(name)[self._positions]
         out = np.empty(len(self), object if kind is TEXT else kind)
 

@@ -60,6 +60,8 @@ def _counts(run: Path, info: RunInfo) -> list[str]:
     planned = {row.position: row.utterance.id for row in lines.rows}
     dropped = {row.position for row in lines.rows if row.dropped}
     rows = _positions_and_ids(run)
+    if lines.edition is not None:  # a recording may have another id now than its part was written with
+        rows = [(at, planned.get(at, key)) for at, key in rows]
     count_of = Counter(key for at, key in rows if at not in dropped)
     twice = [key for key, count in count_of.items() if count > 1]
     if twice:  # Store would refuse to read failures from such a run

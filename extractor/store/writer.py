@@ -178,7 +178,7 @@ class RunWriter:
         lines appended to a run that was never edited, are none. Before or after, never between,
         whatever happens.
 
-        Raises ValueError for rows out of order, a position with another id or span, a dropped line
+        Raises ValueError for rows out of order, a position with another span, a dropped line
         that comes back, an id of two lines that are not dropped; ``StoreError`` when the manifest was
         changed since ``manifest()`` and is not what is asked for now.
         """
