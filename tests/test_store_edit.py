@@ -15,6 +15,7 @@ from store_cases import COLUMNS, DIM, batches, content, manifest_of, one_row, op
 from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store.pack import pack
+from extractor.store.parts import decode_text
 from extractor.store.run_folder import BY_HAND, CONTENTS, ERRORS, MANIFEST, REPLACED, ROWS, ManifestRow
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure
@@ -119,7 +120,7 @@ def test_a_replaced_recording_is_a_new_line_of_the_same_id(run: Path) -> None:
         rows[first.position] = replace(first, dropped=REPLACED)
         again = replace(first, position=12, batch=4, size=5, mtime_ns=7)
         writer.edit_manifest([*rows, again], COLUMNS)
-        failure = Failure(first.utterance.id, "", "decode", "changed, and broken")
+        failure = Failure(first.utterance.id, first.utterance.path, "decode", "changed, and broken")
         writer.commit(BatchResult(4, [], {}, (), [failure]))
     assert failure in Store(run).errors
     assert first.utterance.id not in Store(run).ids
@@ -258,5 +259,26 @@ def test_a_row_that_gets_another_id_is_found_under_it(run: Path) -> None:
         now = ["other" if name == was[store.positions.tolist().index(2)] else name for name in was]
         assert store.ids == now
     with h5py.File(run / "embeddings.h5") as h5:
-        assert sorted(value.decode() for value in h5["id"][:]) == sorted(now)
+        assert sorted(decode_text(h5["id"][:])) == sorted(now)
     assert verify(run) == []
+
+
+def test_failures_are_of_the_line_that_had_their_id(run: Path) -> None:
+    """A recording that failed gets another id, and a new one its old id: each has its own failure."""
+    failure = Store(run).errors[0]
+    with opened(run) as writer:
+        rows = writer.manifest()
+        assert rows is not None
+        (old,) = [row for row in rows if row.utterance.id == failure.id]
+        rows[old.position] = replace(old, utterance=replace(old.utterance, id="longer"))
+        new = replace(old, position=12, batch=4, utterance=replace(old.utterance, path="/new"))
+        writer.edit_manifest([*rows, new], COLUMNS)
+        known = {each.id: each for each in Store(run).errors}
+        assert failure.id not in known
+        assert known["longer"].reason == failure.reason
+        writer.commit(BatchResult(4, [], {}, (), [Failure(failure.id, "/new", "decode", "another")]))
+    known = {each.id: each for each in Store(run).errors}
+    assert (known["longer"].reason, known[failure.id].reason) == (failure.reason, "another")
+    assert verify(run) == []
+    (run / ROWS).unlink()
+    assert {each.id: each for each in Store(run).errors} == known

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +90,19 @@ class RunManifest:
     def edit(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> bool:
         """Whether readers see something new."""
         columns = tuple(columns)
-        lines = list(manifest_lines(rows, columns))
-        _check_positions(lines)
         _check_ids(rows)
         there, edition = self._lines()
+        was = [json.loads(line) for line in there]
+        known = [_with_former_ids(row, old) for row, old in zip(rows, was, strict=False)]
+        lines = list(manifest_lines([*known, *rows[len(known) :]], columns))
+        _check_positions(lines)
         others = identity(self._path) != self._read  # another shard was here since
         if others and lines != there[: len(lines)]:
             raise StoreError(_EDITED.format(path=self._path))
         if others or lines == there:
             self.columns = columns
             return False
-        changed = _differs([json.loads(line) for line in there], [json.loads(line) for line in lines])
+        changed = _differs(was, [json.loads(line) for line in lines])
         changed |= columns != self._columns_there()
         if changed or edition is not None:
             edition = (edition or 0) + 1
@@ -148,6 +151,14 @@ class RunManifest:
                 f"{self._run}: {line['id']!r} is already planned anew, by another shard; "
                 "run again without --retry-failed"
             )
+
+
+def _with_former_ids(row: ManifestRow, old: Mapping[str, Any]) -> ManifestRow:
+    """The row with the ids that its line had, which failures in parts carry."""
+    former = [(name, batch) for name, batch in old.get("former", ())]
+    if old["id"] != row.utterance.id:
+        former.append((old["id"], old["batch"]))
+    return row if row.former == tuple(former) else replace(row, former=tuple(former))
 
 
 def _check_positions(lines: Sequence[str], first: int = 0) -> None:

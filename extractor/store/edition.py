@@ -4,7 +4,7 @@ Parts keep the labels they were written with. Once labels, columns, paths or dro
 manifest are others, its line 0 carries ``"edition": n``, and n grows by one with every change from
 then on. A manifest that was never edited has none, and readers take everything from the parts.
 
-``rows.h5`` holds ``id path dropped batch labels/<column>`` of every position, for readers that cannot
+``rows.h5`` holds ``id path dropped former batch labels/<column>`` of every position, for readers that cannot
 wait for millions of lines of JSON, and the edition that it is of. The manifest is renamed first. Where
 ``rows.h5`` is of another edition (killed in between), is missing or damaged, the manifest itself is
 read: slower, with the same answer. The next writer puts it right.
@@ -12,6 +12,8 @@ read: slower, with the same answer. The next writer puts it right.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ from extractor.store.parts import (
     label_dataset,
     open_part,
 )
-from extractor.store.run_folder import FORMAT, MANIFEST, ROWS, ManifestRow, read_head, read_manifest
+from extractor.store.run_folder import FORMAT, MANIFEST, ROWS, ManifestRow, read_head, read_manifest, to_json
 
 _READINGS = 100  # of a manifest, before one gives up on one that changes all the time
 
@@ -55,9 +57,10 @@ class Edition:
     dropped: np.ndarray  # bool
     batches: np.ndarray  # int64
     _texts: dict[str, np.ndarray] = field(default_factory=dict)
+    _called: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # see `line_of`
 
     def text(self, name: str) -> np.ndarray:
-        """``id``, ``path``, ``dropped`` or ``labels/<column>`` of every position, as str.
+        """``id``, ``path``, ``dropped``, ``former`` or ``labels/<column>`` of every position, as str.
 
         Raises ``StoreError`` when the run was edited since.
         """
@@ -78,16 +81,21 @@ class Edition:
         known = positions < len(self.dropped)
         return known & ~self.dropped[np.where(known, positions, 0)]
 
-    def superseded(self) -> dict[str, int]:
-        """For each id with a dropped line, the last batch that such a line was in.
+    def line_of(self, batch: int, name: str) -> int | None:
+        """Position of the line that was called ``name`` when it failed in ``batch``; None if it is dropped.
 
-        Its failures up to there are those of a recording that is gone.
+        Several lines may have had one id, one after the other: of a recording that was replaced, or that
+        has another id now. Batches count upwards, so each is the line's whose last one comes first.
         """
-        last: dict[str, int] = {}
-        at = np.flatnonzero(self.dropped)
-        for key, batch in zip(self.text("id")[at], self.batches[at].tolist(), strict=True):
-            last[key] = max(batch, last.get(key, -1))
-        return last
+        if not self._called:
+            for position, key in enumerate(self.text("id")):
+                last = int(self.batches[position]) if self.dropped[position] else sys.maxsize
+                self._called.setdefault(key, []).append((last, position))
+            for position in np.flatnonzero(self.text("former") != "").tolist():
+                for key, last in json.loads(self.text("former")[position]):
+                    self._called.setdefault(key, []).append((last, position))
+        lines = [position for last, position in sorted(self._called.get(name, ())) if last >= batch]
+        return lines[0] if lines and not self.dropped[lines[0]] else None
 
     def _from_manifest(self) -> dict[str, np.ndarray]:
         lines = read_lines(self.path.parent, self.columns)
@@ -211,6 +219,7 @@ def _texts(rows: Sequence[ManifestRow], columns: Sequence[str]) -> dict[str, lis
         "id": lambda row: row.utterance.id,
         "path": lambda row: row.utterance.path,
         "dropped": lambda row: row.dropped,
+        "former": lambda row: to_json(row.former) if row.former else "",
     }
     texts = {name: [value(row) for row in rows] for name, value in of_row.items()}
     for k, column in enumerate(columns):

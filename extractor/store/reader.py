@@ -11,6 +11,7 @@ layer of one chunk of rows, beside the array that is returned.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -395,18 +396,25 @@ class Store:
         return [layers.index(number) for number in named]
 
     def _read_errors(self) -> list[Failure]:
-        failures: dict[str, Failure] = {}
+        failures: dict[Any, Failure] = {}  # by id; of an edited run by position
+        edition = self._edition
         manifest = self.path / MANIFEST
         if not self._packed and manifest.exists():
-            failures = {failure.id: failure for failure in probe_failures(manifest)}
-        gone = self._edition.superseded() if self._edition is not None else {}
+            for failure in probe_failures(manifest):
+                key = failure.id if edition is None else edition.line_of(sys.maxsize, failure.id)
+                if key is not None:  # of this edition
+                    failures[key] = failure
         in_batches = (pair for source in self._sources for pair in source.failures)
         for batch, failure in sorted(in_batches, key=lambda pair: pair[0]):
-            if batch > gone.get(failure.id, -1):
-                failures.pop(failure.id, None)
-                failures[failure.id] = failure
-        done = self._ids_among(failures) if failures else set()
-        return [failure for key, failure in failures.items() if key not in done]
+            key = failure.id if edition is None else edition.line_of(batch, failure.id)
+            if key is not None:
+                failures.pop(key, None)
+                failures[key] = failure
+        if edition is None:
+            done = self._ids_among([failure.id for failure in failures.values()]) if failures else set()
+            return [failure for key, failure in failures.items() if key not in done]
+        names, paths, done = edition.text("id"), edition.text("path"), set(self._positions.tolist())
+        return [replace(f, id=names[k], path=paths[k]) for k, f in failures.items() if k not in done]
 
     def _ids_among(self, wanted: Iterable[str]) -> set[str]:
         """Which of these ids have a row; found without making a str of every id."""
@@ -414,7 +422,7 @@ class Store:
         found: set[str] = set()
 
         def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
-            ids = h5["id"][:][local]
+            ids = h5["id"][:]
             found.update(decode_text(ids[np.isin(ids, names)]))
             return local
 

@@ -85,6 +85,7 @@ class ManifestRow:
     ``dropped`` says why the line counts no more (``REPLACED``, ``LEFT_INPUT`` or ``BY_HAND``), and is
     empty while it does. Its position is never used again, and its line never comes back: a recording
     that does is a new line. Ids are unique among the lines that count.
+    ``former`` are ids that it had before, each with its batch then: failures in parts carry them.
     ``size`` (bytes) and ``mtime_ns`` are the recording's file when it was planned; None where nobody looked.
     """
 
@@ -94,6 +95,7 @@ class ManifestRow:
     batch: int
     failure: Failure | None = None
     dropped: str = ""
+    former: tuple[tuple[str, int], ...] = ()
     size: int | None = None
     mtime_ns: int | None = None
 
@@ -173,6 +175,8 @@ def manifest_lines(rows: Iterable[ManifestRow], columns: Sequence[str]) -> Itera
             line |= {"stage": row.failure.stage, "reason": row.failure.reason}
         if row.dropped:
             line["dropped"] = row.dropped
+        if row.former:
+            line["former"] = row.former
         if row.size is not None:
             line |= {"size": row.size, "mtime_ns": row.mtime_ns}
         yield to_json(line) + "\n"
@@ -227,6 +231,7 @@ def _manifest_row(values: Mapping[str, Any], columns: Sequence[str]) -> Manifest
         batch=values["batch"],
         failure=failure,
         dropped=values.get("dropped", ""),
+        former=tuple([(name, batch) for name, batch in values.get("former", ())]),
         size=values.get("size"),
         mtime_ns=values.get("mtime_ns"),
     )
