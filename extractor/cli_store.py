@@ -102,6 +102,22 @@ def drop(run: str, where: str, dry_run: bool) -> None:
     click.echo(f"{run}: {_count(len(gone), 'row')} {'would be ' if dry_run else ''}dropped")
 
 
+@hser_store.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Folder of the new run.")
+@click.option("--incomplete", is_flag=True, help="Take runs that are not done, too: the new one goes on.")
+def merge(runs: tuple[str, ...], out: str, incomplete: bool) -> None:
+    """Make one new run of several that have the same settings. They stay as they are.
+
+    An id that an earlier run has gets the later run's folder name before it.
+    """
+    from extractor.merge import merge as merge_runs
+
+    merged = merge_runs(runs, out, incomplete)
+    click.echo(f"{out}: {_count(merged.num_rows, 'row')}, {merged.num_failed} failed")
+    _say_ids("of one id in several runs, now called", merged.renamed)
+
+
 def main() -> None:
     """Entry point."""
     run_command(hser_store)

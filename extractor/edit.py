@@ -45,7 +45,7 @@ def relabel(run: str | PathLike[str], manifest: Manifest) -> Relabelled:
     Copies take their original's. A column that is empty in the whole manifest says nothing.
     Raises ``StoreError`` where copies were drawn by labels that change: they have to be made again.
     """
-    with _resumed(run) as writer:
+    with RunWriter.resume(_folder(run)) as writer:
         rows, columns = writer.manifest() or [], writer.columns
         copied = writer.info.settings.get("augmentation", "none") != "none"
         own = columns[: -len(COPY_COLUMNS)] if copied else columns  # a copy's own columns are the last
@@ -100,7 +100,7 @@ def drop(run: str | PathLike[str], where: str, dry_run: bool = False) -> list[st
             return []
         lines = read_lines(path, read_run(path).columns)
         return [row.utterance.id for row in _satisfying(path, lines.rows, lines.columns, where)]
-    with _resumed(run) as writer:
+    with RunWriter.resume(_folder(run)) as writer:
         rows = writer.manifest() or []
         gone = _satisfying(writer.path, rows, writer.columns, where)
         positions = {row.position for row in gone}
@@ -109,21 +109,6 @@ def drop(run: str | PathLike[str], where: str, dry_run: bool = False) -> list[st
             writer.columns,
         )
     return [row.utterance.id for row in gone]
-
-
-def _resumed(run: str | PathLike[str]) -> RunWriter:
-    """The run's writer, with the run's own settings."""
-    path = _folder(run)
-    info = read_run(path)
-    return RunWriter.open(
-        path,
-        info.settings,
-        info.environment,
-        info.columns,
-        info.layers,
-        info.dim,
-        storage_dtype=info.storage_dtype,
-    )
 
 
 def _folder(run: str | PathLike[str]) -> Path:

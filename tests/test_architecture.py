@@ -36,7 +36,7 @@ STAGES = {
 }
 ENGINE = {
     *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "indexing", "jobs"),
-    *("run_plan", "staging", "stages", "engine", "render", "edit"),
+    *("run_plan", "staging", "stages", "engine", "render", "edit", "merge"),
 }
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 

@@ -14,6 +14,7 @@ In dependency order:
     fit             what the storage dtype cannot hold
     same_settings   is it the run that was asked for?
     writer          `RunWriter`: open or resume, commit, merge, close
+    selection       some rows of a file as a file of another run
     verify, pack    behind `hser-store`
 """
 

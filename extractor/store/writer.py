@@ -47,6 +47,7 @@ from extractor.store.run_folder import (
     list_files,
     lowest_batch,
     part_path,
+    read_run,
     write_text,
 )
 from extractor.store.same_settings import agree
@@ -136,6 +137,20 @@ class RunWriter:
                 lock.release()
                 raise
         return writer
+
+    @classmethod
+    def resume(cls, path: Path) -> RunWriter:
+        """Take up the run that is there, with its own settings. Raises as ``open`` does."""
+        info = read_run(path)
+        return cls.open(
+            path,
+            info.settings,
+            info.environment,
+            info.columns,
+            info.layers,
+            info.dim,
+            storage_dtype=info.storage_dtype,
+        )
 
     # Manifest
 
