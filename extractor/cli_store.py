@@ -85,6 +85,7 @@ def relabel(run: str, inputs: tuple[str, ...], corpus: str | None) -> None:
     _say_ids(f"of {' '.join(inputs)} not in the run", done.not_stored)
     if done.kept_columns:
         click.echo(f"columns as they were: {', '.join(done.kept_columns)}")
+    _follow(run)
 
 
 @hser_store.command()
@@ -100,6 +101,8 @@ def drop(run: str, where: str, dry_run: bool) -> None:
         for utterance_id in gone:
             click.echo(_printable(utterance_id))
     click.echo(f"{run}: {_count(len(gone), 'row')} {'would be ' if dry_run else ''}dropped")
+    if not dry_run:
+        _follow(run)
 
 
 @hser_store.command()
@@ -153,6 +156,14 @@ def _facts(store: Store) -> list[tuple[str, str]]:
         more = f", ... ({len(counts)} values)" if len(counts) > _LABELS_SHOWN else ""
         facts.append((f"label {column}", shown + more))
     return facts
+
+
+def _follow(run: str) -> None:
+    """Indexes of a run that was edited: those that cannot follow are named."""
+    from extractor.index import follow
+
+    for problem in follow(run):
+        click.echo(_printable(f"note: {problem}"))
 
 
 def _say_ids(what: str, ids: Sequence[str]) -> None:
