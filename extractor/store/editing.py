@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from extractor.errors import StoreError
-from extractor.store.edition import identity, is_of_edition, manifest_head, read_lines, write_rows
+from extractor.store.edition import Lines, identity, is_of_edition, manifest_head, read_lines, write_rows
 from extractor.store.run_folder import CONTENTS, MANIFEST, ROWS, ManifestRow, manifest_lines, write_text
 
 _LAST = re.compile(r',"edition":(\d+)\}\n\Z')
@@ -29,7 +29,7 @@ class RunManifest:
         self._run = run
         self._path = run / MANIFEST
         self._written = written
-        self._read: tuple[int, ...] = ()  # the file that was read last, see `identity`
+        self._seen: Lines | None = None  # what was read or written last
 
     def repair(self, asked: tuple[str, ...]) -> bool:
         """Bring ``rows.h5`` level with the manifest. True when ``embeddings.h5`` is of another edition."""
@@ -47,68 +47,82 @@ class RunManifest:
         if not self._path.exists():
             return None
         lines = read_lines(self._run, self._written)
-        self.columns, self._read = lines.columns, lines.identity
+        self._know(lines.rows, lines.columns, lines.edition, lines.identity)
         return lines.rows
 
-    def write(self, rows: Iterable[ManifestRow]) -> None:
+    def write(self, rows: Sequence[ManifestRow]) -> None:
         lines = list(manifest_lines(rows, self.columns))
         if not self._path.exists():
-            _check_positions(lines)
+            _check_rows(rows)
             # Columns were others when the run began: then what counts is the manifest from the first.
-            self._replace(lines, None if self.columns == self._written else 1)
+            self._replace(lines, rows, self.columns, None if self.columns == self._written else 1)
         elif self._lines()[0] != lines:
             raise StoreError(
                 f"{self._path}: the run has another manifest than was planned now (another shard started on "
                 "other recordings); start all shards on the same recordings, or name another --out"
             )
-        self._read = identity(self._path)
+        else:
+            self._know(rows, self.columns, self._lines()[1], identity(self._path))
 
-    def append(self, rows: Iterable[ManifestRow], planned_elsewhere: Callable[[int], bool]) -> None:
+    def append(self, rows: Sequence[ManifestRow], planned_elsewhere: Callable[[int], bool]) -> None:
         """``planned_elsewhere``: whether a batch is one that another shard may be working on."""
-        known = identity(self._path) == self._read
         lines, edition = self._lines()
-        before, grown = len(lines), list(lines)
-        for line in manifest_lines(rows, self.columns):
-            values = json.loads(line)
-            position = values["position"]
-            if position > len(grown):
-                raise ValueError(f"position {position} after a manifest of {len(grown)} rows")
-            if position == len(grown):
+        grown = list(lines)
+        for row, line in zip(rows, manifest_lines(rows, self.columns), strict=True):
+            if row.position > len(grown):
+                raise ValueError(f"position {row.position} after a manifest of {len(grown)} rows")
+            if row.position == len(grown):
                 grown.append(line)
-            elif line != grown[position]:
-                self._check_replaceable(json.loads(grown[position]), values, planned_elsewhere)
-                grown[position] = line
-        _check_positions(grown[before:], before)
+            elif line != grown[row.position]:
+                self._check_replaceable(json.loads(grown[row.position]), json.loads(line), planned_elsewhere)
+                grown[row.position] = line
         if grown == lines:
             return
-        if self._columns_there() != self.columns:
+        there = manifest_head(self._run)
+        if self.columns != (self._written if there is None else there[0]):
             raise StoreError(_EDITED.format(path=self._path))
-        self._replace(grown, None if edition is None else edition + 1)
-        if known:
-            self._read = identity(self._path)
+        seen = self._seen
+        if seen is None or seen.identity != identity(self._path):  # another shard was here since
+            write_text(self._path, _with_edition(grown, None if edition is None else edition + 1))
+            if edition is not None:
+                self._write_rows()
+            return
+        by_position = dict(enumerate(seen.rows)) | {row.position: row for row in rows}
+        self._replace(
+            grown, list(by_position.values()), seen.columns, None if edition is None else edition + 1
+        )
 
     def edit(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> bool:
         """Whether readers see something new."""
-        columns = tuple(columns)
-        _check_ids(rows)
-        there, edition = self._lines()
-        was = [json.loads(line) for line in there]
-        known = [_with_former_ids(row, old) for row, old in zip(rows, was, strict=False)]
-        lines = list(manifest_lines([*known, *rows[len(known) :]], columns))
-        _check_positions(lines)
-        others = identity(self._path) != self._read  # another shard was here since
-        if others and lines != there[: len(lines)]:
-            raise StoreError(_EDITED.format(path=self._path))
-        if others or lines == there:
+        columns, seen = tuple(columns), self._seen
+        _check_rows(rows)
+        others = seen is None or seen.identity != identity(self._path)  # another shard was here since
+        there = read_lines(self._run, self._written) if seen is None or others else seen
+        known = [_with_former_ids(row, old) for row, old in zip(rows, there.rows, strict=False)]
+        rows = [*known, *rows[len(known) :]]
+        if others:
+            if columns != there.columns or rows != there.rows[: len(rows)]:
+                raise StoreError(_EDITED.format(path=self._path))
             self.columns = columns
             return False
-        changed = _differs(was, [json.loads(line) for line in lines])
-        changed |= columns != self._columns_there()
+        if columns == there.columns and rows == there.rows:
+            return False
+        changed = _differs(there, rows, columns)
+        edition = there.edition
         if changed or edition is not None:
             edition = (edition or 0) + 1
-        self._replace(lines, edition)
-        self.columns, self._read = columns, identity(self._path)
+        self._replace(list(manifest_lines(rows, columns)), rows, columns, edition)
         return changed
+
+    def _know(
+        self,
+        rows: Sequence[ManifestRow],
+        columns: tuple[str, ...],
+        edition: int | None,
+        identity: tuple[int, ...],
+    ) -> None:
+        self.columns = columns
+        self._seen = Lines(list(rows), columns, edition, identity)  # whoever has the rows may change the list
 
     def _lines(self) -> tuple[list[str], int | None]:
         """The lines as ``manifest_lines`` makes them, and the edition."""
@@ -118,17 +132,17 @@ class RunManifest:
             return lines, None
         return [lines[0][: found.start()] + "}\n", *lines[1:]], int(found[1])
 
-    def _columns_there(self) -> tuple[str, ...]:
-        head = manifest_head(self._run)
-        return self._written if head is None else head[0]
-
-    def _replace(self, lines: Sequence[str], edition: int | None) -> None:
-        if edition is None:
-            write_text(self._path, lines)
-            return
-        first = f'{lines[0][:-2]},"edition":{edition}}}\n'  # before the last brace
-        write_text(self._path, [first, *lines[1:]])
-        self._write_rows()
+    def _replace(
+        self,
+        lines: Sequence[str],
+        rows: Sequence[ManifestRow],
+        columns: tuple[str, ...],
+        edition: int | None,
+    ) -> None:
+        write_text(self._path, _with_edition(lines, edition))
+        self._know(rows, columns, edition, identity(self._path))
+        if edition is not None:
+            write_rows(self._run, rows, columns, edition)
 
     def _write_rows(self) -> None:
         lines = read_lines(self._run, self._written)
@@ -153,42 +167,42 @@ class RunManifest:
             )
 
 
-def _with_former_ids(row: ManifestRow, old: Mapping[str, Any]) -> ManifestRow:
+def _with_edition(lines: Sequence[str], edition: int | None) -> Sequence[str]:
+    # Before the last brace of line 0
+    return lines if edition is None else [f'{lines[0][:-2]},"edition":{edition}}}\n', *lines[1:]]
+
+
+def _with_former_ids(row: ManifestRow, old: ManifestRow) -> ManifestRow:
     """The row with the ids that its line had, which failures in parts carry."""
-    former = [(name, batch) for name, batch in old.get("former", ())]
-    if old["id"] != row.utterance.id:
-        former.append((old["id"], old["batch"]))
-    return row if row.former == tuple(former) else replace(row, former=tuple(former))
+    former = old.former
+    if old.utterance.id != row.utterance.id:
+        former = (*former, (old.utterance.id, old.batch))
+    return row if row.former == former else replace(row, former=former)
 
 
-def _check_positions(lines: Sequence[str], first: int = 0) -> None:
-    for position, line in enumerate(lines, first):
-        if not line.startswith(f'{{"position":{position},'):
-            raise ValueError(f"manifest row {position} is out of order: {line[:40]}")
-
-
-def _check_ids(rows: Iterable[ManifestRow]) -> None:
+def _check_rows(rows: Iterable[ManifestRow]) -> None:
     seen: set[str] = set()
-    for row in rows:
+    for position, row in enumerate(rows):
+        if row.position != position:
+            raise ValueError(f"manifest row {position} is out of order: its position is {row.position}")
         if not row.dropped and row.utterance.id in seen:
             raise ValueError(f"id {row.utterance.id!r} is of two lines that are not dropped")
         if not row.dropped:
             seen.add(row.utterance.id)
 
 
-def _differs(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether readers see another thing in the lines. Raises ValueError for what no edit may do."""
-    if len(now) < len(was):
+def _differs(there: Lines, rows: Sequence[ManifestRow], columns: tuple[str, ...]) -> bool:
+    """Whether readers see another thing in the rows. Raises ValueError for what no edit may do."""
+    if len(rows) < len(there.rows):
         raise ValueError(
-            f"the manifest has {len(was)} lines, {len(now)} shall replace them; drop lines instead"
+            f"the manifest has {len(there.rows)} lines, {len(rows)} shall replace them; drop lines instead"
         )
-    changed = False
-    for old, new in zip(was, now, strict=False):
-        if any(old[key] != new[key] for key in ("start", "end")):
-            raise ValueError(
-                f"position {old['position']} is cut as {old['id']!r}, for good; append the new cut"
-            )
-        if old.get("dropped") and not new.get("dropped"):
-            raise ValueError(f"position {old['position']} is dropped, for good; append {new['id']!r} anew")
-        changed |= any(old.get(key) != new.get(key) for key in ("id", "path", "labels", "dropped"))
+    changed = columns != there.columns
+    for old, new in zip(there.rows, rows, strict=False):
+        was, now = old.utterance, new.utterance
+        if (was.start, was.end) != (now.start, now.end):
+            raise ValueError(f"position {old.position} is cut as {was.id!r}, for good; append the new cut")
+        if old.dropped and not new.dropped:
+            raise ValueError(f"position {old.position} is dropped, for good; append {now.id!r} anew")
+        changed |= was != now or old.dropped != new.dropped
     return changed

@@ -170,7 +170,7 @@ class RunWriter:
         Another shard may have written it first: then the two must agree, or ``StoreError``.
         """
         with folder_lock(self.path):
-            self._manifest.write(rows)
+            self._manifest.write(list(rows))
 
     def append_manifest(self, rows: Iterable[ManifestRow]) -> None:
         """Let the manifest grow: new positions follow the last one. Labels are in the order of ``columns``.
@@ -183,7 +183,7 @@ class RunWriter:
             return self.shard[1] > 1 and batch >= 0 and batch not in self.done()
 
         with folder_lock(self.path):
-            self._manifest.append(rows, planned_elsewhere)
+            self._manifest.append(list(rows), planned_elsewhere)
 
     def edit_manifest(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> None:
         """Replace the whole manifest: other labels, columns, paths, stamps, lines dropped or appended.
