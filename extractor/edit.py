@@ -9,7 +9,7 @@ What is written is the run's manifest (`RunWriter.edit_manifest`): before or aft
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path, PurePath
@@ -74,7 +74,8 @@ def relabel(run: str | PathLike[str], manifest: Manifest) -> Relabelled:
             if utterance is not None:
                 labels |= {name: utterance.labels[k] for name, k in at.items()}
             values = tuple([labels.get(name, "") for name in new_columns])
-            new_rows.append(replace(row, utterance=replace(row.utterance, labels=values)))
+            same = values == row.utterance.labels
+            new_rows.append(row if same else replace(row, utterance=replace(row.utterance, labels=values)))
         pairs = list(zip(rows, new_rows, strict=True))
         if copied:
             _refuse_redraw(writer, pairs, columns, new_columns)
@@ -127,9 +128,20 @@ def _match(
 
     By path and span; then by id and span; then, where no other has it, by file name and span.
     """
+    by_path = {(u.path, u.start, u.end): name for name, u in stored.items()}
+    found: dict[str, Utterance] = {}
+    pending: list[Utterance] = []
+    for u in given:
+        name = by_path.get((u.path, u.start, u.end))
+        if name is None or name in found:
+            pending.append(u)
+        else:
+            found[name] = u
+    if not pending:  # nearly always: a million file names take seconds
+        return found, []
+
     names = Counter(map(_name_and_span, stored.values()))
     given_names = Counter(map(_name_and_span, given))
-    by_path = {(u.path, u.start, u.end): name for name, u in stored.items()}
     by_name = {_name_and_span(u): name for name, u in stored.items()}
 
     def with_id(u: Utterance) -> str | None:
@@ -144,14 +156,7 @@ def _match(
         key = _name_and_span(u)
         return by_name[key] if names[key] == given_names[key] == 1 else None
 
-    steps: list[Callable[[Utterance], str | None]] = [
-        lambda u: by_path.get((u.path, u.start, u.end)),
-        with_id,
-        with_name,
-    ]
-    found: dict[str, Utterance] = {}
-    pending = list(given)
-    for step in steps:
+    for step in (with_id, with_name):
         left = []
         for u in pending:
             name = step(u)
@@ -164,7 +169,7 @@ def _match(
 
 
 def _name_and_span(utterance: Utterance) -> tuple[str, float | None, float | None]:
-    return PurePath(utterance.path).name, utterance.start, utterance.end
+    return utterance.path.rpartition("/")[2], utterance.start, utterance.end
 
 
 def _known(row: ManifestRow, columns: Sequence[str]) -> dict[str, str]:

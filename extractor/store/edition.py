@@ -28,7 +28,6 @@ from extractor.store.parts import (
     LIBVER,
     BrokenPart,
     decode_text,
-    encode_text,
     label_dataset,
     open_part,
 )
@@ -189,7 +188,8 @@ def rows_problem(path: Path, lines: Lines) -> str | None:
 
 def write_text_column(h5: h5py.File, name: str, values: Sequence[str]) -> None:
     """Texts of a fixed width, a block at a time: one long text must not make all of them long in memory."""
-    width = max((len(value.encode("utf-8", "surrogatepass")) for value in values), default=1) or 1
+    encoded = [value.encode("utf-8", "surrogatepass") for value in values]
+    width = max(map(len, encoded), default=1) or 1
     dtype = h5py.string_dtype("utf-8", width)
     if not values:
         h5.create_dataset(name, (0,), dtype)
@@ -199,7 +199,7 @@ def write_text_column(h5: h5py.File, name: str, values: Sequence[str]) -> None:
         name, (len(values),), dtype, chunks=(rows,), compression="gzip", compression_opts=1, fletcher32=True
     )
     for start in range(0, len(values), rows):
-        dataset[start : start + rows] = encode_text(values[start : start + rows]).astype(dtype)
+        dataset[start : start + rows] = np.array(encoded[start : start + rows], dtype)
 
 
 def _read_text(dataset: h5py.Dataset) -> np.ndarray:
