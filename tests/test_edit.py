@@ -14,6 +14,7 @@ from store_cases import COLUMNS, DIM, LAYERS, SETTINGS, content, opened
 from extractor.cli_store import hser_store
 from extractor.edit import drop, relabel
 from extractor.errors import InputError, SettingsError, StoreError
+from extractor.manifest import read_manifest
 from extractor.store import Store
 from extractor.store.pack import pack
 from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow
@@ -159,6 +160,13 @@ def test_rows_that_are_dropped(run: Path) -> None:
     assert "dropped: 2" in info.output
     assert drop(run, "emotion == 'joy'") == []
     assert drop(run, "speaker=a") == ["a"]
+
+
+def test_a_runs_own_manifest_as_an_input_has_its_lines_that_count(run: Path) -> None:
+    drop(run, "emotion == 'joy'")
+    relabel(run, Manifest([recording("a", emotion="calm")], COLUMNS))
+    manifest = read_manifest([run / MANIFEST])
+    assert [(u.id, u.labels[0]) for u in manifest.utterances] == [("a", "calm"), ("b", "fear")]
 
 
 def test_what_is_not_dropped(run: Path, tmp_path: Path) -> None:

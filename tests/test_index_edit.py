@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from index_cases import LAYER, OTHER_LAYER, clustered, write
 
+from extractor.cli_store import hser_store
 from extractor.index import Index, IndexStale, build, follow
 from extractor.index.generation import HEAD, folder_of
 from extractor.store.run_folder import BY_HAND, ManifestRow
@@ -75,7 +77,10 @@ def test_an_index_that_was_normalised_by_other_speakers_is_refused(
     with pytest.raises(IndexStale, match=r"speakers are others now; .* --normalisation speaker"):
         Index.open(run, LAYER)
     (problem,) = follow(run)
-    assert "--normalisation speaker" in problem
+    dropped = CliRunner().invoke(hser_store, ["drop", str(run), "--where", "id == 'u0'"])
+    assert f"note: {run}: the index of layer {LAYER}" in dropped.output
+    assert "--normalisation speaker" in problem and "--normalisation speaker" in dropped.output
+    assert f"the index of layer {OTHER_LAYER}" not in dropped.output
     Index.open(run, OTHER_LAYER)
     build(run, LAYER, normalisation="speaker")
     Index.open(run, LAYER)
