@@ -282,3 +282,17 @@ def test_failures_are_of_the_line_that_had_their_id(run: Path) -> None:
     assert verify(run) == []
     (run / ROWS).unlink()
     assert {each.id: each for each in Store(run).errors} == known
+
+
+def test_what_is_derived_and_of_another_edition_is_not_believed_and_put_right(run: Path) -> None:
+    edited(run, lambda row: labelled(row, "joy", "", ""))
+    derived = [run / ROWS, run / CONTENTS]
+    old = [path.read_bytes() for path in derived]
+    edited(run, lambda row: replace(row, dropped=BY_HAND * (row.position < 6)))
+    for path, data in zip(derived, old, strict=True):
+        path.write_bytes(data)
+    assert min(Store(run).positions) >= 6
+    with opened(run):
+        assert verify(run) == []
+        with h5py.File(run / CONTENTS) as h5:
+            assert min(h5["position"][:]) >= 6
