@@ -25,7 +25,6 @@ import numpy as np
 from classifiers.conditions import encoder_words
 from classifiers.label_maps import as_classes
 from classifiers.lookup.vote import NO_VOTE, vote
-from classifiers.lookup.where import factor
 from classifiers.metrics import CAUTION
 from classifiers.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.neighbours import Groups, nearest, unit
@@ -33,6 +32,7 @@ from classifiers.runs import is_clean, missing_notes, open_run, originals_of
 from extractor.corpora.words import is_missing, known, parse_renames
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.store import Store
+from extractor.where import factor
 
 GROUP_COLUMNS = ("id", "path")  # beside the labels: leave one recording, or one file, out
 

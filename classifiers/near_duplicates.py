@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.lookup.where import factor
 from classifiers.neighbours import similar_pairs, unit
 from classifiers.runs import is_clean
 from extractor.store import Store
+from extractor.where import factor
 
 THRESHOLD = 0.999  # cosine
 PAIRS_KEPT = 20

@@ -1,9 +1,9 @@
-"""``hser-store``: look into a run, check it, make one file of it."""
+"""``hser-store``: look into a run, check it, edit it, make one file of it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 _LABELS_SHOWN = 12  # values of one label; speakers can be thousands
 _LABEL_LENGTH = 24  # characters of a value
 _REASONS_SHOWN = 10
+_IDS_SHOWN = 10
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def hser_store() -> None:
-    """Look into the embeddings of a run, check them, make one file of them."""
+    """Look into the embeddings of a run, check them, edit their labels, make one file of them."""
 
 
 @hser_store.command()
@@ -64,6 +65,62 @@ def pack(run: str, file: str, force: bool) -> None:
     click.echo(f"{file}: {packed.num_rows} rows, {_size(packed.num_bytes)}")
 
 
+@hser_store.command()
+@click.argument("run", type=click.Path())
+@click.argument("inputs", nargs=-1, required=True, metavar="MANIFEST...")
+@click.option("--corpus", help="How file names code labels.  [default: recognised]")
+def relabel(run: str, inputs: tuple[str, ...], corpus: str | None) -> None:
+    """Give the rows of RUN the labels that MANIFEST has for them; nothing is encoded again.
+
+    MANIFEST is what hser-extract takes: a .csv, .tsv or .jsonl, or recordings whose names code labels.
+    Rows are matched by path and segment, else by id, else by file name. Columns that MANIFEST adds
+    are added; one that it leaves empty stays as it is.
+    """
+    from extractor.edit import relabel as give_labels
+    from extractor.manifest import read_manifest
+
+    done = give_labels(run, read_manifest(inputs, corpus))
+    click.echo(f"{run}: {_count(len(done.changed), 'row')} of {done.num_rows} have other labels now")
+    _say_ids(f"not in {' '.join(inputs)}, labels as they were", done.not_named)
+    _say_ids(f"of {' '.join(inputs)} not in the run", done.not_stored)
+    if done.kept_columns:
+        click.echo(f"columns as they were: {', '.join(done.kept_columns)}")
+    _follow(run)
+
+
+@hser_store.command()
+@click.argument("run", type=click.Path())
+@click.option("--where", required=True, help="Of labels, id, path: \"speaker == '03' and age < 30\".")
+@click.option("--dry-run", is_flag=True, help="Show the rows, drop none.")
+def drop(run: str, where: str, dry_run: bool) -> None:
+    """Drop the rows of RUN that satisfy a condition. They stay out when the run goes on."""
+    from extractor.edit import drop as drop_rows
+
+    gone = drop_rows(run, where, dry_run)
+    if dry_run:
+        for utterance_id in gone:
+            click.echo(_printable(utterance_id))
+    click.echo(f"{run}: {_count(len(gone), 'row')} {'would be ' if dry_run else ''}dropped")
+    if not dry_run:
+        _follow(run)
+
+
+@hser_store.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Folder of the new run.")
+@click.option("--incomplete", is_flag=True, help="Take runs that are not done, too: the new one goes on.")
+def merge(runs: tuple[str, ...], out: str, incomplete: bool) -> None:
+    """Make one new run of several that have the same settings. They stay as they are.
+
+    An id that an earlier run has gets the later run's folder name before it.
+    """
+    from extractor.merge import merge as merge_runs
+
+    merged = merge_runs(runs, out, incomplete)
+    click.echo(f"{out}: {_count(merged.num_rows, 'row')}, {merged.num_failed} failed")
+    _say_ids("of one id in several runs, now called", merged.renamed)
+
+
 def main() -> None:
     """Entry point."""
     run_command(hser_store)
@@ -81,6 +138,7 @@ def _facts(store: Store) -> list[tuple[str, str]]:
     facts = [
         ("rows", str(len(store))),
         ("hours", f"{store.durations.sum() / 3600:.2f}"),
+        *([("dropped", str(store.num_dropped))] if store.num_dropped else []),
         ("failed", str(len(errors))),
         *((f"  {count} x", reason) for reason, count in reasons[:_REASONS_SHOWN]),
     ]
@@ -102,6 +160,24 @@ def _facts(store: Store) -> list[tuple[str, str]]:
         more = f", ... ({len(counts)} values)" if len(counts) > _LABELS_SHOWN else ""
         facts.append((f"label {column}", shown + more))
     return facts
+
+
+def _follow(run: str) -> None:
+    """Indexes of a run that was edited: those that cannot follow are named."""
+    from extractor.index import follow
+
+    for problem in follow(run):
+        click.echo(_printable(f"note: {problem}"))
+
+
+def _say_ids(what: str, ids: Sequence[str]) -> None:
+    if ids:
+        shown = ", ".join(ids[:_IDS_SHOWN]) + (", ..." if len(ids) > _IDS_SHOWN else "")
+        click.echo(_printable(f"{_count(len(ids), 'recording')} {what}: {shown}"))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _show(facts: Iterable[tuple[str, str]]) -> None:

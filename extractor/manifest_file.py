@@ -261,6 +261,8 @@ def _json_records(file: str, names: list[str], problems: _Problems) -> Iterator[
                 continue
             if isinstance(record.get("labels"), dict):
                 # a run's own manifest.jsonl: what is beside "labels" is the run's, not the recording's
+                if record.get("dropped"):
+                    continue
                 record = record["labels"] | {key: record[key] for key in _NOT_LABELS if key in record}
             record = dict(zip(_header(list(record)), record.values(), strict=True))
             if not isinstance(record.get("path"), str) or "\0" in record["path"]:

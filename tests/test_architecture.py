@@ -22,7 +22,7 @@ MAY_IMPORT = {
 
 # Inside `extractor`, bottom to top. A stage is a set of files that belong together; stages do not
 # import each other.
-BOTTOM = {"types", "errors", "formats", "interruption", "segments", "windows", "backends"}
+BOTTOM = {"types", "errors", "formats", "interruption", "segments", "windows", "backends", "where"}
 STAGES = {
     "manifest": {"corpora", "manifest_file", "source_labels", "manifest", "walk"},
     "probe": {"probe"},
@@ -36,7 +36,7 @@ STAGES = {
 }
 ENGINE = {
     *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "indexing", "jobs"),
-    *("remarks", "row_recipe", "run_plan", "staging", "stages", "engine", "render"),
+    *("remarks", "row_recipe", "run_plan", "staging", "stages", "engine", "render", "edit", "merge"),
 }
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 

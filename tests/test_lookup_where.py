@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifiers.lookup.where import MAX_DEPTH, MAX_LENGTH, factor, parse_where
 from extractor import SettingsError
+from extractor.where import MAX_DEPTH, MAX_LENGTH, factor, parse_where
 
 COLUMNS = ("emotion", "speaker", "age", "my class")
 
@@ -111,6 +111,11 @@ def test_a_condition_means_what_python_would_make_of_it(
     assert mask.tolist() == expected
     assert [where.holds(row) for row in labels] == expected
     assert set(where.columns) <= set(COLUMNS)
+
+
+def test_one_value_without_quotes() -> None:
+    where = parse_where("speaker=03", COLUMNS)
+    assert [where.holds({"speaker": speaker}) for speaker in ("03", "3", "")] == [True, False, False]
 
 
 @given(st.lists(st.text(max_size=3)))

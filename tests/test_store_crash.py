@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -20,16 +21,18 @@ from typing import Any
 import numpy as np
 import pytest
 from interruptions import EVERY_PWRITE, FAILED, KILLED, SURVIVED, THROUGH, exit_code, in_child, interrupt_at
-from store_cases import DIM, batches, content, manifest_of, opened, write_run
+from store_cases import COLUMNS, DIM, batches, content, manifest_of, opened, utterance_at, write_run
 
+from extractor.edit import drop, relabel
 from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store import writer as run_writer
 from extractor.store.run_folder import RUN
 from extractor.store.verify import verify
-from extractor.types import BatchResult
+from extractor.types import BatchResult, Manifest
 
 FRAMES = {"mean": 5, "none": 4}
+AGED = (*COLUMNS, "age")
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +85,46 @@ def test_interrupted_at_any_file_operation_and_resumed_equals_uninterrupted(tmp_
         assert not list(run.rglob("*.tmp"))
         num_runs += 1
     assert num_runs > 40
+
+
+@pytest.mark.parametrize("how", ["kill", "fail"])
+def test_edits_interrupted_at_any_file_operation(tmp_path: Path, how: str) -> None:
+    """A run is what it was before an edit or what it is after; the next writer leaves no trace of more."""
+    write_run(tmp_path / "run", batches(2, rows=3))
+    manifest = Manifest([replace(utterance_at(k), labels=("joy", "", "", "9")) for k in range(6)], AGED)
+
+    def edit(run: Path, states: list[dict[str, Any]] | None = None) -> None:
+        relabel(run, manifest)
+        if states is not None:
+            states.append(content(run))
+        drop(run, "id == '0:plain'")
+
+    states = [content(tmp_path / "run")]
+    shutil.copytree(tmp_path / "run", tmp_path / "edited")
+    edit(tmp_path / "edited", states)
+    states.append(content(tmp_path / "edited"))
+    seen = []
+    for k in itertools.count(0, 1 if how == "kill" else 3):
+        run = shutil.copytree(tmp_path / "run", tmp_path / f"{how}-{k}")
+
+        def work(run: Path = run, k: int = k) -> int:
+            interrupted = interrupt_at(k, how, EVERY_PWRITE)
+            edit(run)
+            return SURVIVED if interrupted else THROUGH
+
+        code = exit_code(in_child(work))
+        assert code in (THROUGH, FAILED, SURVIVED, KILLED), f"operation {k}: exit code {code}"
+        state = states.index(content(run))
+        opened(run).close()
+        assert content(run) == states[state]
+        assert verify(run) == []
+        assert not list(run.rglob("*.tmp"))
+        if code != SURVIVED:
+            seen.append(state)
+        if code == THROUGH:
+            break
+    assert sorted(seen) == seen
+    assert set(seen) == {0, 1, 2}
 
 
 def test_interrupted_while_it_resumes(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Nearest-neighbour lookup: which stored recordings sound like this one, and what was their emotion?
 
-    where    the language of conditions on labels
     query    a recording, through the run's own model, to a vector
     memory   exact search in a small store without an index
     search   Lookup: neighbours of a query

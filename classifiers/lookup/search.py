@@ -18,11 +18,11 @@ import numpy as np
 from classifiers.lookup.hits import Hits, Neighbour, shares_of
 from classifiers.lookup.memory import MAX_ROWS, MemoryIndex, Searchable
 from classifiers.lookup.query import Query, QueryEncoder
-from classifiers.lookup.where import Factored, factor, parse_where
 from classifiers.runs import has_copies, is_clean, missing_notes, open_run, originals_of
 from extractor.errors import InputError, SettingsError, StoreError, unknown
 from extractor.store import Store
 from extractor.types import Failure
+from extractor.where import Factored, factor, parse_where
 
 Path: TypeAlias = "str | os.PathLike[str]"
 

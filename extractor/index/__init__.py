@@ -11,11 +11,11 @@ In dependency order:
     kinds           the kinds of FAISS index and their parameters; the only importer of faiss
     generation      the files: written aside, renamed, checked when read
     search          exact and approximate search; `Index`
-    building        from the store, a block of rows at a time; removal of rows
+    building        from the store, a block of rows at a time; removal of rows; after an edit of the run
     writer          `IndexWriter`: fed while a run extracts
 """
 
-from extractor.index.building import build, remove
+from extractor.index.building import build, follow, remove
 from extractor.index.generation import list_indexes
 from extractor.index.kinds import KINDS
 from extractor.index.normalisation import NORMALISATIONS
@@ -32,6 +32,7 @@ __all__ = [
     "IndexStale",
     "IndexWriter",
     "build",
+    "follow",
     "list_indexes",
     "remove",
 ]

@@ -23,11 +23,13 @@ from extractor.index.generation import (
     Content,
     Head,
     check_fits,
+    list_indexes,
     load,
     locked,
     resolve,
     save,
     settings_digest,
+    speakers_digest,
 )
 from extractor.index.kinds import (
     KINDS,
@@ -40,6 +42,7 @@ from extractor.index.kinds import (
     machine_memory,
 )
 from extractor.index.normalisation import NORMALISATIONS, Normalisation
+from extractor.index.problems import BrokenIndex, IndexStale
 from extractor.index.search import Index
 from extractor.store import Store
 
@@ -98,12 +101,40 @@ def remove(run: str | PathLike[str], layer: int, pooling: str | None, positions:
             absent = np.setdiff1d(positions, content.order)
             if len(absent):
                 raise SettingsError(f"{store.path}: position {absent[0]} is not in the index")
-            removed = np.union1d(content.removed, positions)
-            content.faiss_index.reset()
-            source = Source(store, layer, pooling, removed=removed)
-            order, zeros = fill(content.faiss_index, source, content.normalisation)
-            head = replace(content.head, rows=len(order), zero_rows=zeros)
-            return Index(save(folder, replace(content, head=head, order=order, removed=removed)))
+            return Index(save(folder, _refilled(store, content, np.union1d(content.removed, positions))))
+
+
+def follow(run: str | PathLike[str]) -> list[str]:
+    """Bring the indexes of a run that was edited level with it. Returns what cannot follow, and the remedy.
+
+    Rows that were dropped go, as by ``remove``. What was fitted on labels that are others now, or on
+    speakers of whom rows are gone, stays as it is and is refused by ``Index.open``.
+    """
+    problems = []
+    for pooling, layer, *_ in list_indexes(Path(run)):
+        with Store(Path(run)) as store, locked(store.path, layer, pooling) as folder:
+            try:
+                content = load(store.path, layer, pooling, mapped=False)
+                stay = np.isin(content.order, store.positions)
+                if stay.all() or content.normalisation.needs_speakers:
+                    check_fits(store, content)
+                    continue
+                removed = np.intersect1d(content.removed, store.positions)
+                level = replace(content, order=content.order[stay], removed=removed)
+                check_fits(store, level)
+                save(folder, _refilled(store, content, removed))
+            except (BrokenIndex, IndexStale) as error:
+                problems.append(str(error))
+    return problems
+
+
+def _refilled(store: Store, content: Content, removed: np.ndarray) -> Content:
+    """The index with the rows that the store has, but for the removed ones; all else of it is kept."""
+    content.faiss_index.reset()
+    source = Source(store, content.head.layer, content.head.pooling, removed=removed)
+    order, zeros = fill(content.faiss_index, source, content.normalisation)
+    head = replace(content.head, rows=len(order), zero_rows=zeros)
+    return replace(content, head=head, order=order, removed=removed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +210,7 @@ def built(source: Source, kind: str, normalisation: str, seed: int) -> Content:
         recall_at_10=recall,
         zero_rows=zeros,
         settings=settings_digest(source.store),
+        speakers=speakers_digest(source.store) if normalisation == "speaker" else "",
         seed=seed,
     )
     return Content(head, faiss_index, order, source.removed, fitted)

@@ -28,7 +28,7 @@ from extractor.index.problems import BrokenIndex, IndexMissing, IndexStale, reme
 from extractor.store import Store
 from extractor.store.aside import aside, interrupt_later, sync_folder, writable
 from extractor.store.locks import FileLock
-from extractor.store.run_folder import write_text
+from extractor.store.run_folder import read_run, write_text
 
 FORMAT = 1
 INDEX = "index"  # folder of a run
@@ -65,6 +65,7 @@ class Head:
     recall_at_10: float  # of stored rows as queries, themselves left out, when it was built
     zero_rows: int  # rows without a direction: similar to nothing
     settings: str  # digest of the run's
+    speakers: str = ""  # digest of those that the normalisation was fitted on; "" for none, or not known
     seed: int = 0
     generation: int = 0
     files: Mapping[str, FileCheck] = field(default_factory=dict)
@@ -99,8 +100,15 @@ def resolve(store: Store, layer: int, pooling: str | None) -> tuple[int, str]:
 
 
 def settings_digest(store: Store) -> str:
-    text = json.dumps([store.settings, store.info.storage_dtype, store.columns], sort_keys=True)
+    """Of what makes a run's rows; its columns are those it began with, whatever labels it has now."""
+    info = read_run(store.path)
+    text = json.dumps([info.settings, info.storage_dtype, info.columns], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def speakers_digest(store: Store) -> str:
+    """Of every row's speaker: what the normalisation `speaker` is fitted on beside the embeddings."""
+    return hashlib.sha256(json.dumps(store.labels("speaker")).encode()).hexdigest()
 
 
 def list_indexes(run: str | Path) -> list[tuple[str, int, str, int]]:
@@ -257,18 +265,21 @@ def read_faiss(path: Path, mapped: bool) -> Any:
 
 
 def check_fits(store: Store, content: Content) -> None:
-    """Raises ``IndexStale`` when the index is not of the rows and settings of the store."""
+    """Raises ``IndexStale`` when the index is not of the rows, settings and speakers of the store."""
     head = content.head
+    what = f"{store.path}: the index of layer {head.layer}, pooling {head.pooling}"
+    again = remedy(store.path, head.layer, head.pooling, head.normalisation)
     if head.settings != settings_digest(store):
-        raise IndexStale(
-            f"{store.path}: the index of layer {head.layer}, pooling {head.pooling} was built of a run with "
-            f"other settings; {remedy(store.path, head.layer, head.pooling)}"
-        )
+        raise IndexStale(f"{what} was built of a run with other settings; {again}")
     missing = np.setdiff1d(store.positions, np.concatenate([content.order, content.removed]))
     surplus = np.setdiff1d(content.order, store.positions)
     if len(missing) or len(surplus):
         raise IndexStale(
-            f"{store.path}: the index of layer {head.layer}, pooling {head.pooling} has {head.rows:,} rows; "
-            f"{len(missing):,} of the store's {len(store):,} are missing from it and {len(surplus):,} of its "
-            f"own are no longer there; {remedy(store.path, head.layer, head.pooling)}"
+            f"{what} has {head.rows:,} rows; {len(missing):,} of the store's {len(store):,} are missing from "
+            f"it and {len(surplus):,} of its own are no longer there; {again}"
         )
+    if head.normalisation == "speaker":
+        # One from before says nothing of its speakers: they are those of a run that was never edited.
+        same = head.speakers == speakers_digest(store) if head.speakers else store.edition == 0
+        if not same:
+            raise IndexStale(f"{what} is normalised by speaker, and the speakers are others now; {again}")

@@ -26,6 +26,8 @@ class BrokenIndex(StoreError):
     """The index's files are not what was written."""
 
 
-def remedy(run: Path, layer: int, pooling: str) -> str:
+def remedy(run: Path, layer: int, pooling: str, normalisation: str = "none") -> str:
     """The command that (re)builds an index, as the end of a message."""
-    return f"build it with `hser-lookup build {shlex.quote(str(run))} --layer {layer} --pooling {pooling}`"
+    given = "" if normalisation == "none" else f" --normalisation {normalisation}"
+    where = f"--layer {layer} --pooling {pooling}{given}"
+    return f"build it with `hser-lookup build {shlex.quote(str(run))} {where}`"

@@ -3,25 +3,28 @@
 Anybody with plain h5py opens the run as one file; nothing is copied but ``frame_offsets``. It
 names the parts relative to itself, so a run folder can be moved, and it names ``part-*`` files
 only, which are never deleted, so an old table is always a valid one. Where a part is missing,
-readers see NaN.
+readers see NaN. Of an edited run it shows the rows that are not dropped, and their labels of now: what
+is not an embedding is then copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from extractor.store.aside import aside, interrupt_later
+from extractor.store.edition import Edition, read_edition, write_text_column
 from extractor.store.parts import (
     LIBVER,
     NO_POOLING,
     STORAGE_DTYPES,
     TEXT,
     column_kinds,
-    join_offsets,
+    decode_text,
     open_part,
 )
 from extractor.store.run_folder import CONTENTS, FORMAT, PARTS, RunInfo, list_files
@@ -33,20 +36,27 @@ _FILL = {"f": np.nan, "i": -1, "S": None}  # by numpy kind: what shows where a p
 
 def write_contents(run: Path, info: RunInfo) -> None:
     """(Re)write the table over all parts there are. Raises ``StoreUnwritable``, ``BrokenPart``."""
-    parts = [part for part in map(_describe, list_files(run)[1]) if part.num_rows]
+    edition = read_edition(run)
+    if edition is not None:
+        info = replace(info, columns=edition.columns)
+    parts = [part for path in list_files(run)[1] if len((part := _describe(path, edition)).rows)]
     with (
         aside(run / CONTENTS) as file,
         interrupt_later(),
         h5py.File(file, "w", libver=LIBVER) as h5,
     ):
         for name, kind in column_kinds(info.columns).items():
-            _write_rows(h5, name, parts, (0,), "S1" if kind is TEXT else kind)
+            if edition is None:
+                _write_rows(h5, name, parts, (0,), "S1" if kind is TEXT else kind)
+            else:
+                _copy_rows(h5, name, kind, parts, edition)
         poolings = parts[0].poolings if parts else [*info.dim]
         for pooling in poolings:
             empty = (0, len(info.layers), info.dim.get(pooling, 0))
             _write_rows(h5, f"embeddings/{pooling}", parts, empty, STORAGE_DTYPES[info.storage_dtype])
         if NO_POOLING in poolings:
-            h5["frame_offsets"] = join_offsets([part.frame_offsets for part in parts])
+            counts = [np.diff(part.frame_offsets)[part.rows] for part in parts]
+            h5["frame_offsets"] = np.cumsum(np.concatenate([[0], *counts]), dtype="<i8")
         h5["layers"] = np.array(info.layers, dtype="<i8")
         h5.attrs.update(
             {
@@ -58,16 +68,20 @@ def write_contents(run: Path, info: RunInfo) -> None:
                 "poolings": poolings,
                 "row_order": ROW_ORDER,
                 "num_parts": len(parts),
+                "edition": 0 if edition is None else edition.number,
             }
         )
 
 
 class _Part:
-    """What the table says about one part."""
+    """What the table says about one part. ``rows``: indices of those that it shows."""
 
-    def __init__(self, path: Path, h5: h5py.File) -> None:
+    def __init__(self, path: Path, h5: h5py.File, edition: Edition | None) -> None:
+        self.path = path
         self.source = f"{PARTS}/{path.name}"
-        self.num_rows = int(h5.attrs["num_rows"])
+        self.positions = h5["position"][:]
+        live = np.ones(len(self.positions), bool) if edition is None else edition.live(self.positions)
+        self.rows = np.flatnonzero(live)
         self.poolings = [*h5.get("embeddings", {})]
         self.frame_offsets = h5["frame_offsets"][:] if "frame_offsets" in h5 else np.zeros(1, "<i8")
         self.datasets: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
@@ -77,10 +91,35 @@ class _Part:
         if isinstance(item, h5py.Dataset):
             self.datasets[name] = (item.shape, item.dtype)
 
+    def stretches(self, name: str) -> list[tuple[int, int]]:
+        """Where in the dataset ``name`` the rows are: [first, last) of each stretch of neighbours."""
+        cuts = np.flatnonzero(np.diff(self.rows) != 1) + 1
+        spans = [(int(some[0]), int(some[-1]) + 1) for some in np.split(self.rows, cuts)]
+        if name != f"embeddings/{NO_POOLING}":
+            return spans
+        return [(int(self.frame_offsets[first]), int(self.frame_offsets[last])) for first, last in spans]
 
-def _describe(path: Path) -> _Part:
+
+def _describe(path: Path, edition: Edition | None) -> _Part:
     with open_part(path) as h5:
-        return _Part(path, h5)
+        return _Part(path, h5, edition)
+
+
+def _copy_rows(h5: h5py.File, name: str, kind: str, parts: Sequence[_Part], edition: Edition) -> None:
+    if name in ("id", "path") or name.startswith("labels/"):
+        values = edition.text(name)
+        write_text_column(h5, name, [value for part in parts for value in values[part.positions[part.rows]]])
+        return
+    columns = [_read(part, name) for part in parts]
+    if kind is TEXT:
+        write_text_column(h5, name, [value for column in columns for value in decode_text(column)])
+    else:
+        h5.create_dataset(name, data=np.concatenate([np.zeros(0, kind), *columns]))
+
+
+def _read(part: _Part, name: str) -> np.ndarray:
+    with open_part(part.path) as h5:
+        return np.asarray(h5[name][:][part.rows])
 
 
 def _write_rows(
@@ -93,10 +132,13 @@ def _write_rows(
     described = [part.datasets[name] for part in parts]
     # Strings are of each part's own width; HDF5 converts to the widest.
     dtype = max((dtype for _, dtype in described), key=lambda dtype: dtype.itemsize)
-    num_rows = sum(shape[0] for shape, _ in described)
+    stretches = [part.stretches(name) for part in parts]
+    num_rows = sum(last - first for some in stretches for first, last in some)
     layout = h5py.VirtualLayout((num_rows, *described[0][0][1:]), dtype)
     row = 0
-    for part, (shape, part_dtype) in zip(parts, described, strict=True):
-        layout[row : row + shape[0]] = h5py.VirtualSource(part.source, name, shape=shape, dtype=part_dtype)
-        row += shape[0]
+    for part, (shape, part_dtype), some in zip(parts, described, stretches, strict=True):
+        source = h5py.VirtualSource(part.source, name, shape=shape, dtype=part_dtype)
+        for first, last in some:
+            layout[row : row + last - first] = source[first:last]
+            row += last - first
     h5.create_virtual_dataset(name, layout, fillvalue=_FILL[dtype.kind])

@@ -143,9 +143,17 @@ def decode_text(values: np.ndarray) -> list[str]:
 
 
 def batch_contents(
-    results: Sequence[BatchResult], labels: Sequence[str], layers: Sequence[int], storage_dtype: str
+    results: Sequence[BatchResult],
+    labels: Sequence[str],
+    layers: Sequence[int],
+    storage_dtype: str,
+    given: Sequence[str] | None = None,
 ) -> Contents:
-    """What one file of these batches holds, their rows in the order of the batches given."""
+    """What one file of these batches holds, their rows in the order of the batches given.
+
+    ``given``: the columns that the rows' labels are of, where they are not ``labels``: of a run that
+    was edited. A column that is not among them is empty.
+    """
     dtype = STORAGE_DTYPES[storage_dtype]
     filled = [result for result in results if result.rows]
     poolings = filled[0].pooled if filled else {}
@@ -158,7 +166,7 @@ def batch_contents(
     return Contents(
         batches=[result.batch for result in results],
         layers=layers,
-        columns=_row_columns([row for result in filled for row in result.rows], labels),
+        columns=_row_columns([row for result in filled for row in result.rows], labels, given or labels),
         embeddings=embeddings,
         frame_offsets=offsets,
         failures=[failure_json(failure) for result in results for failure in result.failures],
@@ -166,7 +174,7 @@ def batch_contents(
     )
 
 
-def _row_columns(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Column]:
+def _row_columns(rows: Sequence[Row], labels: Sequence[str], given: Sequence[str]) -> dict[str, Column]:
     utterances = [row.utterance for row in rows]
     columns: dict[str, Column] = {}
     for name, kind in ROW_COLUMNS.items():
@@ -176,8 +184,11 @@ def _row_columns(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Column
         ]
         # A missing start or end is None, which becomes NaN.
         columns[name] = values if kind is TEXT else np.array(values, dtype=kind)
-    for k, label in enumerate(labels):
-        columns[label_dataset(label)] = [utterance.labels[k] for utterance in utterances]
+    index = {label: k for k, label in enumerate(given)}
+    for label in labels:
+        k = index.get(label)
+        values = [""] * len(rows) if k is None else [utterance.labels[k] for utterance in utterances]
+        columns[label_dataset(label)] = values
     return columns
 
 

@@ -11,8 +11,9 @@ layer of one chunk of rows, beside the array that is returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ import h5py
 import numpy as np
 
 from extractor.errors import SettingsError, StoreError, unknown
+from extractor.store.edition import read_edition
 from extractor.store.parts import (
     NO_POOLING,
     TEXT,
@@ -30,7 +32,6 @@ from extractor.store.parts import (
     encode_text,
     label_dataset,
     open_part,
-    read_failures,
 )
 from extractor.store.run_folder import (
     AGAIN,
@@ -38,30 +39,18 @@ from extractor.store.run_folder import (
     RUN,
     RunInfo,
     count_manifest,
-    list_files,
     probe_failures,
     read_run,
 )
+from extractor.store.sources import ReadRows, Source, chunkwise, list_sources, read_source
 from extractor.types import SAMPLE_RATE, Failure
-
-_LISTINGS = 100  # of the folder, before one gives up on files that vanish
-
-# Reads local rows (indices in the file) of an open part.
-_ReadRows = Callable[[h5py.File, np.ndarray], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A finished file and the manifest positions of its rows."""
-
-    path: Path
-    positions: np.ndarray
-    batches: tuple[int, ...]
-    failures: list[tuple[int, Failure]]  # with the batch of each
 
 
 class Store:
     """The rows of a run, in manifest order, as they were when the store was opened.
+
+    Of a run that was edited (`edition.py`) these are its rows that are not dropped, with the labels and
+    paths that its manifest has now.
 
     ``path`` is a run folder, the ``embeddings.h5`` in it, or a file made by ``hser-store pack``.
     Layers are named by the model's own numbers (0 is the encoder's input); a negative one counts
@@ -75,11 +64,16 @@ class Store:
         self._packed = False
         self._info = self._open()
         self._cache: dict[str, Any] = {}
+        self._edition = None if self._packed else read_edition(self.path)
+        if self._edition is not None:
+            self._info = replace(self._info, columns=self._edition.columns)
         self._sources = self._list_sources()
         positions = [source.positions for source in self._sources]
         self._positions = np.sort(np.concatenate([np.zeros(0, np.int64), *positions]))
         if (np.diff(self._positions) == 0).any():
             raise StoreError(f"{self.path}: rows are there twice; `hser-store verify` names them")
+        if self._edition is not None:
+            self._positions = self._positions[self._edition.live(self._positions)]
         self._locate()
 
     def _open(self) -> RunInfo:
@@ -97,22 +91,8 @@ class Store:
         self._packed = True
         return RunInfo.from_json(provenance, self.path)
 
-    def _list_sources(self) -> list[_Source]:
-        if self._packed:
-            return [_read_source(self.path)]
-        if not (self.path / "parts").exists():
-            return []
-        for _ in range(_LISTINGS):
-            batches, parts = list_files(self.path)
-            try:
-                sources = [_read_source(path) for path in parts]
-                # A batch that was merged but not yet deleted is in the part as well.
-                merged = {batch for source in sources for batch in source.batches}
-                loose = [_read_source(path) for path in batches]
-                return sources + [source for source in loose if merged.isdisjoint(source.batches)]
-            except FileNotFoundError:
-                continue  # a writer merged that batch since the folder was listed
-        raise StoreError(f"{self.path}: its files vanish as they are read")
+    def _list_sources(self) -> list[Source]:
+        return [read_source(self.path)] if self._packed else list_sources(self.path)
 
     def _locate(self) -> None:
         """Note, for each row, the file it is in and its index there."""
@@ -122,7 +102,7 @@ class Store:
             if not len(self):
                 break
             rows = np.minimum(np.searchsorted(self._positions, source.positions), len(self) - 1)
-            # Rows that were committed after this store was opened are not its own.
+            # Rows that are dropped, or were committed after this store was opened, are not its own.
             known = np.flatnonzero(self._positions[rows] == source.positions)
             self._source_of[rows[known]] = number
             self._local[rows[known]] = known
@@ -183,6 +163,16 @@ class Store:
         return sorted(batch for source in self._sources for batch in source.batches)
 
     @property
+    def edition(self) -> int:
+        """How often its labels, paths and dropped rows were changed after it was written; 0 for never."""
+        return 0 if self._edition is None else self._edition.number
+
+    @property
+    def num_dropped(self) -> int:
+        """Lines of the manifest that count no more."""
+        return 0 if self._edition is None else int(self._edition.dropped.sum())
+
+    @property
     def num_bytes(self) -> int:
         """Size on the disk of what is read."""
         files = [self.path] if self._packed else [file for file in self.path.rglob("*") if file.is_file()]
@@ -190,7 +180,7 @@ class Store:
 
     @property
     def positions(self) -> np.ndarray:
-        """int64 [N]: each row's place in the manifest. Ascending; failed recordings leave gaps."""
+        """int64 [N]: each row's place in the manifest. Ascending; failed and dropped ones leave gaps."""
         return self._positions
 
     @property
@@ -250,7 +240,7 @@ class Store:
                 with open_part(self.path) as h5:
                     planned = int(h5.attrs["num_utterances"])
             else:
-                planned = count_manifest(self.path / MANIFEST)
+                planned = count_manifest(self.path / MANIFEST) - self.num_dropped
             self._cache["planned"] = planned
         return self._cache["planned"] if self._cache["planned"] >= 0 else None
 
@@ -302,7 +292,7 @@ class Store:
         width = self.shapes[pooling]
         out = np.empty((len(rows), len(indices), width), np.float32)
         for k, index in enumerate(indices):
-            self._read_rows(rows, out[:, k], _chunkwise(pooling, index))
+            self._read_rows(rows, out[:, k], chunkwise(pooling, index))
         return out[:, 0] if isinstance(layer, int | np.integer) else out
 
     def iter_rows(
@@ -349,7 +339,7 @@ class Store:
 
     # How it is read
 
-    def _read_rows(self, rows: np.ndarray, out: np.ndarray, read: _ReadRows) -> None:
+    def _read_rows(self, rows: np.ndarray, out: np.ndarray, read: ReadRows) -> None:
         """``out[k] = `` what ``read`` gives for ``rows[k]``, one file after the other.
 
         A batch file may be merged into a part while it is read: then the files are listed anew
@@ -383,17 +373,21 @@ class Store:
 
     def _array(self, name: str) -> np.ndarray:
         if name not in self._cache:
-            kind = column_kinds(self.columns)[name]
-            out = np.empty(len(self), object if kind is TEXT else kind)
-
-            def read(h5: h5py.File, local: np.ndarray) -> np.ndarray | list[str]:
-                values = h5[name][:][local]
-                return decode_text(values) if kind is TEXT else values
-
-            self._read_rows(np.arange(len(self)), out, read)
-            self._cache[name] = out
+            self._cache[name] = self._read_column(name, column_kinds(self.columns)[name])
         values: np.ndarray = self._cache[name]
         return values
+
+    def _read_column(self, name: str, kind: str) -> np.ndarray:
+        if self._edition is not None and (name in ("id", "path") or name.startswith("labels/")):
+            return self._edition.text(name)[self._positions]
+        out = np.empty(len(self), object if kind is TEXT else kind)
+
+        def read(h5: h5py.File, local: np.ndarray) -> np.ndarray | list[str]:
+            values = h5[name][:][local]
+            return decode_text(values) if kind is TEXT else values
+
+        self._read_rows(np.arange(len(self)), out, read)
+        return out
 
     def _text(self, name: str) -> list[str]:
         return list(self._array(name))
@@ -436,16 +430,25 @@ class Store:
         return [layers.index(number) for number in named]
 
     def _read_errors(self) -> list[Failure]:
-        failures: dict[str, Failure] = {}
+        failures: dict[Any, Failure] = {}  # by id; of an edited run by position
+        edition = self._edition
         manifest = self.path / MANIFEST
         if not self._packed and manifest.exists():
-            failures = {failure.id: failure for failure in probe_failures(manifest)}
+            for failure in probe_failures(manifest):
+                key = failure.id if edition is None else edition.line_of(sys.maxsize, failure.id)
+                if key is not None:  # of this edition
+                    failures[key] = failure
         in_batches = (pair for source in self._sources for pair in source.failures)
-        for _, failure in sorted(in_batches, key=lambda pair: pair[0]):
-            failures.pop(failure.id, None)
-            failures[failure.id] = failure
-        done = self._ids_among(failures) if failures else set()
-        return [failure for key, failure in failures.items() if key not in done]
+        for batch, failure in sorted(in_batches, key=lambda pair: pair[0]):
+            key = failure.id if edition is None else edition.line_of(batch, failure.id)
+            if key is not None:
+                failures.pop(key, None)
+                failures[key] = failure
+        if edition is None:
+            done = self._ids_among([failure.id for failure in failures.values()]) if failures else set()
+            return [failure for key, failure in failures.items() if key not in done]
+        names, paths, done = edition.text("id"), edition.text("path"), set(self._positions.tolist())
+        return [replace(f, id=names[k], path=paths[k]) for k, f in failures.items() if k not in done]
 
     def _ids_among(self, wanted: Iterable[str]) -> set[str]:
         """Which of these ids have a row; found without making a str of every id."""
@@ -459,26 +462,3 @@ class Store:
 
         self._read_rows(np.arange(len(self)), np.empty(len(self), np.int64), read)
         return found
-
-
-def _read_source(path: Path) -> _Source:
-    with open_part(path) as h5:
-        batches = tuple(h5["batches"][:].tolist())
-        return _Source(path, h5["position"][:], batches, read_failures(h5))
-
-
-def _chunkwise(pooling: str, layer: int) -> _ReadRows:
-    """Reader of one layer that goes through a file a chunk at a time, in the order of the file."""
-
-    def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
-        dataset = h5["embeddings"][pooling]
-        rows_a_chunk = dataset.chunks[0]
-        order = np.argsort(local, kind="stable")
-        chunks = local[order] // rows_a_chunk
-        values = np.empty((len(local), dataset.shape[2]), np.float32)
-        for group in np.split(order, np.flatnonzero(np.diff(chunks)) + 1):
-            start = local[group[0]] // rows_a_chunk * rows_a_chunk
-            values[group] = dataset[start : start + rows_a_chunk, layer][local[group] - start]
-        return values
-
-    return read

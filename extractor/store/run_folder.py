@@ -1,7 +1,8 @@
 """The run folder: its names, and its text files ``run.json``, ``manifest.jsonl``, ``errors.jsonl``.
 
     run.json        what the run was asked for (compared on resume) and where it ran (not compared)
-    manifest.jsonl  one line an utterance, line k is position k
+    manifest.jsonl  one line an utterance, line k is position k: what the run says now (``edition.py``)
+    rows.h5         of an edited run: the same for quick readers; derived, may be deleted
     errors.jsonl    one line a recording that could not be embedded
     quiet-*.txt     checksums of silent recordings, a line each
     embeddings.h5   table of contents over the parts (``contents.py``)
@@ -30,6 +31,7 @@ FORMAT = 1  # of the folder and of its HDF5 files
 
 RUN = "run.json"
 MANIFEST = "manifest.jsonl"
+ROWS = "rows.h5"
 ERRORS = "errors.jsonl"
 CONTENTS = "embeddings.h5"
 PARTS = "parts"
@@ -38,6 +40,10 @@ LOCK = "lock"
 QUIET = "quiet-{}-of-{}.txt"  # by shard: checksums of recordings in which nothing is to be heard
 NOTES = ("notes", "model_notes")  # of the environment: what a person should know of the input and the model
 AGAIN = "run the same command again"  # the remedy for whatever a run lacks
+# Why a line of the manifest is dropped (``ManifestRow.dropped``).
+REPLACED = "replaced"  # its audio changed: the recording is a later line, under the same id
+LEFT_INPUT = "left the input"  # pruned: should the recording come back, it is a new line
+BY_HAND = "by hand"  # `hser-store drop`: the recording stays out while it is in the input
 
 _DATA_FILE = re.compile(r"(batch|part)-(\d{8,})\.h5")
 _BYTES_A_WRITE = 1 << 20
@@ -80,6 +86,11 @@ class ManifestRow:
 
     ``batch`` is the plan's batch that holds the utterance; -1, with ``failure``, when its header
     could not be read and it was never planned.
+    ``dropped`` says why the line counts no more (``REPLACED``, ``LEFT_INPUT`` or ``BY_HAND``), and is
+    empty while it does. Its position is never used again, and its line never comes back: a recording
+    that does is a new line. Ids are unique among the lines that count.
+    ``former`` are ids that it had before, each with its batch then: failures in parts carry them.
+    ``size`` (bytes) and ``mtime_ns`` are the recording's file when it was planned; None where nobody looked.
     """
 
     position: int
@@ -87,6 +98,10 @@ class ManifestRow:
     num_samples: int
     batch: int
     failure: Failure | None = None
+    dropped: str = ""
+    former: tuple[tuple[str, int], ...] = ()
+    size: int | None = None
+    mtime_ns: int | None = None
 
 
 def batch_path(run: Path, batch: int) -> Path:
@@ -162,6 +177,12 @@ def manifest_lines(rows: Iterable[ManifestRow], columns: Sequence[str]) -> Itera
             raise ValueError(f"utterance {utterance.id!r}: batch {row.batch} with failure {row.failure}")
         if row.failure is not None:
             line |= {"stage": row.failure.stage, "reason": row.failure.reason}
+        if row.dropped:
+            line["dropped"] = row.dropped
+        if row.former:
+            line["former"] = row.former
+        if row.size is not None:
+            line |= {"size": row.size, "mtime_ns": row.mtime_ns}
         yield to_json(line) + "\n"
 
 
@@ -179,12 +200,19 @@ def count_manifest(path: Path) -> int:
         return -1
 
 
+def read_head(path: Path) -> tuple[tuple[str, ...], int | None]:
+    """Columns and edition (``edition.py``) of a manifest, from its first line alone."""
+    with path.open(encoding="ascii") as lines:
+        (values,) = _parsed(path, [lines.readline() or "{}"])
+    return tuple(values.get("labels", ())), values.get("edition")
+
+
 def probe_failures(path: Path) -> list[Failure]:
-    """The manifest's failures, without parsing the lines (millions, maybe) that have none."""
+    """Failures of the lines that count, without parsing those (millions, maybe) that have none."""
     with path.open(encoding="ascii") as lines:
         # A quote inside a JSON string is escaped, so this text cannot be part of an id or a path.
         failed = _parsed(path, (line for line in lines if '"batch":-1,' in line))
-        return [Failure(v["id"], v["path"], v["stage"], v["reason"]) for v in failed]
+        return [Failure(v["id"], v["path"], v["stage"], v["reason"]) for v in failed if not v.get("dropped")]
 
 
 def failure_json(failure: Failure) -> str:
@@ -209,4 +237,14 @@ def _manifest_row(values: Mapping[str, Any], columns: Sequence[str]) -> Manifest
     failure = None
     if values["batch"] < 0:
         failure = Failure(utterance.id, utterance.path, values["stage"], values["reason"])
-    return ManifestRow(values["position"], utterance, values["num_samples"], values["batch"], failure)
+    return ManifestRow(
+        position=values["position"],
+        utterance=utterance,
+        num_samples=values["num_samples"],
+        batch=values["batch"],
+        failure=failure,
+        dropped=values.get("dropped", ""),
+        former=tuple([(name, batch) for name, batch in values.get("former", ())]),
+        size=values.get("size"),
+        mtime_ns=values.get("mtime_ns"),
+    )

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+
+from extractor.store.edition import Lines, read_lines, rows_problem
 from extractor.store.parts import BrokenPart, checksum_problems, decode_text, open_part, read_info
 from extractor.store.reader import Store
-from extractor.store.run_folder import AGAIN, CONTENTS, MANIFEST, RunInfo, list_files, read_manifest, read_run
+from extractor.store.run_folder import AGAIN, CONTENTS, MANIFEST, ROWS, RunInfo, list_files, read_run
 
 _SHOWN = 5  # ids named in one message
 
@@ -18,7 +21,7 @@ def verify(path: str | PathLike[str]) -> list[str]:
     """Problems of a run folder or of a packed file, one message each; none when all is well.
 
     Checked are the checksum of every dataset, shapes and counts, and that each utterance of the
-    manifest is there exactly once: as a row or, where it has none, as a failure.
+    manifest that is not dropped is there exactly once: as a row or, where it has none, as a failure.
     """
     path = Path(path)
     if path.is_file():
@@ -49,23 +52,46 @@ def _counts(run: Path, info: RunInfo) -> list[str]:
     """The manifest against the rows and the failures."""
     if not (run / MANIFEST).exists():
         return [f"{run}: has no {MANIFEST} yet; {AGAIN}"]
-    planned = {row.position: row.utterance.id for row in read_manifest(run / MANIFEST, info.columns)}
+    lines = read_lines(run, info.columns)
+    stale = _rows_problems(run, lines)
+    if stale:  # Store would answer by it
+        return stale
+    planned = {row.position: row.utterance.id for row in lines.rows}
+    dropped = {row.position for row in lines.rows if row.dropped}
     rows = _positions_and_ids(run)
-    count_of = Counter(key for _, key in rows)
+    if lines.edition is not None:  # a recording may have another id now than its part was written with
+        rows = [(at, planned.get(at, key)) for at, key in rows]
+    count_of = Counter(key for at, key in rows if at not in dropped)
     twice = [key for key, count in count_of.items() if count > 1]
     if twice:  # Store would refuse to read failures from such a run
         return [f"{run}: {len(twice)} utterances have more than one row: {_some(twice)}"]
     failed = {failure.id for failure in Store(run).errors}
-    ids = dict.fromkeys(planned.values())
+    ids = dict.fromkeys(key for at, key in planned.items() if at not in dropped)
     # What is wrong, and the utterances that it is wrong with.
     checks = {
         "rows are not where the manifest has them": [key for at, key in rows if planned.get(at) != key],
         "failures are of no utterance of the manifest": [key for key in failed if key not in ids],
-        f"of {len(planned)} recordings are not done yet; {AGAIN}": [
+        f"of {len(ids)} recordings are not done yet; {AGAIN}": [
             key for key in ids if key not in count_of and key not in failed
         ],
     }
     return [f"{run}: {len(found)} {what}: {_some(found)}" for what, found in checks.items() if found]
+
+
+def _rows_problems(run: Path, lines: Lines) -> list[str]:
+    """``rows.h5`` of an edited run against the manifest. That it is missing is none: it is derived."""
+    path = run / ROWS
+    if lines.edition is None or not path.exists():
+        return []
+    try:
+        problem = rows_problem(path, lines)
+    except BrokenPart as error:
+        problem = f"damaged ({error.__cause__})"
+    return (
+        [f"{path}: {problem}; delete this file: whoever next writes to the run makes it anew"]
+        if problem
+        else []
+    )
 
 
 def _positions_and_ids(run: Path) -> list[tuple[int, str]]:
@@ -83,18 +109,16 @@ def _positions_and_ids(run: Path) -> list[tuple[int, str]]:
 
 
 def _contents_problems(run: Path) -> list[str]:
-    batches, parts = list_files(run)
     path = run / CONTENTS
     if not path.exists():
         return [f"{path}: not written yet; {AGAIN}"]
-    expected = 0
-    for part in parts:
-        with open_part(part) as h5:
-            expected += int(h5.attrs["num_rows"])
+    store = Store(run)
     with open_part(path) as h5:
-        shown = len(h5["position"])
-    if batches or shown != expected:
-        return [f"{path}: shows {shown} rows of {len(Store(run))}; {AGAIN}"]
+        shown, edition = np.sort(h5["position"][:]), int(h5.attrs.get("edition", 0))
+    if not np.array_equal(shown, store.positions):
+        return [f"{path}: shows {len(shown)} rows of {len(store)}; {AGAIN}"]
+    if edition != store.edition:
+        return [f"{path}: shows the run before it was edited last; {AGAIN}"]
     return []
 
 

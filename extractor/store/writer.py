@@ -23,6 +23,7 @@ from typing import Any
 from extractor.errors import StoreError, StoreUnwritable
 from extractor.store.aside import TMP, sync_folder, writable
 from extractor.store.contents import write_contents
+from extractor.store.editing import RunManifest
 from extractor.store.fit import refuse_overflow
 from extractor.store.locks import FileLock, folder_lock, lock_shard, unlock_shard
 from extractor.store.parts import (
@@ -38,7 +39,6 @@ from extractor.store.reader import Store
 from extractor.store.run_folder import (
     CONTENTS,
     ERRORS,
-    MANIFEST,
     PARTS,
     ManifestRow,
     RunInfo,
@@ -46,9 +46,8 @@ from extractor.store.run_folder import (
     failure_json,
     list_files,
     lowest_batch,
-    manifest_lines,
     part_path,
-    read_manifest,
+    read_run,
     write_text,
 )
 from extractor.store.same_settings import agree
@@ -76,6 +75,7 @@ class RunWriter:
     def __init__(self, path: Path, info: RunInfo, shard: tuple[int, int], lock: FileLock) -> None:
         self.path = path
         self.info = info
+        self._manifest = RunManifest(path, info.columns)
         self.shard = shard
         self.repaired: list[str] = []
         self.warnings: list[str] = []
@@ -104,6 +104,8 @@ class RunWriter:
 
         ``settings`` (JSON values) are compared with the run's, ``environment`` is only stored.
         ``dim``: D' of each pooling, with ``none`` for frame-level output; None when not known.
+        ``columns``: names of the labels, for a new run; one that is there keeps those of its manifest
+        until ``edit_manifest``. Parts are written with the columns that the run began with.
         ``shard`` (i, n): this process commits the batches with ``index % n == i``.
 
         Raises ``SettingsDiffer``, ``StoreLocked``, ``StoreUnwritable``, ``StoreError``.
@@ -125,61 +127,80 @@ class RunWriter:
                 writer = cls(path, agree(path, asked), shard, lock)
                 with writable(path):
                     removed_part = writer._repair()
+                stale = writer._manifest.repair(asked.columns)
                 if not lock.supported:
                     writer.warnings.append(
                         f"{path}: this file system has no locks; see to it that no other process writes there"
                     )
-                if removed_part:  # or embeddings.h5 would name a part that is gone
+                if removed_part or stale:  # or embeddings.h5 would name a part, or labels, of the past
                     writer._write_contents()
             except BaseException:
                 lock.release()
                 raise
         return writer
 
+    @classmethod
+    def resume(cls, path: Path) -> RunWriter:
+        """Take up the run that is there, with its own settings. Raises as ``open`` does."""
+        info = read_run(path)
+        return cls.open(
+            path,
+            info.settings,
+            info.environment,
+            info.columns,
+            info.layers,
+            info.dim,
+            storage_dtype=info.storage_dtype,
+        )
+
     # Manifest
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the labels, as the manifest has them; of a new run, as they were asked for."""
+        return self._manifest.columns
+
     def manifest(self) -> list[ManifestRow] | None:
-        """The run's manifest; None when the run is new."""
-        path = self.path / MANIFEST
-        return read_manifest(path, self.info.columns) if path.exists() else None
+        """The run's manifest as it is now, dropped lines too, labels in the order of ``columns``; None when
+        the run is new."""
+        return self._manifest.read()
 
     def write_manifest(self, rows: Iterable[ManifestRow]) -> None:
         """Write a new run's manifest; row k has position k.
 
         Another shard may have written it first: then the two must agree, or ``StoreError``.
         """
-        lines = list(manifest_lines(rows, self.info.columns))
-        path = self.path / MANIFEST
         with folder_lock(self.path):
-            if not path.exists():
-                _check_positions(lines)
-                write_text(path, lines)
-            elif path.read_text(encoding="ascii") != "".join(lines):
-                raise StoreError(
-                    f"{path}: the run has another manifest than was planned now (another shard started on "
-                    "other recordings); start all shards on the same recordings, or name another --out"
-                )
+            self._manifest.write(list(rows))
 
     def append_manifest(self, rows: Iterable[ManifestRow]) -> None:
-        """Let the manifest grow: new positions follow the last one.
+        """Let the manifest grow: new positions follow the last one. Labels are in the order of ``columns``.
 
         A row whose position is there already replaces it: the same utterance, planned once more in
         a new batch after it had failed. What another shard has appended already is left as it is.
         """
-        path = self.path / MANIFEST
+
+        def planned_elsewhere(batch: int) -> bool:
+            return self.shard[1] > 1 and batch >= 0 and batch not in self.done()
+
         with folder_lock(self.path):
-            lines = path.read_text(encoding="ascii").splitlines(keepends=True)
-            before = len(lines)
-            for row, line in ((row, next(manifest_lines([row], self.info.columns))) for row in rows):
-                if row.position > len(lines):
-                    raise ValueError(f"position {row.position} after a manifest of {len(lines)} rows")
-                if row.position == len(lines):
-                    lines.append(line)
-                elif line != lines[row.position]:
-                    self._check_replaceable(json.loads(lines[row.position]), row)
-                    lines[row.position] = line
-            _check_positions(lines[before:], before)
-            write_text(path, lines)
+            self._manifest.append(list(rows), planned_elsewhere)
+
+    def edit_manifest(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> None:
+        """Replace the whole manifest: other labels, columns, paths, stamps, lines dropped or appended.
+
+        ``rows`` are all of its lines, those of ``manifest()`` first, with labels in the order of
+        ``columns``. It is a new edition only where readers see something new: other stamps alone, or
+        lines appended to a run that was never edited, are none. Before or after, never between,
+        whatever happens.
+
+        Raises ValueError for rows out of order, a position with another span, a dropped line
+        that comes back, an id of two lines that are not dropped; ``StoreError`` when the manifest was
+        changed since ``manifest()`` and is not what is asked for now.
+        """
+        with folder_lock(self.path):
+            if self._manifest.edit(rows, columns) and (self.path / CONTENTS).exists():
+                self._write_contents()
 
     # Batches
 
@@ -230,7 +251,8 @@ class RunWriter:
     def _write(self, group: Sequence[BatchResult]) -> None:
         group = sorted(group, key=lambda result: result.batch)
         parts_before = self._num_parts
-        contents = batch_contents(group, self.info.columns, self.info.layers, self.info.storage_dtype)
+        info = self.info
+        contents = batch_contents(group, info.columns, info.layers, info.storage_dtype, self.columns)
         lowest = group[0].batch
         if sum(array.num_bytes for array in contents.embeddings.values()) >= self._part_bytes():
             write_part(part_path(self.path, lowest), contents, kind="part")
@@ -344,20 +366,6 @@ class RunWriter:
         if num_rows and self.info.dim and given != {*self.info.dim}:
             raise ValueError(f"poolings {sorted(given)}, the run has {sorted(self.info.dim)}")
 
-    def _check_replaceable(self, there: Mapping[str, Any], row: ManifestRow) -> None:
-        """Another shard may have planned the same recordings since this one read the manifest."""
-        if there["id"] != row.utterance.id:
-            raise StoreError(
-                f"{self.path}: position {row.position} is another recording than {row.utterance.id!r}; "
-                "the manifest has grown in the meantime, run the same command again"
-            )
-        planned_elsewhere = self.shard[1] > 1 and there["batch"] >= 0 and there["batch"] not in self.done()
-        if planned_elsewhere:
-            raise StoreError(
-                f"{self.path}: {row.utterance.id!r} is already planned anew, by another shard; "
-                "run again without --retry-failed"
-            )
-
     def _part_bytes(self) -> int:
         """Size from which a file is a part."""
         return MERGE_BYTES << (self._num_parts // PARTS_A_SIZE)
@@ -436,12 +444,6 @@ class RunWriter:
     def _write_contents(self) -> None:
         write_contents(self.path, self.info)
         write_text(self.path / ERRORS, (failure_json(failure) + "\n" for failure in Store(self.path).errors))
-
-
-def _check_positions(lines: Sequence[str], first: int = 0) -> None:
-    for position, line in enumerate(lines, first):
-        if not line.startswith(f'{{"position":{position},'):
-            raise ValueError(f"manifest row {position} is out of order: {line[:40]}")
 
 
 def _check_space(path: Path, num_bytes: int) -> None:

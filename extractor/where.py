@@ -10,6 +10,8 @@
     column     = name | label['any name']      for names that are no words, such as label['my class']
     value      = 'text' | number
 
+``speaker=03`` alone, without quotes, is short for ``speaker == '03'``.
+
 A label is a text, ``''`` where it is not known. Against a text, ``==``, ``!=`` and ``in`` compare
 texts exactly. Against a number, and for ``< <= > >=`` always, a label counts as the number that it
 spells (``'03'`` is 3); one that spells none is unequal to every number and satisfies no order.
@@ -40,6 +42,7 @@ Factored: TypeAlias = tuple[Sequence[str], np.ndarray]  # distinct values, and i
 _Test: TypeAlias = Callable[[Callable[[str], Factored]], np.ndarray]
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_SHORT = re.compile(r"\s*(\w+)=([\w.-]+)\s*")
 _ORDERS = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -84,6 +87,9 @@ def parse_where(text: str, columns: Sequence[str]) -> Where:
     """
     if len(text) > MAX_LENGTH:
         raise SettingsError(f"--where: longer than {MAX_LENGTH} characters")
+    short = _SHORT.fullmatch(text)
+    if short:
+        text = f"label[{short[1]!r}] == {short[2]!r}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a stray backslash is a mistake, not a remark

@@ -1,0 +1,70 @@
+"""The finished files of a run, batches and parts, and the rows that each holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from extractor.errors import StoreError
+from extractor.store.parts import open_part, read_failures
+from extractor.store.run_folder import list_files
+from extractor.types import Failure
+
+_LISTINGS = 100  # of the folder, before one gives up on files that vanish
+
+# Reads local rows (indices in the file) of an open part.
+ReadRows = Callable[[h5py.File, np.ndarray], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A finished file and the manifest positions of its rows."""
+
+    path: Path
+    positions: np.ndarray
+    batches: tuple[int, ...]
+    failures: list[tuple[int, Failure]]  # with the batch of each
+
+
+def list_sources(run: Path) -> list[Source]:
+    if not (run / "parts").exists():
+        return []
+    for _ in range(_LISTINGS):
+        batches, parts = list_files(run)
+        try:
+            sources = [read_source(path) for path in parts]
+            # A batch that was merged but not yet deleted is in the part as well.
+            merged = {batch for source in sources for batch in source.batches}
+            loose = [read_source(path) for path in batches]
+            return sources + [source for source in loose if merged.isdisjoint(source.batches)]
+        except FileNotFoundError:
+            continue  # a writer merged that batch since the folder was listed
+    raise StoreError(f"{run}: its files vanish as they are read")
+
+
+def read_source(path: Path) -> Source:
+    with open_part(path) as h5:
+        batches = tuple(h5["batches"][:].tolist())
+        return Source(path, h5["position"][:], batches, read_failures(h5))
+
+
+def chunkwise(pooling: str, layer: int) -> ReadRows:
+    """Reader of one layer that goes through a file a chunk at a time, in the order of the file."""
+
+    def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
+        dataset = h5["embeddings"][pooling]
+        rows_a_chunk = dataset.chunks[0]
+        order = np.argsort(local, kind="stable")
+        chunks = local[order] // rows_a_chunk
+        values = np.empty((len(local), dataset.shape[2]), np.float32)
+        for group in np.split(order, np.flatnonzero(np.diff(chunks)) + 1):
+            start = local[group[0]] // rows_a_chunk * rows_a_chunk
+            values[group] = dataset[start : start + rows_a_chunk, layer][local[group] - start]
+        return values
+
+    return read
