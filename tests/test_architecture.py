@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # import each other.
 BOTTOM = {"types", "errors", "formats", "segments", "windows", "backends", "where"}
 STAGES = {
-    "manifest": {"corpora", "manifest_file", "manifest"},
+    "manifest": {"corpora", "manifest_file", "ids", "manifest"},
     "probe": {"probe"},
     "plan": {"plan"},
     "decode": {"flac", "waveform", "decode"},
@@ -35,8 +35,9 @@ STAGES = {
     "progress": {"progress"},
 }
 ENGINE = {
-    *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "indexing", "jobs"),
-    *("run_plan", "staging", "stages", "engine", "render", "edit", "merge"),
+    *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "files", "indexing"),
+    *("jobs", "matching", "stamping", "run_changes", "run_plan", "staging", "stages", "engine", "render"),
+    *("edit", "merge"),
 }
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 
