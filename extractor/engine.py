@@ -59,6 +59,7 @@ class Options:
     workers: int | None = None  # decoding threads of a process; None: by the number of cores
     shard: tuple[int, int] = (0, 1)  # this process does batches with index % n == i
     retry_failed: bool = False
+    prune: bool = False  # drop recordings that are not in the input any more
     index: str | Sequence[str] = ()  # indexes to build on the way: "mean:12"; see `hser-lookup`
     # What to augment: an `extractor.augment` object or its text; several texts are alternatives.
     augment: Augmentation | str | Sequence[str] | None = None
@@ -140,6 +141,7 @@ def run_here(
     from extractor.budget import Memory
     from extractor.decode import DecodeOptions
     from extractor.indexing import Indexes
+    from extractor.run_changes import Asking
     from extractor.run_plan import make_plan
     from extractor.stages import Stages, most_streams, num_streams
     from extractor.store import Store
@@ -152,39 +154,40 @@ def run_here(
         for message in writer.repaired:
             progress.note(message)
         budget_samples = round(asked.budget * SAMPLE_RATE)
+        decoding = DecodeOptions(
+            channel=options.channel, workers=asked.workers, resample=options.resample == RESAMPLING[0]
+        )
         plan = make_plan(
             writer,
             asked.manifest,
             budget_samples,
-            asked.workers,
-            options.retry_failed,
+            Asking(decoding, options.retry_failed, options.prune, options.shard[1] == 1, stop),
             progress,
             asked.copies,
             # Shards divide one plan, which machines of any number of cores must make alike.
             most_streams(model.device.type) if options.shard[1] == 1 else 1,
         )
         built_now = [] if index_later else asked.indexes
-        indexes = Indexes(out, built_now, layers, options.storage_dtype, len(plan.utterances), progress)
+        indexes = Indexes(out, built_now, layers, options.storage_dtype, plan.num_recordings, progress)
         a_pass = round(_pass_seconds(options, model, layers, asked.budget, progress) * SAMPLE_RATE)
         window = round(asked.window * SAMPLE_RATE)
         stages = Stages(
             plan,
             BatchEncoder(model, layers, asked.poolings, window, a_pass, Memory(progress.note)),
             writer,
-            DecodeOptions(
-                channel=options.channel, workers=asked.workers, resample=options.resample == RESAMPLING[0]
-            ),
+            decoding,
             num_streams(model.device.type, len(plan.batches)),
             asked.copies,
             last.enter_context(indexes),
         )
-        summary = Summary(str(out), options.model, recordings=len(plan.utterances))
+        summary = Summary(str(out), options.model, recordings=plan.num_recordings, changes=plan.changes)
         summary.padding_share = plan.padding_share(model.encoder)
         summary.setup_seconds = time.perf_counter() - began
         summary.indexes = [(each.pooling, each.layer, each.kind) for each in asked.indexes]
         done = writer.done()
         mine = range(options.shard[0], len(plan.batches), options.shard[1])
-        stages.run([b for b in mine if b not in done], progress, summary, stop)
+        todo = [b for b in mine if b not in done and len(plan.batches[b])]
+        stages.run(todo, progress, summary, stop)
     for warning in writer.warnings:
         progress.note(warning)
     with Store(out) as store:
@@ -278,6 +281,10 @@ def check(options: Options) -> None:
     i, n = options.shard
     if not 0 <= i < n:
         raise SettingsError(f"--shard {i}/{n}: must be i/n with 0 <= i < n")
+    if options.prune and n > 1:
+        # With a part of the input alone, the rest of it would seem to have left: so, too, with any
+        # option to come that takes a part.
+        raise SettingsError("--prune and --shard exclude each other: prune when all shards are done")
     if n > 1 and options.index:
         raise SettingsError(
             "--index and --shard exclude each other: build the index when all shards are done, with"
