@@ -159,8 +159,10 @@ class PlanMemory:
 
 def measure_plan(recordings: int, out: str) -> PlanMemory:
     """Everything between the headers and the first batch; no file is touched but the run's own."""
+    from extractor.decode import DecodeOptions
     from extractor.plan import plan_batches
     from extractor.progress import Silent
+    from extractor.run_changes import Asking
     from extractor.run_plan import make_plan
     from extractor.store.run_folder import ManifestRow
     from extractor.store.writer import RunWriter
@@ -188,7 +190,9 @@ def measure_plan(recordings: int, out: str) -> PlanMemory:
         writer.write_manifest(rows)
         del rows
         write_seconds = clock.lap()
-        plan = make_plan(writer, manifest, round(BATCH * SAMPLE_RATE), 1, False, Silent())
+        plan = make_plan(
+            writer, manifest, round(BATCH * SAMPLE_RATE), Asking(DecodeOptions(workers=1)), Silent()
+        )
         assert len(plan.batches) == len(batches)
         read_seconds = clock.lap()
     return PlanMemory(

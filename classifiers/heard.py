@@ -24,6 +24,7 @@ from extractor.copies import UNALTERED
 from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store.aside import aside
+from extractor.store.run_folder import CORPUS
 
 FILE = "heard.npz"
 NO_CORPORA = ("", "files", "folders")  # what `Manifest.corpus` says where it knows of none
@@ -67,14 +68,14 @@ def heard_of(store: Store, rows: np.ndarray) -> Heard:
         _digests(originals[row] for row in chosen),
         _digests(originals[row] for row in chosen if rendered[row]),
         tuple(sorted({speakers[row] for row in chosen} - {""})) if speakers else (),
-        str(store.environment.get("corpus", "")),
+        str(store.environment.get(CORPUS, "")),
     )
 
 
 def overlap(heard: Heard, store: Store) -> Overlap:
     """Which rows of a run a model has heard."""
     audio = np.isin(_each_digest(store.checksums), heard.audio)
-    known, here = _corpora(heard.corpus), _corpora(str(store.environment.get("corpus", "")))
+    known, here = _corpora(heard.corpus), _corpora(str(store.environment.get(CORPUS, "")))
     copy = np.zeros(len(store), bool)
     if not known or not here or known & here:
         originals = _each_digest(originals_of(store))

@@ -39,7 +39,8 @@ Examples:
   hser-extract a.wav b.mp3 --model ./my-checkpoint --layers last --out runs/y
 
 \b
-Run the same command again to go on after a stop, a crash or a full disk.
+Run the same command again to go on after a stop, a crash or a full disk,
+and to bring a run up to date with its input: labels, new and changed files.
 Exit code: 0 done, 1 with --strict when recordings failed, 2 an error,
 130 stopped by Ctrl-C.
 """
@@ -100,6 +101,7 @@ class _Shard(click.ParamType):
 )
 @click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
 @click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
+@click.option("--prune", is_flag=True, help="Drop recordings that are not in the input any more.")
 @click.option(
     "--index", metavar="POOLING:LAYER", help="Build a search index on the way, e.g. mean:12; for hser-lookup."
 )

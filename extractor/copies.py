@@ -87,6 +87,34 @@ class Copies:
         labels = (*original.labels, original.id, str(number), recipe)
         return replace(original, id=f"{original.id}~{number}" if number else original.id, labels=labels)
 
+    @property
+    def each(self) -> int:
+        """How many rows a recording gives."""
+        return self.config.copies + bool(self.config.clean)
+
+    def like(self, copy: Utterance, original: Utterance) -> Utterance:
+        """The copy, as one of a recording that is described anew: what was done to it stays."""
+        anew = self._copy(original, self.number(copy))
+        return replace(anew, labels=(*anew.labels[:-1], copy.labels[-1]))
+
+    def own_labels(self, copy: Utterance) -> tuple[str, ...]:
+        """The labels of the recording itself."""
+        return copy.labels[: -len(COLUMNS)]
+
+    def partners(self, copy: Utterance) -> set[str]:
+        """Ids of the recordings that it takes in."""
+        from extractor.augment import RECORDING
+
+        recipe = copy.labels[-1]
+        if not recipe or recipe == UNALTERED:
+            return set()
+        return {clip.id for clip in self.recipe(copy).clips if clip.kind == RECORDING}
+
+    def outcome(self, original: Utterance, number: int, num_samples: int, pool: Pool) -> tuple[str, bool]:
+        """What would be drawn for a copy, and whether anything could be."""
+        drawn, _, failure = self.draw(self._copy(original, number), num_samples, pool)
+        return drawn.labels[-1], failure is None
+
     def original(self, utterance: Utterance) -> str:
         """The id of the recording that it is a copy of."""
         return utterance.labels[-3]
@@ -100,6 +128,10 @@ class Copies:
 
         return parse_recipe(utterance.labels[-1])
 
+    def drawn_by(self, original: Utterance) -> tuple[str, str, str]:
+        """What a draw reads of a recording, its own or one that it may take in, but for its length."""
+        return original.id, original.labels[self._emotion], original.labels[self._speaker]
+
     def pool(self, originals: Mapping[str, tuple[Utterance, int]]) -> Pool:
         """What may be drawn from. ``originals``: by id, with lengths at 16 kHz."""
         from extractor.augment import Pool
@@ -110,8 +142,8 @@ class Copies:
     def _source(self, name: str, utterance: Utterance, num_samples: int) -> Source:
         from extractor.augment import Source
 
-        labels = utterance.labels
-        return Source(name, num_samples, labels[self._emotion], labels[self._speaker])
+        _, emotion, speaker = self.drawn_by(utterance)
+        return Source(name, num_samples, emotion, speaker)
 
     def draw(
         self, utterance: Utterance, num_samples: int, pool: Pool

@@ -29,7 +29,7 @@ from extractor import errors
 from extractor.device_worker import Share
 from extractor.errors import HserError, ProcessDied, SettingsError
 from extractor.indexing import Indexes, Wanted
-from extractor.progress import Counts, Progress, Summary
+from extractor.progress import Changes, Counts, Progress, Summary
 from extractor.remarks import remarks
 from extractor.room import room_of
 from extractor.stages import EMBEDDING, num_cores
@@ -132,6 +132,7 @@ def run_on(
                 shard=(index + count * d, count * len(devices)),
                 # What is to be tried again is planned by the first; planned twice it would be done twice.
                 retry_failed=options.retry_failed and d == 0,
+                prune=options.prune and d == 0,
             ),
             str(out),
         )
@@ -243,6 +244,8 @@ class Workers:
         return Summary(
             **known, **sums, **means, **longest, stopped=stopped, smallest_pass=min(passes, default=None),
             warm_up=max(warm_ups, default=None), indexes=indexes,
+            # The first brings the run level with its input; the others find it so.
+            changes=Changes(**each[0]["changes"]),
         )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ class Options:
     decode_memory: float | None = None  # None: a quarter of the machine's memory
     shard: tuple[int, int] = (0, 1)  # this process does batches with index % n == i
     retry_failed: bool = False
+    prune: bool = False  # drop recordings that are not in the input any more
     index: str | Sequence[str] = ()  # indexes to build on the way: "mean:12"; see `hser-lookup`
     # What to augment: an `extractor.augment` object or its text; several texts are alternatives.
     augment: Augmentation | str | Sequence[str] | None = None
@@ -143,6 +144,7 @@ def run_here(
     from extractor.indexing import Indexes
     from extractor.remarks import remarks
     from extractor.room import room_of
+    from extractor.run_changes import Asking
     from extractor.run_plan import make_plan
     from extractor.stages import Stages, most_streams, num_streams
     from extractor.store import Store
@@ -156,40 +158,41 @@ def run_here(
         for message in writer.repaired:
             progress.note(message)
         budget_samples = round(asked.budget * SAMPLE_RATE)
+        decoding = replace(
+            recipe.decode_options(asked.workers),
+            max_hours=options.max_hours,
+            room=room_of(options.decode_memory),
+        )
         plan = make_plan(
             writer,
             asked.manifest,
             budget_samples,
-            asked.workers,
-            options.retry_failed,
+            Asking(decoding, options.retry_failed, options.prune, options.shard[1] == 1, stop),
             progress,
             asked.copies,
             # Shards divide one plan, which machines of any number of cores must make alike.
             most_streams(model.device.type) if options.shard[1] == 1 else 1,
         )
         built_now = [] if index_later else asked.indexes
-        indexes = Indexes(out, built_now, layers, options.storage_dtype, len(plan.utterances), progress)
+        indexes = Indexes(out, built_now, layers, options.storage_dtype, plan.num_recordings, progress)
         a_pass = _pass_seconds(options, model, layers, asked.budget, progress)
         stages = Stages(
             plan,
             recipe.encoder(model, layers, asked.poolings, a_pass, Memory(progress.note)),
             writer,
-            replace(
-                recipe.decode_options(asked.workers),
-                max_hours=options.max_hours,
-                room=room_of(options.decode_memory),
-            ),
+            decoding,
             num_streams(model.device.type, len(plan.batches)),
             asked.copies,
             last.enter_context(indexes),
         )
-        summary = Summary(str(out), options.model, recordings=len(plan.utterances))
+        summary = Summary(str(out), options.model, recordings=plan.num_recordings, changes=plan.changes)
         summary.padding_share = plan.padding_share(model.encoder)
         summary.setup_seconds = time.perf_counter() - began
         summary.indexes = [(each.pooling, each.layer, each.kind) for each in asked.indexes]
         done = writer.done()
         mine = range(options.shard[0], len(plan.batches), options.shard[1])
-        stages.run([b for b in mine if b not in done], progress, summary, stop)
+        todo = [b for b in mine if b not in done and len(plan.batches[b])]
+        stages.run(todo, progress, summary, stop)
     for warning in writer.warnings:
         progress.note(warning)
     with Store(out) as store:
@@ -288,6 +291,10 @@ def check(options: Options) -> None:
     i, n = options.shard
     if not 0 <= i < n:
         raise SettingsError(f"--shard {i}/{n}: must be i/n with 0 <= i < n")
+    if options.prune and n > 1:
+        # With a part of the input alone, the rest of it would seem to have left: so, too, with any
+        # option to come that takes a part.
+        raise SettingsError("--prune and --shard exclude each other: prune when all shards are done")
     if n > 1 and options.index:
         raise SettingsError(
             "--index and --shard exclude each other: build the index when all shards are done, with"
@@ -412,6 +419,7 @@ def _reachable(model: str) -> str:
 
 def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> RunWriter:
     from extractor.pooling import POOLINGS
+    from extractor.store.run_folder import CORPUS
     from extractor.store.writer import RunWriter
 
     model = asked.model
@@ -420,7 +428,7 @@ def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> Ru
         settings=asked.settings,
         environment={
             "model_spec": _reachable(options.model),
-            "corpus": asked.manifest.corpus,
+            CORPUS: asked.manifest.corpus,
             **({"notes": list(asked.manifest.notes)} if asked.manifest.notes else {}),
             **({"model_notes": list(model.notes)} if model.notes else {}),
             **_environment(model.device.type),

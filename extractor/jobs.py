@@ -76,7 +76,7 @@ class Jobs:
         from extractor.copies import Sounds
         from extractor.probe import probe
 
-        sounds = None if self.copies is None else Sounds(self.copies, self.plan.utterances)
+        sounds = None if self.copies is None else Sounds(self.copies, self.plan.live_utterances)
         for b in self.todo:
             positions = self.plan.batches[b]
             request = Requested([self.plan.utterances[p] for p in positions])
@@ -118,6 +118,6 @@ def _unchanged(
         return header
     reason = (
         f"changed since planning: {now / SAMPLE_RATE:.2f} s long now,"
-        f" {planned / SAMPLE_RATE:.2f} s then; run again with --retry-failed to take it as it is"
+        f" {planned / SAMPLE_RATE:.2f} s then; run the same command again to take it as it is"
     )
     return Failure(utterance.id, utterance.path, "decode", reason)

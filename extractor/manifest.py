@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH122
+# ruff: noqa: PTH100, PTH112, PTH119, PTH120, PTH122
 # A path is a str here: a Path a row would cost more than all the rest.
 """Inputs -> Manifest: which recordings, under which ids, with which labels.
 
@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from extractor.corpora import CORPORA
 from extractor.corpora.words import NO_RENAMES, Renames
 from extractor.errors import InputError, unknown
+from extractor.ids import Names
 from extractor.manifest_file import (
     BASE_COLUMNS,
-    MAX_PROBLEMS,
     NO_CORPUS,
     WHOLE,
     Source,
-    Span,
     read_table,
 )
 from extractor.source_labels import force, name_emotions, recognise_each
@@ -71,16 +70,17 @@ def read_manifest(
         force(CORPORA[corpus], sources)
     name_emotions(sources, renames)
     columns = _columns(sources)
-    ids = _ids(sources)
+    names = Names(sources)
+    ids = names.ids()
     utterances: list[Utterance] = []
     for source in sources:
         first = len(utterances)
         for i, labels in enumerate(_aligned(source, columns)):
             start, end = source.span(i)
             utterances.append(Utterance(ids[first + i], source.paths[i], start, end, labels))
-    names = dict.fromkeys(name for source in sources for name in source.corpora)
+    corpora = dict.fromkeys(name for source in sources for name in source.corpora)
     notes = tuple(note for source in sources for note in source.notes)
-    return Manifest(utterances, columns, "+".join(names) or NO_CORPUS, notes)
+    return Manifest(utterances, columns, "+".join(corpora) or NO_CORPUS, notes, names, names.given())
 
 
 # --- inputs -> sources
@@ -175,7 +175,7 @@ def _common_folder(folders: Iterable[str]) -> str:
         return os.sep
 
 
-# --- sources -> columns, labels, ids
+# --- sources -> columns, labels
 
 
 def _columns(sources: list[Source]) -> tuple[str, ...]:
@@ -196,63 +196,3 @@ def _aligned(source: Source, columns: tuple[str, ...]) -> Iterator[tuple[str, ..
     for labels in source.labels:
         row = tuple([labels[i] if i >= 0 else "" for i in at])
         yield shared.setdefault(row, row) if len(shared) < _MOST_SHARED else shared.get(row, row)
-
-
-def _ids(sources: list[Source]) -> list[str]:
-    """Ids, unique over all: as given, else the shortest of these forms that tells all apart.
-
-    The corpus's own id or the stem; the path below the common folder without its suffix; with it.
-    A segment's carries its times: ``stem@1.5-4``.
-    """
-    ids: list[str] = []
-    for form in (_stem, _below, _below_with_suffix):
-        prefix = "" if form is _stem else _common_prefix(sources)
-        ids = [name for source in sources for name in _source_ids(source, form, prefix)]
-        if len(set(ids)) == len(ids):
-            return ids
-    first: dict[str, str] = {}
-    problems: list[str] = []
-    origins = (source.origin(i) for source in sources for i in range(len(source.paths)))
-    for name, origin in zip(ids, origins, strict=True):
-        if name in first and len(problems) < MAX_PROBLEMS:
-            problems.append(f"{name!r}: {first[name]} and {origin}")
-        first.setdefault(name, origin)
-    raise InputError("\n  ".join(["recordings with the same id; give each row its own 'id'", *problems]))
-
-
-def _source_ids(source: Source, form: Callable[[str, str], str], prefix: str) -> Iterator[str]:
-    for i, path in enumerate(source.paths):
-        name = source.given_id(i)
-        if not name:
-            name = source.corpus_ids[i] if source.corpus_ids else ""
-            name = name or form(path, prefix)
-            if source.span(i) != WHOLE:
-                name = f"{name}@{_times(source.span(i))}"
-            if not name.isascii():
-                # bytes of a file name that are no UTF-8 are surrogates, which no store can write
-                name = name.encode("utf-8", "backslashreplace").decode("utf-8")
-        yield name
-
-
-def _stem(path: str, prefix: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _below(path: str, prefix: str) -> str:
-    return os.path.splitext(_below_with_suffix(path, prefix))[0]
-
-
-def _below_with_suffix(path: str, prefix: str) -> str:
-    return path.removeprefix(prefix).replace(os.sep, "/")
-
-
-def _times(span: Span) -> str:
-    start, end = span
-    return f"{start or 0:.10g}-{'end' if end is None else f'{end:.10g}'}"
-
-
-def _common_prefix(sources: list[Source]) -> str:
-    folders: set[str] = set()
-    for source in sources:
-        folders |= {os.path.dirname(path) for path in source.paths} if source.is_manifest else {source.root}
-    return os.path.join(_common_folder(folders), "")

@@ -72,12 +72,6 @@ class Source:
     def span(self, i: int) -> Span:
         return self.spans[i] if self.spans else WHOLE
 
-    def given_id(self, i: int) -> str:
-        return self.ids[i] if self.ids else ""
-
-    def origin(self, i: int) -> str:
-        return f"{self.name}, line {self.lines[i]}" if self.is_manifest else self.paths[i]
-
 
 class _Problems:
     """What is wrong with a manifest file: a user mends ten lines at a time, not one."""

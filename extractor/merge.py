@@ -23,6 +23,7 @@ from extractor.store.aside import TMP, sync_folder, writable
 from extractor.store.edition import Lines, read_lines
 from extractor.store.locks import folder_lock, lock_shard, unlock_shard
 from extractor.store.run_folder import (
+    CORPUS,
     LOCK,
     MANIFEST,
     PARTS,
@@ -156,7 +157,7 @@ def _write(runs: Sequence[_Run], out: Path, columns: tuple[str, ...], copied: bo
     corpora = _corpora(runs)
     info = replace(
         first,
-        environment=first.environment | {"merged": made_of, "corpus": "+".join(corpora) or NO_CORPUS},
+        environment=first.environment | {"merged": made_of, CORPUS: "+".join(corpora) or NO_CORPUS},
         columns=columns,
         dim=next((run.info.dim for run in runs if run.info.dim), {}),
     )
@@ -188,7 +189,7 @@ def _write(runs: Sequence[_Run], out: Path, columns: tuple[str, ...], copied: bo
 
 
 def _corpus(run: _Run) -> str:
-    return str(run.info.environment.get("corpus", ""))
+    return str(run.info.environment.get(CORPUS, ""))
 
 
 def _corpora(runs: Sequence[_Run]) -> list[str]:

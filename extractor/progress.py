@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -23,6 +23,20 @@ class Counts:
 
     recordings: int  # done by this command, failed ones among them
     audio: Seconds  # of audio in them
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a run was brought level with: what its input had become since."""
+
+    relabelled: int = 0  # rows that have other labels now
+    replaced: int = 0  # recordings whose audio is another now: encoded again
+    redrawn: int = 0  # augmented copies that are made again: what they are drawn by is another now
+    moved: int = 0  # recordings that lie elsewhere or under another name now, and kept their rows
+    renamed: int = 0  # recordings that a manifest gives another id now
+    missing: int = 0  # recordings that are named and whose file is not there
+    left: int = 0  # recordings that are not in the input any more
+    pruned: int = 0  # of these, dropped by this command
 
 
 @dataclass(slots=True)
@@ -50,6 +64,7 @@ class Summary:
     stopped: bool = False  # by the user, before the end
     # To be built behind several processes, each of which has a share of the rows: pooling, layer, kind.
     indexes: Sequence[tuple[str, int, str]] = ()
+    changes: Changes = field(default_factory=Changes)
 
     @property
     def speed(self) -> float:
@@ -102,7 +117,8 @@ class Log:
             return text
         speed = counts.audio / elapsed if elapsed else 0.0
         left = clock_time((self.audio - counts.audio) / speed) if speed else "?"
-        return f"{text}, {speed:.1f} audio s/s, padding {self.padding_share:.1%}, {left} left"
+        padding = f", padding {self.padding_share:.1%}" if self.padding_share else ""
+        return f"{text}, {speed:.1f} audio s/s{padding}, {left} left"
 
     def stop(self) -> None: ...
 
@@ -184,6 +200,11 @@ def failure_reasons(failures: Sequence[Failure]) -> list[tuple[str, int]]:
     return kinds.most_common()
 
 
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def summary_rows(s: Summary) -> list[tuple[str, str]]:
     """The table at the end of a run, as pairs of text."""
     rows = [
@@ -195,6 +216,7 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
     ]
     rows += [("", f"{count:,} x {reason}") for reason, count in failure_reasons(s.failures)[:8]]
     rows += [("note", note) for note in s.notes]
+    rows += [("since then" if i == 0 else "", line) for i, line in enumerate(change_lines(s.changes))]
     if not s.embedded:
         return rows
     rows += [
@@ -217,6 +239,21 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
 
 def _warm_up(seconds: Seconds) -> str:
     return f"{seconds:.1f} s of the encoding, for the first batch and CUDA graphs"
+
+
+def change_lines(changes: Changes) -> list[str]:
+    """What changed in the input since the run was last brought level with it."""
+    said = {
+        "rows with other labels": changes.relabelled,
+        "recordings with other audio, encoded again": changes.replaced,
+        "augmented copies made again": changes.redrawn,
+        "recordings found elsewhere, rows kept": changes.moved,
+        "recordings with another id": changes.renamed,
+        "recordings whose file is not there": changes.missing,
+        "recordings that left the input, dropped": changes.pruned,
+        "recordings that left the input (--prune drops them)": changes.left - changes.pruned,
+    }
+    return [f"{count:,} {what}" for what, count in said.items() if count]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,22 @@
 """The plan of a run: which recordings, in which batches. Made once, kept in the run folder.
 
 A run that is resumed keeps its batches, so that it gives the same bits as one that was never
-interrupted; recordings that were added to the input since are planned behind them.
+interrupted; recordings that were added to the input since, or are others now, are planned behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extractor.errors import InputError
+from extractor.files import Stamp, lengths, stamps
 from extractor.plan import plan_batches
-from extractor.probe import num_samples_16k, probe
-from extractor.progress import Counts, Progress, showing
-from extractor.store import Store
+from extractor.progress import Changes, Progress
+from extractor.run_changes import Asking, Comparison
+from extractor.stamping import stamped
 from extractor.store.run_folder import ManifestRow
 from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from extractor.encoders import Encoder
     from extractor.store.writer import RunWriter
 
-PROBED_AT_ONCE = 4096  # headers between two updates of the progress
 PADDING_SAMPLE = 10_000  # recordings from which the padding share is computed, evenly spaced
 
 
@@ -37,6 +35,16 @@ class RunPlan:
     utterances: Sequence[Utterance]
     num_samples: np.ndarray  # int64 [N], planned; 0 where the header could not be read
     batches: Sequence[np.ndarray]
+    live: np.ndarray  # bool [N]: not dropped
+    changes: Changes = field(default_factory=Changes)  # what the run was brought level with
+
+    @property
+    def num_recordings(self) -> int:
+        return int(self.live.sum())
+
+    @property
+    def live_utterances(self) -> list[Utterance]:
+        return [self.utterances[i] for i in np.flatnonzero(self.live).tolist()]
 
     def audio(self, batches: Sequence[int]) -> float:
         """Seconds of audio in some of the batches."""
@@ -44,9 +52,9 @@ class RunPlan:
 
     def padding_share(self, encoder: Encoder) -> float:
         """Share of all arithmetic that is spent on padding, over at most `PADDING_SAMPLE` recordings."""
-        lengths = self.num_samples[self.num_samples >= encoder.min_samples]
-        step = max(1, len(lengths) // PADDING_SAMPLE)
-        spent = [encoder.operations(int(n)) for n in lengths[::step]]
+        planned = self.num_samples[self.live & (self.num_samples >= encoder.min_samples)]
+        step = max(1, len(planned) // PADDING_SAMPLE)
+        spent = [encoder.operations(int(n)) for n in planned[::step]]
         useful, padded = (sum(part) for part in zip(*spent, strict=True)) if spent else (0.0, 0.0)
         return padded / (useful + padded) if useful else 0.0
 
@@ -55,45 +63,43 @@ def make_plan(
     writer: RunWriter,
     manifest: Manifest,
     budget_samples: int,
-    workers: int,
-    retry_failed: bool,
+    asking: Asking,
     progress: Progress,
     copies: Copies | None = None,
     streams: int = 1,
 ) -> RunPlan:
-    """The run's plan, from its folder as far as it is there; what is new is probed, planned, stored.
+    """The run's plan, from its folder as far as it is there, level with the input of now (`run_changes`).
 
-    With ``copies``, each recording is planned as it is and as its augmented copies. ``streams``:
-    batches that are to be worked on at once.
+    What is new is probed, planned, stored. With ``copies``, each recording is planned as it is and as its
+    augmented copies. ``streams``: batches that are to be worked on at once.
     """
-    rows = writer.manifest() or []
-    known = {row.utterance.id: row for row in rows}
-    originals = _with_known_ids(rows, manifest.utterances, copies)
-    utterances = originals if copies is None else copies.expand(originals)
-    _same_recordings(known, utterances)
-    # Paths of now: the recordings may have moved since.
-    now = {u.id: u for u in utterances}
-    rows = [_moved(row, now.get(row.utterance.id, row.utterance)) for row in rows]
+    workers = asking.decoding.workers
+    rows = writer.manifest()
+    if not rows:
+        originals = manifest.utterances
+        pending = list(enumerate(originals if copies is None else copies.expand(originals)))
+        there = stamps((u.path for u in originals), progress)
+        rows = _plan_rows(pending, budget_samples, streams, 0, workers, progress, copies, originals, there)
+        writer.write_manifest(rows)
+        return _as_plan(rows)
 
-    gone = len(rows) - sum(row.utterance.id in now for row in rows)
-    if gone:
-        progress.note(f"{gone:,} recordings of this run are not in the input any more; what is stored stays")
-    new = [u for u in utterances if u.id not in known]
-    if rows and new:
-        progress.note(f"{len(new):,} recordings are new in the input and are added to the run")
-    retry = _failed(writer) & now.keys() if retry_failed and rows else set()
-    if retry:
-        progress.note(f"{len(retry):,} failed recordings are tried again")
-
-    pending = [(row.position, row.utterance) for row in rows if row.utterance.id in retry]
-    pending += [(len(rows) + i, u) for i, u in enumerate(new)]
+    level = Comparison(writer, rows, manifest, copies, asking, progress).level()
+    pending = level.again + list(enumerate(level.new, len(rows)))
+    made: list[ManifestRow] = []
     if pending:
-        num_batches = 1 + max((row.batch for row in rows), default=-1)
-        made = _plan_rows(pending, budget_samples, streams, num_batches, workers, progress, copies, originals)
-        (writer.append_manifest if rows else writer.write_manifest)(made)
-        by_position = {row.position: row for row in rows} | {row.position: row for row in made}
-        rows = [by_position[position] for position in range(len(by_position))]
-    return _as_plan(rows)
+        num_batches = 1 + max(row.batch for row in rows)
+        made = _plan_rows(
+            pending, budget_samples, streams, num_batches, workers, progress, copies, level.originals,
+            level.stamps,
+        )  # fmt: skip
+    rows = level.rows
+    for row in made:
+        rows[row.position : row.position + 1] = [row]
+    if level.edited:
+        writer.edit_manifest(rows, level.columns)
+    elif made:
+        writer.append_manifest(made)
+    return _as_plan(rows, level.changes)
 
 
 def plan_without_run(
@@ -102,54 +108,9 @@ def plan_without_run(
     """A plan that is kept nowhere, and the recordings that are not in it."""
     utterances = copies.expand(manifest.utterances)
     rows = _plan_rows(
-        list(enumerate(utterances)), budget_samples, 1, 0, workers, progress, copies, manifest.utterances
+        list(enumerate(utterances)), budget_samples, 1, 0, workers, progress, copies, manifest.utterances, {}
     )
     return _as_plan(rows), [row.failure for row in rows if row.failure is not None]
-
-
-def _failed(writer: RunWriter) -> set[str]:
-    """Ids of the recordings that failed so far."""
-    with Store(writer.path) as store:
-        return {failure.id for failure in store.errors}
-
-
-def _with_known_ids(
-    rows: Sequence[ManifestRow], utterances: Sequence[Utterance], copies: Copies | None
-) -> Sequence[Utterance]:
-    """Recordings keep the ids that the run gave them.
-
-    Ids that are made from file names become longer when a new file has the name of an old one.
-    """
-    if not rows:
-        return utterances
-    known = {
-        (u.path, u.start, u.end): u.id if copies is None else copies.original(u)
-        for u in (row.utterance for row in rows)
-    }
-    ids = [known.get((u.path, u.start, u.end), u.id) for u in utterances]
-    return [u if u.id == name else replace(u, id=name) for u, name in zip(utterances, ids, strict=True)]
-
-
-def _moved(row: ManifestRow, now: Utterance) -> ManifestRow:
-    # Seldom: copying a million rows takes seconds.
-    if row.utterance.path == now.path:
-        return row
-    return replace(row, utterance=replace(row.utterance, path=now.path))
-
-
-def _same_recordings(known: dict[str, ManifestRow], utterances: Sequence[Utterance]) -> None:
-    """Refuse an id that now names another recording: its row would be silently the old one's."""
-    for utterance in utterances:
-        row = known.get(utterance.id)
-        if row is None:
-            continue
-        old = row.utterance
-        same_name = PurePath(old.path).name == PurePath(utterance.path).name
-        if not same_name or (old.start, old.end) != (utterance.start, utterance.end):
-            raise InputError(
-                f"id {utterance.id!r} is {utterance.path} now and was {old.path} when this run began;"
-                " name another --out, or give the recordings ids of their own in a manifest"
-            )
 
 
 def _plan_rows(
@@ -161,9 +122,13 @@ def _plan_rows(
     progress: Progress,
     copies: Copies | None,
     originals: Sequence[Utterance],
+    there: Mapping[str, Stamp | None],
 ) -> list[ManifestRow]:
-    """Probe and plan utterances, given with their positions; batches count from ``num_batches``."""
-    samples, failures = _measure([u for _, u in pending], workers, progress)
+    """Probe and plan utterances, given with their positions; batches count from ``num_batches``.
+
+    ``there``: size and time of files, from before they are read: what changes meanwhile is noticed later.
+    """
+    samples, failures = lengths([u for _, u in pending], workers, progress)
     if copies is not None:
         pending = _draw(pending, samples, failures, copies, originals, workers, progress)
     planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
@@ -172,27 +137,12 @@ def _plan_rows(
     for b, members in enumerate(batches, num_batches):
         batch_of[planned[members]] = b
     return [
-        ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i))
+        stamped(
+            ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i)),
+            there.get(utterance.path),
+        )
         for i, (position, utterance) in enumerate(pending)
     ]
-
-
-def _measure(
-    utterances: Sequence[Utterance], workers: int, progress: Progress
-) -> tuple[np.ndarray, dict[int, Failure]]:
-    """Lengths at 16 kHz, int64 ``[N]``, and what cannot be read, by index."""
-    samples = np.zeros(len(utterances), dtype=np.int64)
-    failures: dict[int, Failure] = {}
-    with showing(progress, "reading headers", len(utterances)):
-        for start in range(0, len(utterances), PROBED_AT_ONCE):
-            some = utterances[start : start + PROBED_AT_ONCE]
-            for i, found in enumerate(probe(some, workers), start):
-                if isinstance(found, Failure):
-                    failures[i] = found
-                else:
-                    samples[i] = num_samples_16k(found, utterances[i])
-            progress.update(Counts(min(start + PROBED_AT_ONCE, len(utterances)), 0.0))
-    return samples, failures
 
 
 def _draw(
@@ -208,15 +158,15 @@ def _draw(
 
     What is drawn from is always the whole input, so that it is the same when a run grows or is resumed.
     """
-    lengths = {
+    known = {
         copies.original(u): (u, int(samples[i])) for i, (_, u) in enumerate(pending) if i not in failures
     }
     if copies.needs_partners:
         asked = {copies.original(u) for _, u in pending}
         others = [u for u in originals if u.id not in asked]
-        other_samples, unreadable = _measure(others, workers, progress)
-        lengths |= {u.id: (u, int(other_samples[i])) for i, u in enumerate(others) if i not in unreadable}
-    pool = copies.pool(lengths)
+        other_samples, unreadable = lengths(others, workers, progress)
+        known |= {u.id: (u, int(other_samples[i])) for i, u in enumerate(others) if i not in unreadable}
+    pool = copies.pool(known)
     drawn = []
     for i, (position, utterance) in enumerate(pending):
         if i not in failures:
@@ -227,13 +177,17 @@ def _draw(
     return drawn
 
 
-def _as_plan(rows: Sequence[ManifestRow]) -> RunPlan:
-    """Batches from the batch index that each row carries: longest first, ties in manifest order."""
+def _as_plan(rows: Sequence[ManifestRow], changes: Changes | None = None) -> RunPlan:
+    """Batches from the batch index that each row carries: longest first, ties in manifest order.
+
+    What is dropped is in none of them: a batch may be empty.
+    """
     num_samples = np.array([row.num_samples for row in rows], dtype=np.int64)
-    batch_of = np.array([row.batch for row in rows], dtype=np.int64)
+    batch_of = np.array([-1 if row.dropped else row.batch for row in rows], dtype=np.int64)
     order = np.lexsort((np.arange(len(rows)), -num_samples, batch_of))
     order = order[np.searchsorted(batch_of[order], 0) :]
     num_batches = 1 + int(batch_of.max(initial=-1))
     bounds = np.searchsorted(batch_of[order], np.arange(num_batches + 1))
     batches = [order[bounds[b] : bounds[b + 1]] for b in range(num_batches)]
-    return RunPlan([row.utterance for row in rows], num_samples, batches)
+    live = np.array([not row.dropped for row in rows], dtype=bool)
+    return RunPlan([row.utterance for row in rows], num_samples, batches, live, changes or Changes())

@@ -89,7 +89,7 @@ class Stages:
         audio = self.plan.audio(todo)
         recordings = sum(len(self.plan.batches[b]) for b in todo)
         progress.note(
-            f"{len(self.plan.utterances):,} recordings planned; to do: {recordings:,} of them,"
+            f"{self.plan.num_recordings:,} recordings planned; to do: {recordings:,} of them,"
             f" {audio / 3600:.2f} h, in batches: {len(todo):,}, padding {summary.padding_share:.1%}"
         )
         began = time.perf_counter()

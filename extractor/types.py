@@ -62,9 +62,16 @@ class Manifest:
     columns: tuple[str, ...] = ("emotion", "emotion_raw", "speaker")
     corpus: str = "files"
     notes: tuple[str, ...] = ()  # what a person should know of how it was read
+    # What each utterance may be called: the one id that was given for it, else its forms, the shortest
+    # first (`ids.Names`). Empty: nothing is known but the ids.
+    names: Sequence[Sequence[str]] = ()
+    given: Sequence[bool] = ()  # whether a manifest file gives its id; empty: of none
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+    def is_given(self, i: int) -> bool:
+        return bool(self.given) and self.given[i]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # import each other.
 BOTTOM = {"types", "errors", "formats", "interruption", "segments", "windows", "backends", "where"}
 STAGES = {
-    "manifest": {"corpora", "manifest_file", "source_labels", "manifest", "walk"},
+    "manifest": {"corpora", "manifest_file", "source_labels", "ids", "manifest", "walk"},
     "probe": {"probe"},
     "plan": {"plan"},
     "decode": {"flac", "waveform", "room", "decode", "ahead"},
@@ -35,8 +35,19 @@ STAGES = {
     "progress": {"progress"},
 }
 ENGINE = {
-    *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "indexing", "jobs"),
-    *("remarks", "row_recipe", "run_plan", "staging", "stages", "engine", "render", "edit", "merge"),
+    *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "files", "indexing"),
+    *(
+        "jobs",
+        "matching",
+        "stamping",
+        "remarks",
+        "row_recipe",
+        "run_changes",
+        "run_plan",
+        "staging",
+        "stages",
+    ),
+    *("engine", "render", "edit", "merge"),
 }
 TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 from pathlib import Path
@@ -22,9 +23,10 @@ from conftest import (
     shared,
 )
 
-from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract
+from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract, run_plan
 from extractor.encoders.checkpoint import MODELS, HubModel
 from extractor.engine import Options, run
+from extractor.run_plan import make_plan
 from extractor.store.writer import RunWriter
 
 NORMS = {"group": {"feat_extract_norm": "group"}, "layer": {"feat_extract_norm": "layer"}}
@@ -264,35 +266,42 @@ def test_bad_recordings_are_rows_of_errors_and_can_be_retried(
     lines = [json.loads(line) for line in (tmp_path / "run" / "errors.jsonl").read_text().splitlines()]
     assert {line["id"] for line in lines} == {"cut", "empty", "short", "nan"}
 
-    (data / "cut.wav").write_bytes(good)
-    assert run(data, options, tmp_path / "run").embedded == 0
+    (data / "cut.wav").write_bytes(good)  # of another size: tried again by itself
+    was = (data / "nan.wav").stat()
+    soundfile.write(data / "nan.wav", np.full(4_000, 0.1), 16_000, subtype="FLOAT")
+    os.utime(data / "nan.wav", ns=(was.st_mtime_ns, was.st_mtime_ns))
+    assert run(data, options, tmp_path / "run").embedded == 1
     again = Options(model=str(checkpoint()), dtype="fp32", retry_failed=True)
     summary = run(data, again, tmp_path / "run")
     assert summary.embedded == 1
-    assert {f.id for f in summary.failures} == {"empty", "short", "nan"}
-    assert Store(tmp_path / "run").ids == ["cut", "good"]
+    assert {f.id for f in summary.failures} == {"empty", "short"}
+    assert Store(tmp_path / "run").ids == ["cut", "good", "nan"]
 
 
-def test_a_recording_that_changed_since_planning_is_an_error(
-    noises: Path, checkpoint: MakeCheckpoint, tmp_path: Path
+def test_a_recording_that_changes_behind_planning_is_an_error_of_this_command(
+    checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for name in ("a", "b", "c"):
         soundfile.write(data / f"{name}.wav", np.zeros(8_000), 16_000)
-    stop = threading.Event()
-    stop.set()  # plans, embeds nothing
     options = Options(model=str(checkpoint()), dtype="fp32", batch_seconds=0.1)
-    run(data, options, tmp_path / "run", stop=stop)
-    soundfile.write(data / "a.wav", np.zeros(4_000), 16_000)
-    (data / "b.wav").unlink()
-    files = [data / f"{name}.wav" for name in ("a", "b", "c")]  # a folder would not list b any more
-    (data / "m.csv").write_text("path\n" + "\n".join(f.name for f in files))
-    summary = run(data / "m.csv", options, tmp_path / "run")
+
+    def change_behind(*arguments: Any, **more: Any) -> Any:
+        plan = make_plan(*arguments, **more)
+        soundfile.write(data / "a.wav", np.zeros(4_000), 16_000)
+        (data / "b.wav").unlink()
+        return plan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_plan, "make_plan", change_behind)
+        summary = run(data, options, tmp_path / "run")
     reasons = {f.id: f.reason for f in summary.failures}
     assert "changed since planning: 0.25 s long now, 0.50 s then" in reasons["a"]
     assert "no such file" in reasons["b"]
     assert Store(tmp_path / "run").ids == ["c"]
+    summary = run(data, options, tmp_path / "run")  # and the next takes it as it is
+    assert summary.embedded == 1 and Store(tmp_path / "run").ids == ["a", "c"]
 
 
 def overflowing(folder: Path) -> Path:

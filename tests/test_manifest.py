@@ -154,6 +154,52 @@ def test_given_ids_win_and_others_avoid_them(tmp_path: Path) -> None:
     assert ids(read_manifest([m])) == ["b", "y/b"]
 
 
+@pytest.mark.parametrize(
+    ("files", "inputs", "found"),
+    [
+        (("p/q/one/a.wav", "r/two/a.wav"), ("p/q/one", "r/two"), ["one/a", "two/a"]),
+        (("p/wav/a.wav", "q/wav/a.wav"), ("p/wav", "q/wav"), ["p/wav/a", "q/wav/a"]),
+        (("p/one/a.wav", "q/r/two/a.wav"), ("p/one/a.wav", "q/r/two/a.wav"), ["one/a", "two/a"]),
+        (("p/one/a.wav", "q/two/a.wav"), ("p/one", "q/two/a.wav"), ["one/a", "two/a"]),
+        (("p/one/a.wav", "p/two/b/a.wav"), ("p/*/**/*.wav",), ["b/a", "one/a"]),
+        (("p/one/a.wav", "p/one/b/a.wav", "q/a.wav"), ("p/one", "q"), ["one/a", "one/b/a", "q/a"]),
+        (("p/one/a.wav", "p/one/b/a.wav"), ("p/one/b", "p/one"), ["b/a", "a"]),
+    ],
+)
+def test_ids_tell_inputs_apart_by_their_names_and_hold_no_path_of_the_machine(
+    files: tuple[str, ...], inputs: tuple[str, ...], found: list[str], tmp_path: Path
+) -> None:
+    """However far apart they lie: relative to what was named, not to a folder that all have in common."""
+    touch(tmp_path, *files)
+    assert sorted(ids(read_manifest([str(tmp_path / name) for name in inputs]))) == sorted(found)
+
+
+def test_ids_of_a_manifest_whose_files_lie_elsewhere_hold_no_path_of_the_machine(tmp_path: Path) -> None:
+    m = table(tmp_path, "path\nwav/one/a.wav\nwav/two/a.wav\n/mnt/x/corpus/a.wav\n/home/me/three/a.wav\n")
+    assert ids(read_manifest([m])) == ["wav/one/a", "wav/two/a", "corpus/a", "three/a"]
+    m = table(tmp_path, "path\nwav/one/a.wav\nwav/two/a.wav\n")
+    assert ids(read_manifest([m])) == ["one/a", "two/a"]
+    m = table(tmp_path, "path\n/mnt/x/one/a.wav\n/home/me/two/a.wav\n")
+    assert ids(read_manifest([m])) == ["one/a", "two/a"]
+
+
+def test_a_corpus_s_own_ids_that_are_there_twice_become_longer(tmp_path: Path) -> None:
+    """As in copies of a corpus that hold it twice; the others keep theirs."""
+    names = ("Ses01F_impro01_F000", "Ses01F_impro01_F001")
+    touch(tmp_path, *(f"one/{name}.wav" for name in names), f"two/{names[0]}.wav")
+    found = ids(read_manifest([tmp_path], "iemocap"))
+    assert found == [f"one/{names[0]}", names[1], f"two/{names[0]}"]
+
+
+def test_a_recording_s_names_are_its_forms_or_the_one_that_was_given(tmp_path: Path) -> None:
+    m = table(tmp_path, "path,id\nx/a.wav,b\ny/b.wav,\n")
+    manifest = read_manifest([m])
+    assert [list(names) for names in manifest.names] == [
+        ["b"],
+        ["b", "y/b", "y/b.wav", f"{tmp_path.name}/y/b.wav"],
+    ]
+
+
 def test_segments(tmp_path: Path) -> None:
     m = table(tmp_path, "path,start,end\nlong.wav,0,1.5\nlong.wav,1.5,\nlong.wav,,2\nshort.wav,,\n")
     manifest = read_manifest([m])

@@ -39,6 +39,7 @@ LOCK = "lock"
 
 QUIET = "quiet-{}-of-{}.txt"  # by shard: checksums of recordings in which nothing is to be heard
 NOTES = ("notes", "model_notes")  # of the environment: what a person should know of the input and the model
+CORPUS = "corpus"  # of the environment: `Manifest.corpus`
 AGAIN = "run the same command again"  # the remedy for whatever a run lacks
 # Why a line of the manifest is dropped (``ManifestRow.dropped``).
 REPLACED = "replaced"  # its audio changed: the recording is a later line, under the same id

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from extractor.errors import SettingsDiffer, StoreError
-from extractor.store.run_folder import NOTES, PARTS, RUN, RunInfo, read_run, write_text
+from extractor.store.run_folder import CORPUS, NOTES, PARTS, RUN, RunInfo, read_run, write_text
 
 
 def agree(path: Path, asked: RunInfo) -> RunInfo:
@@ -31,15 +31,15 @@ def agree(path: Path, asked: RunInfo) -> RunInfo:
             f"{path}: made with other settings. " + "; ".join(found) + ". "
             "Name another --out, or ask for the run's own settings to resume it"
         )
-    return _with_notes(path, there, asked)
+    return _with_input_of_now(path, there, asked)
 
 
-def _with_notes(path: Path, there: RunInfo, asked: RunInfo) -> RunInfo:
+def _with_input_of_now(path: Path, there: RunInfo, asked: RunInfo) -> RunInfo:
     """The run's description with what there is to say of its input and its model now."""
-    old, new = ({key: info.environment.get(key) for key in NOTES} for info in (there, asked))
+    old, new = ({key: info.environment.get(key) for key in (*NOTES, CORPUS)} for info in (there, asked))
     if old == new:
         return there
-    kept = {key: value for key, value in there.environment.items() if key not in NOTES}
+    kept = {key: value for key, value in there.environment.items() if key not in new}
     now = replace(there, environment=kept | {key: value for key, value in new.items() if value})
     write_text(path / RUN, [now.to_json(), "\n"])
     return now
