@@ -20,7 +20,7 @@ AUDIO_SUFFIXES = frozenset((
     ".avi", ".webm", ".aif", ".aiff", ".aifc", ".sph", ".au", ".snd", ".wma", ".amr", ".caf", ".w64",
     ".rf64", ".3gp", ".gsm", ".nist", ".raw", ".mp1", ".mp2", ".spx", ".mpga", ".mpg", ".mpeg", ".vob",
     ".m2ts", ".mts", ".3g2", ".m4b", ".adts", ".flv", ".asf", ".wmv", ".mka", ".weba", ".ogv", ".ogx",
-    ".ac3", ".eac3", ".wv", ".tta", ".ape", ".voc", ".bwf", ".avr", ".svx", ".8svx", ".paf", ".pvf",
+    ".ac3", ".eac3", ".wv", ".tta", ".voc", ".bwf", ".avr", ".svx", ".8svx", ".paf", ".pvf",
 ))
 # Texts, tables, pictures and archives that lie beside recordings: nobody expects them to be taken.
 _COMPANIONS = frozenset((
