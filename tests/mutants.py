@@ -1,8 +1,8 @@
 """Plants known faults one at a time and names those that no test notices: ``make mutants``.
 
-``mutants.toml`` has a table a fault: the file, the text that is there, the text that takes its place, and
-the test files that are to notice. The sources are copied first; nothing is changed where they are.
-The list grows with every fault that was found outside the tests.
+``mutants.toml`` has a table a fault: the file, the text that is there, the text that takes its place, the
+tests that are to notice, and a name where these do not say enough. The sources are copied first; nothing
+is changed where they are. The list grows with every fault that was found outside the tests.
 
     python tests/mutants.py                all of them
     python tests/mutants.py eps channel    those with one of these words in their name or file
@@ -33,11 +33,11 @@ NO_TESTS = 5  # pytest's exit code where none was collected
 class Mutant:
     """One planted fault."""
 
-    name: str
     file: str
     old: str
     new: str
     tests: tuple[str, ...]  # files of `tests/`, or single tests in them
+    name: str
 
     def problem(self, root: Path) -> str | None:
         """Why it cannot be planted, if it cannot."""
@@ -52,7 +52,13 @@ class Mutant:
 
 def read(path: Path = LIST) -> list[Mutant]:
     tables = tomllib.loads(path.read_text("utf-8"))["mutant"]
-    return [Mutant(**table | {"tests": tuple(table["tests"])}) for table in tables]
+    return [Mutant(**{"name": _called(table)} | table | {"tests": tuple(table["tests"])}) for table in tables]
+
+
+def _called(table: dict[str, str]) -> str:
+    return (
+        f"{table['file']}: {' '.join(table['old'].split())} -> {' '.join(table['new'].split()) or 'nothing'}"
+    )
 
 
 def run_tests(root: Path, tests: tuple[str, ...]) -> int:
