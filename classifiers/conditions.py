@@ -104,8 +104,8 @@ def counted(count: Mapping[str, int]) -> str:
 
 def encoder_words(settings: Mapping[str, Any]) -> str:
     """Of a run's settings: the model, and the dtype that it computed in."""
-    dtype = settings.get("dtype")
-    return f"{settings['model']} ({dtype})" if dtype else str(settings["model"])
+    model, dtype = settings.get("model", NOT_RECORDED), settings.get("dtype")
+    return f"{model} ({dtype})" if dtype else str(model)
 
 
 def _layers(source: Mapping[str, Any]) -> str:

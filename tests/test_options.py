@@ -49,6 +49,7 @@ NEITHER: dict[str, list[str]] = {
     "map": ["--map", "calm=neutral"],  # likewise
     "max_hours": ["--max-hours", "1"],  # decides which recordings are errors, and no row
     "decode_memory": ["--decode-memory", "0.5"],
+    "prune": ["--prune"],
     "strict": ["--strict"],
     "quiet": ["--quiet"],
 }
