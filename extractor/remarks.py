@@ -79,8 +79,10 @@ def _of_labels(store: Store) -> list[str]:
 
 
 def _names_of(store: Store) -> list[str]:
-    """The recording of each row."""
-    return store.labels(COLUMNS[0]) if set(COLUMNS) <= set(store.columns) else store.ids
+    """The recording of each row: itself where it is not said to be a copy."""
+    if not set(COLUMNS) <= set(store.columns):
+        return store.ids
+    return [name or own for name, own in zip(store.labels(COLUMNS[0]), store.ids, strict=True)]
 
 
 def zero_checksums(lengths: Iterable[int]) -> set[str]:

@@ -208,3 +208,17 @@ def test_a_merged_run_says_what_there_is_to_say_of_both_inputs(tmp_path: Path) -
         said = remarks(store)
     assert len(said) == 2
     assert all(f"{tmp_path / name}: left out" in note for name, note in zip("ab", said, strict=True))
+
+
+def test_recordings_beside_copies_in_files_of_their_own_are_each_counted(tmp_path: Path) -> None:
+    """Of a manifest that says of which recording a copy is, and of the recordings nothing."""
+    lines = ["path,emotion,original,copy,augmentation", "copy.wav,blorp,a,1,gain:db=3"]
+    for name, samples in (("copy", noise(4_000)), ("a", noise(4_000, 1)), ("b", noise(4_000, 2))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+    soundfile.write(tmp_path / "c.wav", np.zeros(4_000), 16_000)
+    shutil.copy(tmp_path / "b.wav", tmp_path / "d.wav")
+    (tmp_path / "m.csv").write_text("\n".join([*lines, *(f"{name}.wav,blorp,,," for name in "abcd")]))
+    labels, silent, twice = run(tmp_path / "m.csv", options(), tmp_path / "run").notes
+    assert "blorp (4);" in labels
+    assert silent.endswith(": c")
+    assert twice == "1 recording is in the run twice, by the audio: d = b"
