@@ -69,17 +69,28 @@ def pack(run: str, file: str, force: bool) -> None:
 @click.argument("run", type=click.Path())
 @click.argument("inputs", nargs=-1, required=True, metavar="MANIFEST...")
 @click.option("--corpus", help="How file names code labels.  [default: recognised]")
-def relabel(run: str, inputs: tuple[str, ...], corpus: str | None) -> None:
+@click.option(
+    "--map",
+    "renames",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="A label counts as another, such as calm=neutral.",
+)
+def relabel(run: str, inputs: tuple[str, ...], corpus: str | None, renames: tuple[str, ...]) -> None:
     """Give the rows of RUN the labels that MANIFEST has for them; nothing is encoded again.
 
     MANIFEST is what hser-extract takes: a .csv, .tsv or .jsonl, or recordings whose names code labels.
     Rows are matched by path and segment, else by id, else by file name. Columns that MANIFEST adds
     are added; one that it leaves empty stays as it is.
     """
+    from extractor.corpora.words import parse_renames
     from extractor.edit import relabel as give_labels
     from extractor.manifest import read_manifest
 
-    done = give_labels(run, read_manifest(inputs, corpus))
+    manifest = read_manifest(inputs, corpus, parse_renames(renames))
+    done = give_labels(run, manifest)
+    for note in manifest.notes:
+        click.echo(_printable(f"note: {note}"))
     click.echo(f"{run}: {_count(len(done.changed), 'row')} of {done.num_rows} have other labels now")
     _say_ids(f"not in {' '.join(inputs)}, labels as they were", done.not_named)
     _say_ids(f"of {' '.join(inputs)} not in the run", done.not_stored)

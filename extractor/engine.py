@@ -423,13 +423,15 @@ def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> Ru
     from extractor.store.writer import RunWriter
 
     model = asked.model
+    # What there is to say of labels is read from the rows, whose labels may be others later.
+    notes = [note for note in asked.manifest.notes if note not in asked.manifest.label_notes]
     return RunWriter.open(
         Path(out),
         settings=asked.settings,
         environment={
             "model_spec": _reachable(options.model),
             CORPUS: asked.manifest.corpus,
-            **({"notes": list(asked.manifest.notes)} if asked.manifest.notes else {}),
+            **({"notes": notes} if notes else {}),
             **({"model_notes": list(model.notes)} if model.notes else {}),
             **_environment(model.device.type),
         },

@@ -79,8 +79,10 @@ def read_manifest(
             start, end = source.span(i)
             utterances.append(Utterance(ids[first + i], source.paths[i], start, end, labels))
     corpora = dict.fromkeys(name for source in sources for name in source.corpora)
-    notes = tuple(note for source in sources for note in source.notes)
-    return Manifest(utterances, columns, "+".join(corpora) or NO_CORPUS, notes, names, names.given())
+    label_notes = tuple(note for source in sources for note in source.label_notes)
+    notes = (*(note for source in sources for note in source.notes), *label_notes)
+    name = "+".join(corpora) or NO_CORPUS
+    return Manifest(utterances, columns, name, notes, names, names.given(), label_notes)
 
 
 # --- inputs -> sources

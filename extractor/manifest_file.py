@@ -59,6 +59,7 @@ class Source:
     pieces: list[Piece] = field(default_factory=list)  # corpora that the recordings are of
     searched: bool = False  # a folder: its recordings were found, not named
     notes: list[str] = field(default_factory=list)
+    label_notes: list[str] = field(default_factory=list)
 
     @property
     def is_manifest(self) -> bool:

@@ -121,8 +121,8 @@ def match_audio(
         u = utterances[i]
         same = [k for k in left.get(checksum, ()) if k.at < 0 and _span(k.utterance) == _span(u)]
         if same:
-            # Of several with the same audio, the one that was called so.
-            best = max(same, key=lambda k: (k.id == u.id, _file(k.utterance) == _file(u)))
+            # Of several with the same audio, the one that was called so; then one that is not dropped.
+            best = max(same, key=lambda k: (k.id == u.id, _file(k.utterance) == _file(u), bool(k.live)))
             _join(found, i, best)
             moved.append(best)
     return moved

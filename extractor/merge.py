@@ -26,6 +26,7 @@ from extractor.store.run_folder import (
     CORPUS,
     LOCK,
     MANIFEST,
+    NOTES,
     PARTS,
     QUIET,
     RUN,
@@ -157,7 +158,9 @@ def _write(runs: Sequence[_Run], out: Path, columns: tuple[str, ...], copied: bo
     corpora = _corpora(runs)
     info = replace(
         first,
-        environment=first.environment | {"merged": made_of, CORPUS: "+".join(corpora) or NO_CORPUS},
+        environment=first.environment
+        | {"merged": made_of, CORPUS: "+".join(corpora) or NO_CORPUS}
+        | {key: notes for key in NOTES if (notes := _notes(runs, key))},
         columns=columns,
         dim=next((run.info.dim for run in runs if run.info.dim), {}),
     )
@@ -196,6 +199,11 @@ def _corpora(runs: Sequence[_Run]) -> list[str]:
     """Names of the corpora that the runs are known to be of, each once."""
     names = (name for run in runs for name in _corpus(run).split("+"))
     return list(dict.fromkeys(name for name in names if name not in ("", NO_CORPUS)))
+
+
+def _notes(runs: Sequence[_Run], key: str) -> list[str]:
+    """What there is to say of the inputs, or of the models, of all runs, each once."""
+    return list(dict.fromkeys(note for run in runs for note in run.info.environment.get(key, ())))
 
 
 def _ids(run: _Run, taken: set[str], copied: bool) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What a person should know of a run beside its rows and errors: a line each, with counts and first names.
 
-What its input and its model gave to say stands in the run's description. What its recordings give is found
-by their checksums, so it is right after a resume, for several shards, and where rows were dropped since.
+What its input and its model gave to say stands in the run's description. What its recordings and their labels
+give is read from the rows that count now, by checksum, so it is right after a resume, for several shards, and
+where rows were relabelled or dropped since.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from extractor.copies import COLUMNS
+from extractor.source_labels import label_notes
 from extractor.store import Store
 from extractor.store.aside import writable
+from extractor.store.pack import quiet_checksums
 from extractor.store.run_folder import NOTES, QUIET
 from extractor.types import Decoded, Failure
 
@@ -37,11 +40,11 @@ def _lines(path: Path) -> set[str]:
 def remarks(store: Store) -> list[str]:
     """The lines for the summary and for `hser-store info`, the run's own notes first."""
     said = [note for key in NOTES for note in store.environment.get(key, [])]
+    said += _of_labels(store)
     recordings = _recordings(store)
     # What was made before silence was noted down holds zeros, at least.
     quiet = zero_checksums({int(n) for n in store.num_samples})
-    for path in store.path.glob(QUIET.format("*", "*")) if store.path.is_dir() else ():
-        quiet |= _lines(path)
+    quiet |= quiet_checksums(store.path)
     silent = [name for name, checksum in recordings.items() if checksum in quiet]
     if silent:
         said.append(
@@ -62,10 +65,24 @@ def remarks(store: Store) -> list[str]:
 def _recordings(store: Store) -> dict[str, str]:
     """Checksum of each recording, once, by its id: a copy's checksum is its original's."""
     found: dict[str, str] = {}
-    names = store.labels(COLUMNS[0]) if set(COLUMNS) <= set(store.columns) else store.ids
-    for name, checksum in zip(names, store.checksums, strict=True):
+    for name, checksum in zip(_names_of(store), store.checksums, strict=True):
         found.setdefault(name, checksum)
     return found
+
+
+def _of_labels(store: Store) -> list[str]:
+    if not {"emotion", "emotion_raw"} <= set(store.columns):
+        return []
+    columns = (store.labels("emotion"), store.labels("emotion_raw"))
+    of_recording = {name: labels for name, *labels in zip(_names_of(store), *columns, strict=True)}
+    return label_notes(*zip(*of_recording.values(), strict=True)) if of_recording else []
+
+
+def _names_of(store: Store) -> list[str]:
+    """The recording of each row: itself where it is not said to be a copy."""
+    if not set(COLUMNS) <= set(store.columns):
+        return store.ids
+    return [name or own for name, own in zip(store.labels(COLUMNS[0]), store.ids, strict=True)]
 
 
 def zero_checksums(lengths: Iterable[int]) -> set[str]:

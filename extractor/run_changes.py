@@ -33,6 +33,7 @@ from extractor.progress import Changes, Progress, some
 from extractor.stamping import Noted, stamped
 from extractor.store import Store
 from extractor.store.run_folder import LEFT_INPUT, REPLACED, ManifestRow
+from extractor.store.sources import checksums_at
 from extractor.types import Failure, Manifest, Utterance
 
 if TYPE_CHECKING:
@@ -243,7 +244,12 @@ class Comparison:
 
     def _find_moved(self) -> None:
         """What left its place and is new elsewhere: the same audio is the same recording."""
-        left = [k for k in self.known if k.at < 0 and any(row.position in self.stored for row in k.live)]
+        # What was dropped by hand stays out wherever it lies now.
+        left = [
+            k
+            for k in self.known
+            if k.at < 0 and (not k.live or any(row.position in self.stored for row in k.live))
+        ]
         new = [i for i, k in enumerate(self.found) if k is None and self.stamps[self.utterances[i].path]]
         if not left or not new:
             return
@@ -252,7 +258,7 @@ class Comparison:
         )
         # A copy has another length than its recording, so without the clean ones any may be it.
         clean = [
-            r for k in left for r in k.live if self.copies is None or not self.copies.number(r.utterance)
+            r for k in left for r in k.rows if self.copies is None or not self.copies.number(r.utterance)
         ]
         of_left = {row.num_samples for row in clean}
         any_length = self.copies is not None and not self.copies.config.clean
@@ -270,9 +276,10 @@ class Comparison:
 
     def _by_audio(self, known: Sequence[Known]) -> dict[str, list[Known]]:
         was = self._checksums(row.position for k in known for row in k.live)
+        was |= checksums_at(self.writer.path, {r.position for k in known if not k.live for r in k.rows})
         by_audio: dict[str, list[Known]] = defaultdict(list)
         for k in known:
-            found = {was[row.position] for row in k.live if row.position in was}
+            found = {was[row.position] for row in k.live or k.rows if row.position in was}
             if len(found) == 1:
                 by_audio[found.pop()].append(k)
         return by_audio

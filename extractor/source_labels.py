@@ -180,7 +180,8 @@ def name_emotions(sources: list[Source], renames: Renames) -> None:
     for source, of_source in zip(sources, named, strict=True):
         if not of_source:
             continue
-        source.notes += _label_notes(source.name, of_source, _column(source, "emotion_raw"))
+        notes = label_notes(of_source, _column(source, "emotion_raw"))
+        source.label_notes = [f"{source.name}: {note}" for note in notes]
         at = source.columns.index("emotion")
         source.labels = [
             row if row[at] == new else (*row[:at], new, *row[at + 1 :])
@@ -188,7 +189,7 @@ def name_emotions(sources: list[Source], renames: Renames) -> None:
         ]
 
 
-def _label_notes(name: str, emotions: Sequence[str], raw: Sequence[str]) -> list[str]:
+def label_notes(emotions: Sequence[str], raw: Sequence[str]) -> list[str]:
     """Labels that are classes of their own, and what was taken for no label, with their counts."""
     own: Counter[str] = Counter()
     nothing: Counter[str] = Counter()
@@ -200,11 +201,11 @@ def _label_notes(name: str, emotions: Sequence[str], raw: Sequence[str]) -> list
     notes = []
     if own:
         notes.append(
-            f"{name}: labels outside the common set stay classes of their own: {_listed(own)};"
+            f"labels outside the common set stay classes of their own: {_listed(own)};"
             " --map OLD=NEW counts one as another"
         )
     if nothing:
-        notes.append(f"{name}: taken for no emotion: {_listed(nothing)}")
+        notes.append(f"taken for no emotion: {_listed(nothing)}")
     return notes
 
 

@@ -66,6 +66,7 @@ class Manifest:
     # first (`ids.Names`). Empty: nothing is known but the ids.
     names: Sequence[Sequence[str]] = ()
     given: Sequence[bool] = ()  # whether a manifest file gives its id; empty: of none
+    label_notes: tuple[str, ...] = ()  # those of the notes that are of labels: a run may change them
 
     def __len__(self) -> int:
         return len(self.utterances)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,11 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 
 from extractor import Store, extract, manifest
+from extractor.cli_store import hser_store
+from extractor.edit import drop
 from extractor.engine import Options, run
+from extractor.merge import merge
 from extractor.progress import Counts, Silent, summary_rows
 from extractor.remarks import remarks, zero_checksums
+from extractor.store.pack import pack
+from extractor.store.verify import verify
 
 
 def noise(n: int, seed: int = 0) -> np.ndarray:
@@ -142,3 +149,76 @@ def test_notes_of_the_input_are_kept_and_follow_it(
     assert list(run(source, options(), out).notes) == []
     with Store(out) as store:
         assert "notes" not in store.environment and store.environment["model_spec"] == "mfcc"
+
+
+def test_a_packed_file_says_what_its_run_says(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, options(), tmp_path / "run")
+    with Store(tmp_path / "run") as store:
+        said = remarks(store)
+    assert SILENT in said
+    pack(tmp_path / "run", tmp_path / "one.h5")
+    pack(tmp_path / "one.h5", tmp_path / "two.h5")
+    for name in ("one.h5", "two.h5"):
+        with Store(tmp_path / name) as store:
+            assert remarks(store) == said
+        assert verify(tmp_path / name) == []
+
+
+def test_what_is_said_of_labels_is_of_those_of_now(tmp_path: Path) -> None:
+    """Relabelled, dropped, merged and packed: the line follows the rows, counted once a recording."""
+    lines = ["path,emotion"]
+    for k, emotion in enumerate(("anger", "blorp", "blorp", "nan")):
+        soundfile.write(tmp_path / f"{k}.wav", noise(4_000, k), 16_000)
+        lines.append(f"{k}.wav,{emotion}")
+    table = tmp_path / "m.csv"
+    table.write_text("\n".join(lines))
+
+    def said(name: str = "run") -> list[str]:
+        with Store(tmp_path / name) as store:
+            return [note.partition(";")[0] for note in remarks(store)]
+
+    own, nothing = "labels outside the common set stay classes of their own: {}", "taken for no emotion: {}"
+    copied = run(table, options(augment="gain:db=3", copies=2), tmp_path / "copies")
+    assert said("copies") == [note.partition(";")[0] for note in copied.notes]
+    assert said("copies") == [own.format("blorp (2)"), nothing.format("nan (1)")]
+    run(table, options(), tmp_path / "run")
+    drop(tmp_path / "run", "id=2")
+    assert said() == [own.format("blorp (1)"), nothing.format("nan (1)")]
+    table.write_text("\n".join(lines).replace("nan", "joy").replace("blorp", "blurp"))
+    command = [str(tmp_path / "run"), str(table)]
+    done = CliRunner().invoke(hser_store, ["relabel", *command])
+    assert f"note: {table}: {own.format('blurp (2)')};" in done.output.replace("\n", " ")
+    assert said() == [own.format("blurp (1)")]
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    merge([tmp_path / "run", tmp_path / "other"], tmp_path / "both")
+    twice = "3 recordings are in the run twice, by the audio: other/0 = 0, other/1 = 1, other/3 = 3"
+    assert said("both") == [own.format("blurp (2)"), twice]
+    assert CliRunner().invoke(hser_store, ["relabel", *command, "--map", "blurp=sadness"]).exit_code == 0
+    assert said() == []
+
+
+def test_a_merged_run_says_what_there_is_to_say_of_both_inputs(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / f"{name}.wav", noise(4_000, ord(name)), 16_000)
+        (tmp_path / name / "nowhere").symlink_to(tmp_path / "missing")
+        run(tmp_path / name, options(), tmp_path / f"run_{name}")
+    merge([tmp_path / "run_a", tmp_path / "run_b"], tmp_path / "both")
+    with Store(tmp_path / "both") as store:
+        said = remarks(store)
+    assert len(said) == 2
+    assert all(f"{tmp_path / name}: left out" in note for name, note in zip("ab", said, strict=True))
+
+
+def test_recordings_beside_copies_in_files_of_their_own_are_each_counted(tmp_path: Path) -> None:
+    """Of a manifest that says of which recording a copy is, and of the recordings nothing."""
+    lines = ["path,emotion,original,copy,augmentation", "copy.wav,blorp,a,1,gain:db=3"]
+    for name, samples in (("copy", noise(4_000)), ("a", noise(4_000, 1)), ("b", noise(4_000, 2))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+    soundfile.write(tmp_path / "c.wav", np.zeros(4_000), 16_000)
+    shutil.copy(tmp_path / "b.wav", tmp_path / "d.wav")
+    (tmp_path / "m.csv").write_text("\n".join([*lines, *(f"{name}.wav,blorp,,," for name in "abcd")]))
+    labels, silent, twice = run(tmp_path / "m.csv", options(), tmp_path / "run").notes
+    assert "blorp (4);" in labels
+    assert silent.endswith(": c")
+    assert twice == "1 recording is in the run twice, by the audio: d = b"

@@ -494,6 +494,23 @@ def test_what_was_dropped_by_hand_stays_out(data: Path, out: Path) -> None:
     assert "1 recordings stay out, which were dropped by hand: b" in notes.of("by hand")
 
 
+def test_what_was_dropped_by_hand_stays_out_wherever_it_lies_now(data: Path, out: Path) -> None:
+    """Moved and renamed, with another time; the other one of the same audio keeps its row."""
+    shutil.copy(data / "b.wav", data / "b2.wav")
+    embed(data, out)
+    drop(out, "id == 'b'")
+    for name in ("b", "b2"):
+        (data / "sub").mkdir(exist_ok=True)
+        shutil.copy(data / f"{name}.wav", data / "sub" / f"x{name}.wav")
+        (data / f"{name}.wav").unlink()
+    notes = Notes()
+    assert embed(data, out, notes).embedded == 0
+    assert Store(out).ids == ["a", "c", "b2"]
+    assert notes.of("by hand") == "1 recordings stay out, which were dropped by hand: b"
+    assert embed(data, out).changes.moved == 0
+    assert verify(out) == []
+
+
 def test_an_id_that_was_dropped_by_hand_is_free_for_whom_it_is_given_to(data: Path, out: Path) -> None:
     drop(out, "id == 'b'")
     sound(data / "sub" / "b.wav", 9)

@@ -15,11 +15,14 @@ from extractor.store.parts import (
     Embeddings,
     PartInfo,
     column_kinds,
+    decode_text,
+    open_part,
     write_part,
 )
 from extractor.store.reader import Store
-from extractor.store.run_folder import failure_json
+from extractor.store.run_folder import QUIET, failure_json
 
+_QUIET = "quiet"  # a column beside those of a run: 1 where nothing is to be heard
 FRAME_BUFFER_BYTES = 1 << 30  # frame-level output of one layer can be larger than memory
 
 
@@ -44,10 +47,12 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
     if NO_POOLING in shapes:
         offsets = np.cumsum([0, *store.num_frames.tolist()], dtype="<i8")
         embeddings[NO_POOLING] = _frames(store, offsets, shapes[NO_POOLING], dtype)
+    quiet = quiet_checksums(store.path)
+    columns = {name: store.column(name) for name in column_kinds(info.columns)}
     contents = Contents(
         batches=store.batches,
         layers=info.layers,
-        columns={name: store.column(name) for name in column_kinds(info.columns)},
+        columns=columns | {_QUIET: np.array([each in quiet for each in store.checksums], "u1")},
         embeddings=embeddings,
         frame_offsets=offsets,
         failures=[failure_json(failure) for failure in errors],
@@ -64,6 +69,17 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
     }
     layer_bytes = max((len(store) * width * dtype.itemsize for width in shapes.values()), default=1)
     return write_part(path, contents, "packed", attributes, max(layer_bytes, FRAME_BUFFER_BYTES // 4))
+
+
+def quiet_checksums(path: Path) -> set[str]:
+    """Checksums of the recordings in which nothing was heard, of a run folder or a packed file."""
+    if path.is_dir():
+        files = path.glob(QUIET.format("*", "*"))
+        return {checksum for file in files for checksum in file.read_text("ascii").split()}
+    with open_part(path) as h5:
+        if _QUIET not in h5:  # packed before it was noted
+            return set()
+        return set(decode_text(h5["checksum"][:][h5[_QUIET][:] == 1]))
 
 
 def _pooled(store: Store, pooling: str, width: int, dtype: np.dtype) -> Embeddings:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from extractor.errors import StoreError
-from extractor.store.parts import open_part, read_failures
+from extractor.store.parts import decode_text, open_part, read_failures
 from extractor.store.run_folder import list_files
 from extractor.types import Failure
 
@@ -51,6 +51,22 @@ def read_source(path: Path) -> Source:
     with open_part(path) as h5:
         batches = tuple(h5["batches"][:].tolist())
         return Source(path, h5["position"][:], batches, read_failures(h5))
+
+
+def checksums_at(run: Path, positions: set[int]) -> dict[int, str]:
+    """Of the audio of these lines of the manifest, those that are dropped too, where they have rows."""
+    for _ in range(_LISTINGS if positions else 0):
+        found: dict[int, str] = {}
+        try:
+            for source in list_sources(run):
+                if positions.isdisjoint(source.positions.tolist()):
+                    continue
+                with open_part(source.path) as h5:
+                    found |= zip(source.positions.tolist(), decode_text(h5["checksum"][:]), strict=True)
+        except FileNotFoundError:
+            continue
+        return {position: found[position] for position in positions & found.keys()}
+    return {}
 
 
 def chunkwise(pooling: str, layer: int) -> ReadRows:
