@@ -319,9 +319,11 @@ def _figure(height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, Axes]
 
 def _legend(axes: Axes, columns: int = LEGEND_COLUMNS) -> Any:
     """Below the axes; the figure grows by it, so that many classes do not press the axes to nothing."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # axes are made by `_figure`
     rows = -(-len(axes.get_legend_handles_labels()[1]) // columns)
-    axes.figure.set_figheight(axes.figure.get_figheight() + LEGEND_ROW * max(rows - USUAL_ROWS, 0))
-    return axes.figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4, columnspacing=1.2)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(rows - USUAL_ROWS, 0))
+    return figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4, columnspacing=1.2)
 
 
 def _short(name: str, length: int = 18) -> str:
