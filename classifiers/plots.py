@@ -28,6 +28,8 @@ HEIGHT = 3.4
 FONT_SIZE = 9  # points
 PNG_DPI = 200
 LEGEND_COLUMNS = 2
+LEGEND_ROW = 0.17  # inches
+USUAL_ROWS = 4  # of a legend, that HEIGHT holds
 MOST_TICKS = 13
 DARK_CELL = 0.55  # share from which a cell's number is written in light
 
@@ -77,7 +79,7 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     total = confusion.sum(axis=1, keepdims=True)
     share = np.divide(confusion, total, out=np.full(confusion.shape, np.nan), where=total > 0)
     size = len(classes)
-    figure, axes = _figure(height=1.1 + 0.34 * max(size, 4))
+    figure, axes = _figure(height=1.1 + 0.34 * max(size, 4), width=max(WIDTH, 1.1 + 0.3 * size))
     small = FONT_SIZE - (1.5 if size > 6 else 0.5)
     for (row, column), value in np.ndenumerate(share):
         alpha = float(np.nan_to_num(value))
@@ -301,22 +303,27 @@ def embedding_map(points: np.ndarray, codes: np.ndarray, classes: Sequence[str],
 # What they have in common
 
 
-def _empty(height: float) -> Figure:
+def _empty(height: float, width: float = WIDTH) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
-    figure = _empty(height)
+def _figure(height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = _empty(height, width)
     return figure, figure.add_subplot()
 
 
 def _legend(axes: Axes, columns: int = LEGEND_COLUMNS) -> Any:
-    return axes.figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4, columnspacing=1.2)
+    """Below the axes; the figure grows by it, so that many classes do not press the axes to nothing."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # axes are made by `_figure`
+    rows = -(-len(axes.get_legend_handles_labels()[1]) // columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(rows - USUAL_ROWS, 0))
+    return figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4, columnspacing=1.2)
 
 
 def _short(name: str, length: int = 18) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from classifiers.features import Features
-from classifiers.joining import named
+from classifiers.joining import NAMED, named
 from classifiers.source import CLEAN
 from extractor.errors import InputError, SettingsError, unknown
 
@@ -120,7 +120,7 @@ def _refuse_small_classes(features: Features, units: Units, row: Protocol, least
     """By name: a class that the protocol cannot both train on and test would count as always wrong."""
     count = np.bincount(units.y[units.group != ""], minlength=len(features.classes))
     small = [
-        f"class {name!r} has {n} {'recording' if n == 1 else 'recordings'}"
+        f"class {name!r} has {_counted(n, 'recording')}"
         for name, n in zip(features.classes, count.tolist(), strict=True)
         if n < least
     ]
@@ -132,11 +132,14 @@ def _refuse_small_classes(features: Features, units: Units, row: Protocol, least
         )
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _refuse_unknown(features: Features, column: str | None) -> None:
     if column is not None and column not in features.columns:
         raise SettingsError(
-            f"{features.sources[0].path}: --protocol: the run has no"
-            f" {unknown('column', column, features.columns)}"
+            f"{features.sources[0].path}: --protocol: {unknown('column', column, features.columns)}"
         )
 
 
@@ -234,7 +237,9 @@ def check_folds(features: Features, folds: Sequence[Fold], group: str | None) ->
             )
     single = [fold.name for fold in folds if len(np.unique(features.y[fold.test])) == 1]
     if single:
-        notes.append(f"one class only is tested in fold {', '.join(single)}: its own UA says little")
+        shown = ", ".join(single[:NAMED])
+        shown += f" and {len(single) - NAMED:,} more" if len(single) > NAMED else ""
+        notes.append(f"one class only is tested in fold {shown}: its own UA says little")
     return notes
 
 
@@ -268,7 +273,10 @@ def _grouped(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
     known = np.flatnonzero(units.group != "")
     num_groups = len(set(units.group[known].tolist()))
     if num_groups < num_folds:
-        raise InputError(f"--folds {num_folds}: there are {num_groups} groups only")
+        raise InputError(
+            f"--folds {num_folds}: there {'is' if num_groups == 1 else 'are'}"
+            f" {_counted(num_groups, 'group')} only; take fewer --folds, or another --protocol"
+        )
     for k, held in enumerate(_stratified_by_group(units.y[known], units.group[known], num_folds, seed)):
         yield f"{k + 1}/{num_folds}", known[held], None
 
@@ -324,9 +332,17 @@ def _published(folds: Sequence[Sequence[str]]) -> _Divide:
 
 
 def _stratified_by_group(y: np.ndarray, group: np.ndarray, k: int, seed: int) -> list[np.ndarray]:
-    """Whole groups in ``k`` parts, classes spread as evenly as that allows: held-out indices each."""
+    """Whole groups in ``k`` parts, classes spread as evenly as that allows: held-out indices each.
+
+    Raises InputError where no class has ``k`` recordings: nothing could be spread.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    if (most := int(np.bincount(y).max())) < k:
+        raise InputError(
+            f"{k} parts are too many: no class has more than {_counted(most, 'recording')}; take fewer"
+            " --folds, join classes with --map OLD=NEW, or name --layer and leave --grid and --tune out"
+        )
     code = np.unique(group, return_inverse=True)[1]
     splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

@@ -252,7 +252,7 @@ class Result:
                 for seed, of_seed in zip(values["seeds"], names, strict=True)
             ]
             return cls(classes=classes, folds=folds, predictions=predictions, **values)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(f"{path}: no result here ({error.filename} is missing)") from error
         except (ValueError, KeyError, TypeError, UnicodeError) as error:
             raise StoreError(f"{path}: the result is damaged ({error!r})") from error

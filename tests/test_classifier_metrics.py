@@ -217,6 +217,8 @@ def test_a_damaged_result_is_refused_by_name(tmp_path: Path) -> None:
         Result.load(tmp_path)
     with pytest.raises(StoreError, match="no result here"):
         Result.load(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="no result here"):  # a file, not a folder
+        Result.load(tmp_path / "predictions.csv")
 
 
 def test_means_and_deviations_are_over_seeds() -> None:

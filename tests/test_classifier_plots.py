@@ -241,3 +241,17 @@ def test_a_projection_reads_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("id,method,x2,y2,x3,y3,z3\na,umap,nan,0,0,0,0\n")
     with pytest.raises(StoreError, match=r"p\.csv"):
         read_projection(tmp_path / "p.csv")
+
+
+def test_many_classes_leave_their_axes_room(recwarn: pytest.WarningsRecorder) -> None:
+    classes = [f"actor {k}" for k in range(50)]
+    y = np.arange(500) % 50
+    proba = np.random.default_rng(0).dirichlet(np.ones(50), 500)
+    for figure in (plots.roc(y, proba, classes), plots.pr(y, proba, classes)):
+        plots.to_bytes(figure, "png")
+        (axes,) = figure.axes
+        assert axes.get_position().height * figure.get_figheight() > 1.5  # inches
+    whole = plots.confusion_matrix(np.eye(50, dtype=int), classes)
+    plots.to_bytes(whole, "png")
+    assert whole.axes[0].get_position().width * whole.get_figwidth() / 50 > 0.2  # a cell holds "100"
+    assert not [each for each in recwarn if "constrained_layout" in str(each.message)]

@@ -229,11 +229,34 @@ def test_folds_that_cannot_be_made_are_refused(
         make_folds(features_for(tmp_path), protocol, folds)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_where_no_class_has_a_recording_a_part_it_is_said(inside: bool, tmp_path: Path) -> None:
+    rows = corpus(6)
+    labels = [row | {"emotion": f"c{i // 2}"} for i, row in enumerate(rows.labels)]
+    features = Features.open([Source(str(write_run(tmp_path / "run", replace(rows, labels=labels))))])
+    if inside:  # one recording of each class is left to train on: no two parts
+        whole = np.arange(len(features))
+        of_fold = Fold("s1", whole[::2], whole[1::2])
+        with pytest.raises(InputError, match="no class has more than 1 recording;"):
+            inner_splits(features, of_fold, "stratified-kfold", 5, seed=0)
+    else:
+        with pytest.raises(InputError, match=r"--protocol grouped-kfold.* more than 2 recordings;"):
+            make_folds(features, "grouped-kfold", 5)
+
+
+def test_a_note_does_not_name_every_speaker(tmp_path: Path) -> None:
+    rows = corpus(6)
+    labels = [row | {"speaker": f"one{i:03}"} for i, row in enumerate(rows.labels)]
+    features = Features.open([Source(str(write_run(tmp_path / "run", replace(rows, labels=labels))))])
+    (note,) = [n for n in make_folds(features, "loso")[1] if "one class only" in n]
+    assert note.count("one0") == 5 and f"and {len(features) - 5} more:" in note
+
+
 def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:
     rows = corpus(3)
     bare = replace(rows, labels=[{k: row[k] for k in ("emotion", "speaker")} for row in rows.labels])
     features = Features.open([Source(str(write_run(tmp_path / "run", bare)))])
-    with pytest.raises(SettingsError, match="unknown column 'session'"):
+    with pytest.raises(SettingsError, match="--protocol: unknown column 'session'; known: emotion"):
         make_folds(features, "session")
     with pytest.raises(SettingsError, match="known: loso"):
         make_folds(features, "losso")
