@@ -327,7 +327,8 @@ class PyavReader:
         except self._damaged as error:
             self._bytes.check()
             where = f"after {position / self.sample_rate:.1f} s" if position else "at its start"
-            raise DecodeError(f"damaged {where} ({plain(str(error.strerror))})") from None
+            said = plain(str(error.strerror))
+            raise DecodeError(f"damaged {where}" + (f" ({said})" if said != DAMAGED else "")) from None
 
     def close(self) -> None:
         self._container.close()
@@ -348,12 +349,21 @@ def _float32(frame: Any, channels: int) -> np.ndarray:
 # --- Both ---------------------------------------------------------------------------------------
 
 NOT_AUDIO = "not audio in a format that can be read"
+DAMAGED = "damaged, or not audio"
 PLAIN = {  # what the libraries say -> what it means
     "Format not recognised": NOT_AUDIO,
     "unimplemented format": "encoded in a way that cannot be read",
     "File does not exist or is not a regular file": "holds no audio that can be decoded",
     "flac decoder": "damaged: the FLAC data does not match its checksums, or ends too early",
-    "Invalid data found": "damaged, or not audio",
+    "Invalid data found": DAMAGED,
+    "Operation not permitted": DAMAGED,  # how FFmpeg says that a size of MP4 cannot be
+    "Error number": DAMAGED,  # FFmpeg has no words for it
+    "psf_fseek": DAMAGED,
+    "chunk marker": "damaged: the header is malformed",
+    "bad header": "damaged: the header is malformed",
+    "Channel count is zero": "the header declares 0 channels",
+    "unsupported encoding": "encoded in a way that cannot be read",
+    "Not yet implemented": "encoded in a way that cannot be read",
     "End of file": "holds no audio that can be decoded",
     "malformed": "damaged: the header is malformed",
     "Malformed": "damaged: the header is malformed",

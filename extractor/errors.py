@@ -18,6 +18,7 @@ Every message names the file or the option and the remedy. The commands print it
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -75,6 +76,10 @@ def why_unusable(error: Exception) -> str:
         return "a folder, not a file"
     if isinstance(error, PermissionError):
         return "no permission to read the file"
+    if isinstance(error, OSError) and error.errno == errno.ENXIO:  # how a socket refuses to be opened
+        return "not a regular file"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "a link that leads back to itself"
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     # What nobody expected, as it was raised: one line, and no addresses of memory.

@@ -14,8 +14,9 @@ import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
+from extractor.declared import At, declared_end
 from extractor.errors import DecodeError
 from extractor.types import Header
 
@@ -35,8 +36,6 @@ STREAMED_SIZES = {0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000}
 
 # Absent flags are those that a system does not need: without waiting for a pipe's other end; as bytes.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-
-At: TypeAlias = Callable[[int, int], bytes]  # at(offset, count): those bytes, fewer at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,9 @@ def read_header(at: At, size: int) -> Stated:
         raise DecodeError("empty file")
     container = sniff(at, size)
     if container not in PARSERS:
+        end = declared_end(container, at, size)
+        if end > size:
+            raise DecodeError(f"cut short: the header declares {end:,} bytes, the file holds {size:,}")
         return Stated(container)
     try:
         stated = PARSERS[container](at, size)

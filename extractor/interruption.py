@@ -9,6 +9,7 @@ ours reads. Both end with `EXIT_INTERRUPTED` and without a traceback.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -41,6 +42,9 @@ def end_on_signals() -> threading.Event:
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
     leaving = threading.Event()
+    # The threads have ended by then. At its very end the interpreter would put the system's own handlers
+    # back, and another signal would change the exit code of a command that has done its work.
+    atexit.register(_handle, signal.SIG_IGN)
 
     def leave(number: int, frame: FrameType | None) -> None:
         _handle(_nothing)  # the first has been heard; another exception would only disturb its way out

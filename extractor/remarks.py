@@ -34,7 +34,8 @@ def remember_quiet(run: Path, shard: tuple[int, int], decoded: Iterable[Decoded 
 
 
 def _lines(path: Path) -> set[str]:
-    return set(path.read_text("ascii").split()) if path.exists() else set()
+    # What is damaged in it is no recording's checksum.
+    return set(path.read_text("ascii", errors="replace").split()) if path.exists() else set()
 
 
 def remarks(store: Store) -> list[str]:

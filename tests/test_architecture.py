@@ -22,7 +22,17 @@ MAY_IMPORT = {
 
 # Inside `extractor`, bottom to top. A stage is a set of files that belong together; stages do not
 # import each other.
-BOTTOM = {"types", "errors", "formats", "interruption", "segments", "windows", "backends", "where"}
+BOTTOM = {
+    "types",
+    "errors",
+    "declared",
+    "formats",
+    "interruption",
+    "segments",
+    "windows",
+    "backends",
+    "where",
+}
 STAGES = {
     "manifest": {"corpora", "manifest_file", "source_labels", "ids", "manifest", "walk"},
     "probe": {"probe"},

@@ -150,3 +150,18 @@ def test_what_was_held_back_is_one_request(monkeypatch: pytest.MonkeyPatch) -> N
         finally:
             signal.signal(number, before)
         heard.clear()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_very_end_changes_nothing(number: signal.Signals) -> None:
+    # What is registered first is called last: when the command and its threads have ended.
+    code = (
+        "import atexit, os, sys\n"
+        f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "from extractor.interruption import end_on_signals\n"
+        "end_on_signals()\n"
+        "sys.exit(3)\n"
+    )
+    with started("-c", code) as process:
+        _, said = process.communicate(timeout=WAIT)
+    assert (process.returncode, said) == (3, "")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from lookup_cases import clustered, write_embeddings
@@ -22,6 +23,7 @@ from classifiers import lookup
 from classifiers.lookup import Lookup
 from classifiers.page.app import make_app
 from classifiers.page.corpus_map import CorpusMap
+from classifiers.page.projection import Pca
 from classifiers.page.server import server_of, warm_up
 from classifiers.page.uploads import Limits
 from extractor import extract
@@ -164,11 +166,28 @@ def test_a_client_that_hangs_up_leaves_no_traceback(run: Path, capfd: pytest.Cap
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_model_and_the_map_are_there_before_the_first_visitor(run: Path) -> None:
+def test_a_body_that_is_no_http_leaves_no_traceback(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving(lookup.open(run), Limits()) as port:
+        for path in (b"/api/query", b"/nowhere"):
+            with connected(port, head % path + b"ZZ\r\n") as client:
+                assert b"HTTP/1.1 4" in everything(client)
+        assert asked(port) == "n2"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_model_and_the_map_are_there_before_the_first_visitor(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened, said = Slow(run), list[str]()
     opened.go.set()
     drawn = CorpusMap(opened, "pca")  # type: ignore[arg-type]
+    placed: list[int] = []
+    monkeypatch.setattr(Pca, "place", lambda _, units: placed.append(len(units)) or np.zeros((1, 2)))
+    drawn.fitted()
+    placed.clear()  # of fitting
     warm_up(opened, drawn, said.append)  # type: ignore[arg-type]
+    assert placed == [1], "what places a query is compiled at its first use"
     assert opened._encoder._encode._encode is not None
     assert drawn._fitted is not None
     assert [line.split()[0] for line in said] == ["loading", "drawing"]

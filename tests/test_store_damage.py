@@ -33,7 +33,8 @@ from extractor.errors import (
     StoreLocked,
     StoreUnwritable,
 )
-from extractor.store import Store, parts
+from extractor.remarks import remarks
+from extractor.store import Store, parts, run_folder
 from extractor.store import writer as run_writer
 from extractor.store.verify import verify
 
@@ -254,6 +255,41 @@ def test_a_part_that_is_damaged_is_to_be_deleted(tmp_path: Path) -> None:
     part.write_bytes(b"no HDF5")
     with pytest.raises(StoreError, match=r"damaged .*delete this file and run the same command again"):
         Store(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+@pytest.mark.parametrize(
+    "name", ["run.json", "manifest.jsonl", "errors.jsonl", "embeddings.h5", "quiet-0-of-1.txt", "parts/"]
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(name: str, kind: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", batches(2))
+    path = next((tmp_path / "run/parts").iterdir()) if name == "parts/" else tmp_path / "run" / name
+    path.unlink(missing_ok=True)
+    make = {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+    }
+    make[kind]()
+    with pytest.raises(StoreError, match="must be a file"):
+        Store(tmp_path / "run")
+
+
+def test_a_manifest_that_is_damaged_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", batches(2))
+    path = tmp_path / "run" / "manifest.jsonl"
+    lines = path.read_text()
+    for damaged in (b"\xe0\xff", lines.replace('"path":', '"pfad":').encode(), b"[1]\n", b"7\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"manifest\.jsonl.* damaged"):
+            run_folder.read_head(path)
+            run_folder.read_manifest(path, ())
+
+
+def test_damage_in_what_is_noted_of_silence_is_no_traceback(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", batches(2))
+    (tmp_path / "run/quiet-0-of-1.txt").write_bytes(b"\xe0\xff")
+    remarks(Store(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("free_files", [0, 2, 5])

@@ -40,6 +40,11 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         self._watch()
 
+    def send_400_response(self, msg: str) -> None:
+        # A body that turns out not to be HTTP: its answer is this one, the application's would be a second.
+        self._leave_cycle()
+        super().send_400_response(msg)
+
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self._await(None)
@@ -63,10 +68,14 @@ class BoundedProtocol(H11Protocol):
         silent = self._awaited is h11.IDLE and not self.conn.trailing_data[0]
         if not silent and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._answer_408()
-        if self.cycle is not None:  # whoever reads the body learns that there will be no more
+        self._leave_cycle()
+        self.transport.close()
+
+    def _leave_cycle(self) -> None:
+        """Whoever reads the body learns that there will be no more."""
+        if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.close()
 
     def _answer_408(self) -> None:
         seconds = self._seconds[self._awaited]

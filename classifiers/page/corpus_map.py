@@ -48,6 +48,11 @@ class CorpusMap:
                 self._fitted = PROJECTIONS[self.projection](self._units(vectors, self._speakers()))
             return self._fitted
 
+    def warm_up(self) -> None:
+        """Fits, and places a row once: what umap places with is compiled at its first use, for seconds."""
+        self.fitted()
+        self.place(self.store.load_rows(self.rows[:1], self.layer, self.pooling)[0])
+
     def _units(self, vectors: np.ndarray, speakers: list[str]) -> np.ndarray:
         """What the index compares, so that neighbours lie close together."""
         return self.index.units(vectors, speakers if self.index.normalisation == "speaker" else None)

@@ -66,7 +66,7 @@ def warm_up(lookup: Lookup, corpus_map: CorpusMap, note: Callable[[str], None]) 
     except HserError as error:  # the map and its recordings are there without it
         note(f"recordings cannot be looked up here: {error}")
     note(f"drawing the map of {len(corpus_map.rows):,} recordings ({corpus_map.projection}) ...")
-    corpus_map.fitted()
+    corpus_map.warm_up()
 
 
 def server_of(app: FastAPI, limits: Limits) -> uvicorn.Server:

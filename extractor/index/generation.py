@@ -186,6 +186,8 @@ def _edges(path: Path) -> str:
 def read_head(run: Path, layer: int, pooling: str) -> Head:
     """Raises ``IndexMissing`` and ``BrokenIndex``."""
     path = folder_of(run, layer, pooling) / HEAD
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise BrokenIndex(f"{path}: must be a file, and is a folder, a pipe or a device; move it away")
     try:
         values = json.loads(path.read_bytes())
     except FileNotFoundError as error:

@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ REPLACED = "replaced"  # its audio changed: the recording is a later line, under
 LEFT_INPUT = "left the input"  # pruned: should the recording come back, it is a new line
 BY_HAND = "by hand"  # `hser-store drop`: the recording stays out while it is in the input
 
+_FILES = (RUN, MANIFEST, ROWS, ERRORS, CONTENTS, LOCK)
 _DATA_FILE = re.compile(r"(batch|part)-(\d{8,})\.h5")
 _BYTES_A_WRITE = 1 << 20
 
@@ -127,11 +129,12 @@ def list_files(run: Path) -> tuple[list[Path], list[Path]]:
     """
 
     def listed(kind: str) -> list[Path]:
-        numbers = [
-            int(match[2])
-            for entry in os.scandir(run / PARTS)
-            if (match := _DATA_FILE.fullmatch(entry.name)) and match[1] == kind
-        ]
+        with os.scandir(run / PARTS) as entries:
+            numbers = [
+                int(match[2])
+                for entry in entries
+                if (match := _DATA_FILE.fullmatch(entry.name)) and match[1] == kind and _is_regular(entry)
+            ]
         return [run / PARTS / f"{kind}-{number:08d}.h5" for number in sorted(numbers)]
 
     batches = listed("batch")
@@ -152,9 +155,22 @@ def write_text(path: Path, lines: Iterable[str]) -> None:
         file.write("".join(block).encode())
 
 
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    """Raises StoreError: a pipe would be waited for without end, a device read without end."""
+    if entry.is_symlink() and not Path(entry.path).exists():
+        return True  # opening it says so
+    if entry.is_file():
+        return True
+    raise StoreError(f"{entry.path}: must be a file, and is a folder, a pipe or a device; move it away")
+
+
 def read_run(run: Path) -> RunInfo:
     path = run / RUN
     try:
+        with os.scandir(run) as entries:
+            for entry in entries:
+                if entry.name in _FILES or fnmatch(entry.name, QUIET.format("*", "*")):
+                    _is_regular(entry)
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f"{run}: not a run folder (no {RUN}); name the --out of a run") from error
@@ -189,7 +205,12 @@ def manifest_lines(rows: Iterable[ManifestRow], columns: Sequence[str]) -> Itera
 
 def read_manifest(path: Path, columns: Sequence[str]) -> list[ManifestRow]:
     with path.open(encoding="ascii") as lines:
-        return [_manifest_row(values, columns) for values in _parsed(path, lines)]
+        try:
+            return [_manifest_row(values, columns) for values in _parsed(path, lines)]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{path}: a line is not one of hser's ({error!r}); the file is damaged"
+            ) from error
 
 
 def count_manifest(path: Path) -> int:
@@ -203,8 +224,10 @@ def count_manifest(path: Path) -> int:
 
 def read_head(path: Path) -> tuple[tuple[str, ...], int | None]:
     """Columns and edition (``edition.py``) of a manifest, from its first line alone."""
-    with path.open(encoding="ascii") as lines:
-        (values,) = _parsed(path, [lines.readline() or "{}"])
+    with path.open("rb") as lines:
+        (values,) = _parsed(path, [lines.readline() or b"{}"])
+    if not isinstance(values, dict):
+        raise StoreError(f"{path}: a line is not one of hser's ({values!r:.40}); the file is damaged")
     return tuple(values.get("labels", ())), values.get("edition")
 
 
@@ -224,7 +247,7 @@ def failure_from_json(text: str | bytes) -> Failure:
     return Failure(**json.loads(text))
 
 
-def _parsed(path: Path, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+def _parsed(path: Path, lines: Iterable[str | bytes]) -> Iterator[Mapping[str, Any]]:
     try:
         yield from map(json.loads, lines)
     except (ValueError, UnicodeError) as error:
