@@ -79,9 +79,11 @@ class Matrix:
         return next((cell for cell in self.cells if (cell.train, cell.test) == (train, test)), None)
 
     def drop(self, cell: Transfer) -> float | None:
-        """See `metrics.drop`; None on the diagonal, and for a training corpus that is no tested one."""
+        """See `metrics.drop`; None on the diagonal, for a training corpus that is no tested one, and where
+        what was trained on is tested."""
         own = self.cell(cell.train, cell.train)
-        return None if own is None or cell.within else drop(own.figures["UA"], cell.figures["UA"])
+        no_other = cell.within or cell.heard
+        return None if own is None or no_other else drop(own.figures["UA"], cell.figures["UA"])
 
     @property
     def conditions(self) -> Conditions:

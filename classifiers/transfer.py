@@ -46,8 +46,8 @@ class Transferred:
 
     @property
     def drop(self) -> float | None:
-        """See `metrics.drop`."""
-        return drop(self.within, self.figures["UA"])
+        """See `metrics.drop`; None where what was heard in training is tested: that is no other corpus."""
+        return None if self.heard else drop(self.within, self.figures["UA"])
 
 
 def transfer(
@@ -298,9 +298,11 @@ def transfer_lines(found: Sequence[Transferred]) -> list[str]:
             line += f", tested on {each.test_on}"
         if each.heard:
             line += f", {each.heard:,} of them HEARD IN TRAINING"
-        if each.drop is not None and each.within is not None:
+        if each.within is not None:
             dependent = " SPEAKER-DEPENDENT" if each.speaker_dependent else ""
-            line += f"; own corpus {100 * each.within:.1f} %{dependent}, drop {100 * each.drop:.1f}"
+            line += f"; own corpus {100 * each.within:.1f} %{dependent}"
+        if each.drop is not None:
+            line += f", drop {100 * each.drop:.1f}"
         lines += [line, *augmentation_lines(each.by_augmentation), *(f"note: {note}" for note in each.notes)]
     return lines
 

@@ -85,6 +85,7 @@ def test_recordings_of_other_names_are_known_by_their_audio(
     new = write_run(tmp_path / "new", part(rows, [3, 4, 5]))
     assert transfer(model, [str(new)])[0].figures == found.figures
     (kept,) = transfer(model, [str(run)], include_heard=True)
+    assert kept.heard and kept.drop is None  # no corpus that it has not heard
     assert (num_tested(kept), kept.heard) == (72, 36)
     assert "36 of them HEARD IN TRAINING" in "\n".join(transfer_lines([kept]))
     assert "HEARD" not in "\n".join(transfer_lines([found]))
@@ -262,6 +263,7 @@ def test_the_matrix_leaves_out_what_both_corpora_have(rows: Corpus, tmp_path: Pa
         assert sum(cell.figures["support"].values()) == (36 if cell.within else 24)
     assert any("12 of 36 recordings are trained on" in note for note in matrix.notes)
     kept = cross_matrix([a, b], Experiment((a,)), include_heard=True)
+    assert all(kept.drop(cell) is None for cell in kept.cells if cell.heard)
     assert [cell.heard for cell in kept.cells if not cell.within] == [12, 12]
     with pytest.raises(InputError, match="--include-heard"):
         cross_matrix([a, str(write_run(tmp_path / "c", part(rows, [0, 1, 2])))], Experiment((a,)))
