@@ -17,9 +17,11 @@ from extractor.store import Store
 from extractor.store.aside import writable
 from extractor.store.pack import quiet_checksums
 from extractor.store.run_folder import NOTES, QUIET
-from extractor.types import Decoded, Failure
+from extractor.types import SAMPLE_RATE, Decoded, Failure
 
 SHOWN = 3  # names in a line
+# Samples of silence whose checksum is computed, in 0.3 s: a part may claim that it has any number.
+LONGEST_ZEROS = 2 * 3600 * SAMPLE_RATE
 BLOCK = bytes(1 << 20)
 
 
@@ -44,7 +46,7 @@ def remarks(store: Store) -> list[str]:
     said += _of_labels(store)
     recordings = _recordings(store)
     # What was made before silence was noted down holds zeros, at least.
-    quiet = zero_checksums({int(n) for n in store.num_samples})
+    quiet = zero_checksums({int(n) for n in store.num_samples if n <= LONGEST_ZEROS})
     quiet |= quiet_checksums(store.path)
     silent = [name for name, checksum in recordings.items() if checksum in quiet]
     if silent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from classifiers.report.origins import command_block, commands_of, origin_facts
 from classifiers.report.svg import inline_svg
 from classifiers.result_charts import TITLES, charts_of
 from classifiers.results import mean_by_class
+from classifiers.source import CLEAN, Source
 from extractor.errors import HserError
 
 SHARES = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
@@ -75,7 +77,7 @@ def _protocol(config: Mapping[str, Any], speaker_dependent: bool, incomplete: Se
     if speaker_dependent:
         words = words.replace(f" ({SPEAKER_DEPENDENT})", "")
         warnings.append(SPEAKER_DEPENDENT)
-    if config.get("test_on", "clean") != "clean":
+    if config.get("test_on", CLEAN) != CLEAN:
         warnings.append(f"tested on {config['test_on']}")
     if incomplete:
         warnings.append("incomplete")
@@ -97,6 +99,7 @@ def _figures(models: Sequence[ModelContents]) -> Html:
         name = join(
             [
                 tag("a", model.name, href=f"#model-{k}"),
+                tag("small", f"of {_runs(model)}"),
                 tag("small", _tested_as(model)),
                 tag("small", under.normalisation),
             ]
@@ -107,7 +110,10 @@ def _figures(models: Sequence[ModelContents]) -> Html:
         shares = [_share(model.figures, key) for key in SHARES]
         rows.append([name, *features, *shares, number(mean.get("roc_auc")), number(mean.get("ece"))])
     values = {m.name: _interval_values(m.figures) for m in models}
-    captions = [f"{m.conditions.encoder}:{m.conditions.layer}, {m.conditions.classifier}" for m in models]
+    captions = [
+        f"{_runs(m)}: {m.conditions.encoder}:{m.conditions.layer}, {m.conditions.classifier}{_copies(m)}"
+        for m in models
+    ]
     chart = inline_svg(
         plots.intervals(values, [1 / len(m.result.classes) for m in models], captions),
         "ua",
@@ -126,6 +132,17 @@ def _figures(models: Sequence[ModelContents]) -> Html:
             class_="charts",
         ),
     )
+
+
+def _runs(model: ModelContents) -> str:
+    """Folders of the runs that it was trained on: models of several corpora may stand in one table."""
+    return " + ".join(Path(Source.parse(each).path).name for each in model.config["features"])
+
+
+def _copies(model: ModelContents) -> str:
+    """Which copies were tested, where it was not recordings as they are."""
+    test_on = model.config.get("test_on", CLEAN)
+    return "" if test_on == CLEAN else f", tested on {test_on}"
 
 
 def _share(figures: Mapping[str, Any], key: str) -> Html:
