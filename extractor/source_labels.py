@@ -112,6 +112,12 @@ def _label(source: Source) -> None:
         found = piece.corpus.label([source.paths[row] for row in piece.rows], piece.root)
         for row, labels in zip(piece.rows, found, strict=True):
             rows[row] = labels or {}
+        without = sum(not (labels or {}).get("emotion_raw") for labels in found)
+        if without and piece.corpus.annotate is not None:
+            source.notes.append(
+                f"{source.name}: {without:,} of {len(found):,} recordings of {piece.corpus.name} have no"
+                " emotion: they are in none of its label files, or these are not beside them"
+            )
         columns += [name for name in piece.corpus.columns if name not in columns]
     own = {name: i for i, name in enumerate(source.columns)}
     columns += [name for name in own if name not in columns]

@@ -148,3 +148,9 @@ def test_layouts_of_32_corpora_together_are_recognised_as_each_alone() -> None:
         together[Path(piece.root).name][piece.corpus.name] = len(piece.rows)
         assert all(every[row].startswith(f"{piece.root}/") for row in piece.rows)
     assert together == {name: found for name, found in alone.items() if found}
+
+
+def test_recordings_whose_label_files_are_not_there_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"dia{k}_utt0.mp4" for k in range(3)))
+    (note,) = read_manifest([tmp_path]).notes
+    assert note.startswith(f"{tmp_path}: 3 of 3 recordings of meld have no emotion")

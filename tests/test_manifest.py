@@ -457,9 +457,10 @@ def test_the_same_speech_once_more_is_left_out_of_a_search_and_said(tmp_path: Pa
         (folder / name).touch()
     found = read_manifest(tmp_path)
     assert [u.id for u in found.utterances] == ["Ses01F_impro01_F000"]
-    (note,) = found.notes
+    note, without = found.notes
     assert "1 files left out: recordings of whole dialogues" in note
     assert str(dialogues) in note
+    assert "1 of 1 recordings of iemocap have no emotion" in without  # no label file is there
     # Named, they are taken.
     assert len(read_manifest([turns, dialogues], "iemocap")) == 2
     assert len(read_manifest(dialogues, "iemocap")) == 1
