@@ -33,6 +33,7 @@ from extractor.store.run_folder import (
     ManifestRow,
     RunInfo,
     manifest_lines,
+    read_quiet,
     read_run,
     write_text,
 )
@@ -186,8 +187,7 @@ def _write(runs: Sequence[_Run], out: Path, columns: tuple[str, ...], copied: bo
     write_text(out / MANIFEST, manifest_lines(manifest, columns))
     files = [path for run in runs for path in run.path.glob(QUIET.format("*", "*"))]
     if files:
-        quiet = {line for path in files for line in path.read_text("ascii").splitlines(keepends=True)}
-        write_text(out / QUIET.format(0, 1), sorted(quiet))
+        write_text(out / QUIET.format(0, 1), (f"{checksum}\n" for checksum in sorted(read_quiet(*files))))
     return renamed
 
 

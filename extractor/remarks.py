@@ -16,7 +16,7 @@ from extractor.source_labels import label_notes
 from extractor.store import Store
 from extractor.store.aside import writable
 from extractor.store.pack import quiet_checksums
-from extractor.store.run_folder import NOTES, QUIET
+from extractor.store.run_folder import NOTES, QUIET, read_quiet
 from extractor.types import SAMPLE_RATE, Decoded, Failure
 
 SHOWN = 3  # names in a line
@@ -29,15 +29,10 @@ def remember_quiet(run: Path, shard: tuple[int, int], decoded: Iterable[Decoded 
     """Notes what is silent of a batch, before that is committed: no row can be there without it."""
     found = {each.checksum for each in decoded if isinstance(each, Decoded) and each.quiet}
     path = run / QUIET.format(*shard)
-    new = sorted(found - _lines(path)) if found else []
+    new = sorted(found - read_quiet(path)) if found else []
     if new:
         with writable(run), path.open("a", encoding="ascii") as file:
             file.writelines(f"{checksum}\n" for checksum in new)
-
-
-def _lines(path: Path) -> set[str]:
-    # What is damaged in it is no recording's checksum.
-    return set(path.read_text("ascii", errors="replace").split()) if path.exists() else set()
 
 
 def remarks(store: Store) -> list[str]:

@@ -20,7 +20,7 @@ from extractor.store.parts import (
     write_part,
 )
 from extractor.store.reader import Store
-from extractor.store.run_folder import QUIET, failure_json
+from extractor.store.run_folder import QUIET, failure_json, read_quiet
 
 _QUIET = "quiet"  # a column beside those of a run: 1 where nothing is to be heard
 FRAME_BUFFER_BYTES = 1 << 30  # frame-level output of one layer can be larger than memory
@@ -74,8 +74,7 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
 def quiet_checksums(path: Path) -> set[str]:
     """Checksums of the recordings in which nothing was heard, of a run folder or a packed file."""
     if path.is_dir():
-        files = path.glob(QUIET.format("*", "*"))
-        return {checksum for file in files for checksum in file.read_text("ascii").split()}
+        return read_quiet(*path.glob(QUIET.format("*", "*")))
     with open_part(path) as h5:
         if _QUIET not in h5:  # packed before it was noted
             return set()

@@ -141,6 +141,12 @@ def list_files(run: Path) -> tuple[list[Path], list[Path]]:
     return batches, listed("part")
 
 
+def read_quiet(*files: Path) -> set[str]:
+    """Checksums of silent recordings in such files (``QUIET``). What is damaged there is no checksum."""
+    texts = (path.read_text("ascii", errors="replace") for path in files if path.exists())
+    return {checksum for text in texts for checksum in text.split()}
+
+
 def write_text(path: Path, lines: Iterable[str]) -> None:
     """Write a text file aside and rename it; ``lines`` bring their own line ends."""
     with aside(path) as file:
