@@ -25,7 +25,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY) ## the main job end to end; CORPUS=path MODEL=name for real ones
-	$(BIN)/python -m extractor.cli_demo $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(MODEL),--model '$(MODEL)')
+	$(BIN)/python -m classifiers.demo.command $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(MODEL),--model '$(MODEL)')
 
 test: $(READY) ## the tests that CI runs
 	$(BIN)/python -m pytest -m 'not slow and not gpu'

@@ -48,10 +48,10 @@ VERSIONS = ("torch", "scikit-learn", "numpy")
 
 # Of a program: its module, and options that change no figure.
 PROGRAMS = {
-    "hser-extract": ("extractor.cli", ("-q",)),
-    "hser-train": ("classifiers.cli_train", ("-q", "--projection", "pca")),
-    "hser-evaluate": ("classifiers.cli_evaluate", ("-q",)),
-    "hser-lookup": ("classifiers.cli_lookup", ("--json", "--no-duplicates")),
+    "hser-extract": ("extractor.commands.extract", ("-q",)),
+    "hser-train": ("classifiers.commands.train", ("-q", "--projection", "pca")),
+    "hser-evaluate": ("classifiers.commands.evaluate", ("-q",)),
+    "hser-lookup": ("classifiers.commands.lookup", ("--json", "--no-duplicates")),
 }
 
 
@@ -131,8 +131,8 @@ def measure(row: Row, place: Path) -> dict[str, Any]:
 
 
 def _trained(row: Row, place: Path) -> dict[str, Any]:
-    from classifiers.protocols import about
-    from classifiers.results import Result
+    from classifiers.results.result import Result
+    from classifiers.training.protocols import about
 
     carry_out(commands(row)[-1], place)
     result = Result.load(place / "models" / row.name)
@@ -201,7 +201,7 @@ def _neighbours(row: Row, place: Path) -> dict[str, Any]:
 
 def _reference(row: Row, place: Path) -> dict[str, Any]:
     """The folds are those of the run; only labels, speakers and ids are taken from it."""
-    from classifiers.protocols import about
+    from classifiers.training.protocols import about
 
     path = place / "runs" / f"{row.corpora[0]}-{EGEMAPS}.npz"
     if not path.exists():

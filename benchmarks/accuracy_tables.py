@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.accuracy_rows import EGEMAPS, IN_WORDS, WHISPER
 from benchmarks.markdown import table
-from classifiers.metrics import drop
+from classifiers.results.metrics import drop
 
 Result = Mapping[str, Any]  # the result file, or one row of it
 FIGURES = {"UA": "UA %", "WA": "WA %", "macro_f1": "macro-F1 %"}

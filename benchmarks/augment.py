@@ -43,9 +43,9 @@ from extractor.augment import (
     parse,
     to_text,
 )
-from extractor.batch import BatchEncoder, Job, augmented
 from extractor.encoders import Model
-from extractor.row_recipe import CPU_BATCH
+from extractor.run.batch import BatchEncoder, Job, augmented
+from extractor.run.recipe import CPU_BATCH
 from extractor.types import SAMPLE_RATE, Decoded, Failure
 
 CPU = torch.device("cpu")

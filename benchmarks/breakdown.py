@@ -25,8 +25,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.common import print_table
-from extractor.batch import BatchEncoder, Job
 from extractor.encoders import Model
+from extractor.run.batch import BatchEncoder, Job
 from extractor.types import SAMPLE_RATE, Decoded, Seconds
 
 PREFIX = "hser:"
@@ -57,9 +57,9 @@ FUNCTIONS = {
     "extractor.encoders.fused:_varlen": ATTENTION,
     "extractor.encoders.fused:add_norm": NORMS,
     "extractor.encoders.fused:norm_rows": NORMS,
-    "extractor.pooling:Pooler.begin": POOLING,
-    "extractor.pooling:Pooler.add": POOLING,
-    "extractor.pooling:Pooler.arriving": POOLING,
+    "extractor.encoders.pooling:Pooler.begin": POOLING,
+    "extractor.encoders.pooling:Pooler.add": POOLING,
+    "extractor.encoders.pooling:Pooler.arriving": POOLING,
 }
 TABLES = {"extractor.encoders.fused:ATTENTION": ATTENTION}  # all functions that a dictionary holds
 COPY_OPS = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::cat", "aten::contiguous", "aten::clone")

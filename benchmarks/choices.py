@@ -29,9 +29,9 @@ from benchmarks.encoder import AUDIO, audio_seconds, bare, batch_encoder, jobs, 
 from benchmarks.kernels import Clock, copy_speed
 from benchmarks.lengths import find, label, read
 from benchmarks.profiled import AUDIO as TRACED
-from extractor.batch import BatchEncoder
 from extractor.encoders import Model
-from extractor.stages import most_streams
+from extractor.run.batch import BatchEncoder
+from extractor.run.pipeline import most_streams
 from extractor.types import Seconds
 
 CPU = torch.device("cpu")

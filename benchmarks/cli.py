@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.cli import quiet_libraries, run_command
+from extractor.commands.extract import quiet_libraries, run_command
 from extractor.errors import SettingsError, unknown
 
 if TYPE_CHECKING:

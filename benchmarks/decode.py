@@ -22,8 +22,8 @@ import soundfile
 import soxr
 
 from benchmarks.common import CANNOT_RUN, SHARED_DATA, median, print_table, spread, take_turns, write_result
-from extractor.decode import DecodeOptions, backends, decode_batch
-from extractor.probe import probe
+from extractor.audio.decode import DecodeOptions, backends, decode_batch
+from extractor.audio.probe import probe
 from extractor.types import SAMPLE_RATE, Decoded, Header, Utterance
 
 THREADS = 2

@@ -45,15 +45,15 @@ from benchmarks.baselines import (
 from benchmarks.common import median, print_table, result_path, spread, take_turns, write_result
 from benchmarks.lengths import audio_seconds, find, label, read
 from benchmarks.peak import working_bytes
-from extractor.batch import BatchEncoder, Job
 from extractor.encoders import Model, resolve_device, resolve_dtype
 from extractor.encoders.checkpoint import MODELS
 from extractor.encoders.products import Linear
-from extractor.engine import Options, run
 from extractor.errors import SettingsError, unknown
-from extractor.plan import plan_batches
-from extractor.row_recipe import batch_seconds
-from extractor.stages import most_streams, num_cores, num_streams, threads_of
+from extractor.plan.batches import plan_batches
+from extractor.run.batch import BatchEncoder, Job
+from extractor.run.engine import Options, run
+from extractor.run.pipeline import most_streams, num_cores, num_streams, threads_of
+from extractor.run.recipe import batch_seconds
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Seconds, Utterance
 
 __all__ = [

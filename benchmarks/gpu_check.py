@@ -94,8 +94,8 @@ def check_layers(device: str) -> Iterator[Finding]:
 
 def mean_pooled(spec: str, dtype: str, device: str, waveforms: Sequence[np.ndarray]) -> Tensor:
     """float32 ``[U, L, D]``, all layers."""
-    from extractor.batch import BatchEncoder, Job
     from extractor.encoders import Model
+    from extractor.run.batch import BatchEncoder, Job
 
     model = Model(spec, dtype, torch.device(device))
     encode = BatchEncoder(
@@ -119,7 +119,7 @@ def check_bf16(device: str, specs: Sequence[str]) -> Iterator[Finding]:
 
 def check_pooling(device: str) -> Iterator[Finding]:
     """Every pooling; recordings whole, and one in two pieces that are merged."""
-    from extractor.pooling import Piece, Pooler
+    from extractor.encoders.pooling import Piece, Pooler
 
     lengths, dim = (1, 63, 500, 1000), 96
     hidden = torch.randn(sum(lengths), dim, generator=torch.Generator().manual_seed(0)) * 3 + 1
@@ -147,7 +147,7 @@ def check_pooling(device: str) -> Iterator[Finding]:
 
 def check_engine(device: str, scratch: Path) -> Iterator[Finding]:
     """Files to store, all layers; as users run it, so with the precision that fp32 means to hser."""
-    from extractor.engine import Options, run
+    from extractor.run.engine import Options, run
     from extractor.store import Store
 
     clips = write_clips(scratch / "engine", ENGINE_CLIPS)
@@ -180,9 +180,9 @@ def measure_speed(
 ) -> dict[str, Any]:
     """The contenders of `benchmarks.encoder` on clips of noise; audio seconds per second."""
     from benchmarks import encoder
-    from extractor.batch import BatchEncoder
     from extractor.encoders import Model
-    from extractor.row_recipe import LARGE_BATCH
+    from extractor.run.batch import BatchEncoder
+    from extractor.run.recipe import LARGE_BATCH
 
     low, high = CLIP_SECONDS
     count = round(seconds / ((low + high) / 2))

@@ -68,7 +68,7 @@ def peak_bytes() -> int:
 
 def peak_of_run(inputs: Sequence[str], model: str, out: str) -> int:
     """Peak of a process that does one run; a recording that fails makes the figure void."""
-    from extractor.engine import Options, run
+    from extractor.run.engine import Options, run
 
     summary = run(list(inputs), Options(model=model), out)
     if summary.failures:
@@ -159,11 +159,11 @@ class PlanMemory:
 
 def measure_plan(recordings: int, out: str) -> PlanMemory:
     """Everything between the headers and the first batch; no file is touched but the run's own."""
-    from extractor.decode import DecodeOptions
-    from extractor.plan import plan_batches
+    from extractor.audio.decode import DecodeOptions
+    from extractor.plan.batches import plan_batches
+    from extractor.plan.changes import Asking
+    from extractor.plan.run_plan import make_plan
     from extractor.progress import Silent
-    from extractor.run_changes import Asking
-    from extractor.run_plan import make_plan
     from extractor.store.run_folder import ManifestRow
     from extractor.store.writer import RunWriter
 

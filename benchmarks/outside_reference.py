@@ -1,6 +1,6 @@
 """Features of an outside package under hser's folds, in plain scikit-learn.
 
-What hser-train does by `classifiers.experiment` is written out here a second time: the loop over folds, the
+What hser-train does by `classifiers.training.experiment` is written out here a second time: the loop over folds, the
 selection of C inside their training rows, the scores. Given hser's own embeddings it must therefore find
 what hser-train finds, which the tests hold it to.
 """
@@ -23,10 +23,10 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
     ``run`` gives ids, labels and speakers. Returns a `Result` and openSMILE's version. Raises ValueError
     where the run has recordings that the file has not.
     """
-    from classifiers.config import Experiment
-    from classifiers.experiment import open_features
-    from classifiers.protocols import fit_groups, inner_splits, make_folds
-    from classifiers.results import FoldInfo, Predictions, Result
+    from classifiers.results.result import FoldInfo, Predictions, Result
+    from classifiers.training.config import Experiment
+    from classifiers.training.experiment import open_features
+    from classifiers.training.protocols import fit_groups, inner_splits, make_folds
 
     with np.load(path, allow_pickle=False) as file:
         row_of = {name: i for i, name in enumerate(file["id"].tolist())}
@@ -64,7 +64,7 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
 
 def fitted(x: np.ndarray, y: np.ndarray, groups: np.ndarray, rows: np.ndarray, c: float) -> Any:
     """The table's classifier, which standardises, on ``rows``. Every class must be among them."""
-    from classifiers.table import build
+    from classifiers.models.table import build
 
     return build(CLASSIFIER, {"C": c}, SEED, int(y.max()) + 1).fit(x[rows], y[rows], groups=groups[rows])
 

@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.common import print_table, write_result
 from benchmarks.encoder import jobs, read, recordings, transformers_model
-from extractor.batch import BatchEncoder
 from extractor.encoders import Model
+from extractor.run.batch import BatchEncoder
 from extractor.types import SAMPLE_RATE
 
 NUM_CLIPS = 8

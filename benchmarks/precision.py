@@ -29,7 +29,7 @@ from extractor.encoders import Encoder, Model
 from extractor.encoders.int8 import can_run_int8
 from extractor.encoders.products import Linear
 from extractor.encoders.weights import Weights
-from extractor.fidelity import cosines
+from extractor.run.fidelity import cosines
 
 CPU = torch.device("cpu")
 MODELS = ("hubert-large", "wavlm-large", "hubert-base")

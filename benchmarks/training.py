@@ -59,11 +59,11 @@ LONG: Seconds = 60.0  # a classifier that takes longer is measured once
 READ, FIT, TEST, FIGURES = "read", "fit", "test", "figures"
 # What hser-train calls, by stage; a call inside another one counts for the outer.
 STAGES = {
-    "classifiers.features:Features.open": READ,
+    "classifiers.data.features:Features.open": READ,
     "extractor.store.reader:Store.load_rows": READ,
-    "classifiers.learner:Learner.fit": FIT,
-    "classifiers.learner:Fitted.proba": TEST,
-    "classifiers.results:Result.figures": FIGURES,
+    "classifiers.training.learner:Learner.fit": FIT,
+    "classifiers.training.learner:Fitted.proba": TEST,
+    "classifiers.results.result:Result.figures": FIGURES,
 }
 
 
@@ -147,8 +147,8 @@ class Measured:
 
 def with_hser(run: Path, classifier: str, layer: int, stages: Stages) -> float:
     """What ``hser-train`` does without ``--out``, up to its figures. Returns UA."""
-    from classifiers.config import Experiment
-    from classifiers.experiment import open_features, run_experiment
+    from classifiers.training.config import Experiment
+    from classifiers.training.experiment import open_features, run_experiment
 
     protocol = {"protocol": "grouped-kfold", "folds": FOLDS}
     experiment = Experiment((str(run),), classifier, layer=str(layer), **protocol)  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from classifiers.table import LINEAR_C
+    from classifiers.models.table import LINEAR_C
 
     return make_pipeline(StandardScaler(), LogisticRegression(C=LINEAR_C, max_iter=2000)).fit(x, y)
 
@@ -197,7 +197,7 @@ def fit_svm(x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    from classifiers.table import LINEAR_C
+    from classifiers.models.table import LINEAR_C
 
     machine = make_pipeline(StandardScaler(), SVC(kernel="linear", C=LINEAR_C))
     splits = list(StratifiedGroupKFold(5).split(x, y, speaker))
@@ -228,8 +228,8 @@ def _import_all(classifier: str) -> None:
     """What is imported on the way; some of it by a fit only."""
     import sklearn.metrics  # noqa: F401
 
-    import classifiers.experiment  # noqa: F401
-    from classifiers.table import build
+    import classifiers.training.experiment  # noqa: F401
+    from classifiers.models.table import build
 
     y = np.arange(40) % 2
     build(classifier, {}, 0, 2).fit(np.random.default_rng(0).standard_normal((40, 2), np.float32), y)

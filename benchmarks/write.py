@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from benchmarks.common import median, print_table, spread, take_turns, write_result
-from extractor.committing import Committer
+from extractor.run.committing import Committer
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Row, Utterance

@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from extractor.engine import Summary, extract
     from extractor.errors import (
         DecodeError,
         HserError,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         StoreLocked,
         StoreUnwritable,
     )
+    from extractor.run.engine import Summary, extract
     from extractor.store import Store
     from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance
 
@@ -47,7 +47,7 @@ __all__ = [
     "extract",
 ]
 
-_HOME = {"Summary": "engine", "extract": "engine", "Store": "store"}
+_HOME = {"Summary": "run.engine", "extract": "run.engine", "Store": "store"}
 _HOME |= dict.fromkeys(("SAMPLE_RATE", "Failure", "Manifest", "Utterance"), "types")
 
 

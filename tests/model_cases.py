@@ -12,12 +12,12 @@ import numpy as np
 import soundfile
 import yaml
 
-from classifiers.config import Experiment
-from classifiers.experiment import Trained, open_features, run_experiment, train_on_all
-from classifiers.features import Features
-from classifiers.model_folder import CONFIG, PROVENANCE, Origin, write_model
-from classifiers.results import FoldInfo, Predictions, Result
-from classifiers.table import CLASSIFIERS, FRAMES, LAYERS, POOLED
+from classifiers.data.features import Features
+from classifiers.models.table import CLASSIFIERS, FRAMES, LAYERS, POOLED
+from classifiers.results.result import FoldInfo, Predictions, Result
+from classifiers.training.config import Experiment
+from classifiers.training.experiment import Trained, open_features, run_experiment, train_on_all
+from classifiers.training.model_folder import CONFIG, PROVENANCE, Origin, write_model
 
 EMOTIONS = ("anger", "fear", "sadness")
 NUM_SPEAKERS = 4

@@ -5,65 +5,39 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cuda_kernels", "extractor", "classifiers", "benchmarks", "tests")
 
+# Who imports whom among the packages.
 MAY_IMPORT = {
     "cuda_kernels": set(),
     "extractor": {"cuda_kernels"},
     "classifiers": {"extractor"},
     "benchmarks": {"extractor", "classifiers", "cuda_kernels", "tests"},
-    "tests": set(PACKAGES),
+    "tests": {"extractor", "classifiers", "cuda_kernels", "benchmarks"},
+}
+# Inside a package each folder imports only what stands below it, that is behind it here.
+ORDER = {
+    "extractor": "commands run plan index store encoders augment audio inputs progress types errors",
+    "classifiers": "demo commands service report studies training charts lookup results models data",
 }
 
-# Inside `extractor`, bottom to top. A stage is a set of files that belong together; stages do not
-# import each other.
-BOTTOM = {
-    "types",
-    "errors",
-    "declared",
-    "formats",
-    "interruption",
-    "segments",
-    "windows",
-    "backends",
-    "where",
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {
+    module_name(path): path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))
 }
-STAGES = {
-    "manifest": {"corpora", "manifest_file", "source_labels", "ids", "manifest", "walk"},
-    "probe": {"probe"},
-    "plan": {"plan"},
-    "decode": {"flac", "waveform", "room", "decode", "ahead"},
-    "augment": {"augment"},
-    "encode": {"encoders"},
-    "pool": {"pooling"},
-    "store": {"store", "index"},
-    "progress": {"progress"},
-}
-ENGINE = {
-    *("batch", "budget", "committing", "copies", "device_worker", "devices", "fidelity", "files", "indexing"),
-    *(
-        "jobs",
-        "matching",
-        "stamping",
-        "remarks",
-        "row_recipe",
-        "run_changes",
-        "run_plan",
-        "staging",
-        "stages",
-    ),
-    *("engine", "render", "edit", "merge"),
-}
-TOP = {"cli", "cli_augment", "pictures", "cli_store", "cli_demo", "synthetic", "__init__"}
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names of our own modules that a file imports anywhere, for types too."""
+    """Our modules that a file imports anywhere, for types too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -71,53 +45,56 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import; name the package"
             module = node.module or ""
-            names.add(module)
-            if module in PACKAGES:
-                names.update(f"{module}.{alias.name}" for alias in node.names)
-    return {name for name in names if name.split(".")[0] in PACKAGES}
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            names.update(inner & SOURCES.keys())
+            if not inner <= SOURCES.keys():
+                names.add(module)
+    return names & SOURCES.keys()
 
 
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+IMPORTS = {name: imported(path) for name, path in SOURCES.items()}
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", MAY_IMPORT)
 def test_packages_import_downwards_only(package: str) -> None:
-    for path in sources(package):
-        others = {name.split(".")[0] for name in imported(path)} - {package}
-        assert others <= MAY_IMPORT[package], f"{path.name} imports {sorted(others)}"
+    for name in IMPORTS:
+        if name.split(".")[0] == package:
+            others = {other.split(".")[0] for other in IMPORTS[name]} - {package}
+            assert others <= MAY_IMPORT[package], f"{name} imports {sorted(others)}"
 
 
-def piece(path: Path) -> str:
-    """The file, or for a file in a folder of `extractor` that folder, by name."""
-    return path.relative_to(ROOT / "extractor").parts[0].removesuffix(".py")
+@pytest.mark.parametrize("package", ORDER)
+def test_folders_import_what_stands_below_them(package: str) -> None:
+    order = ORDER[package].split()
+    for name in IMPORTS:
+        if not name.startswith(f"{package}."):  # the package's own face may import all of it
+            continue
+        folder = name.split(".")[1]
+        assert folder in order, f"{folder} has no place in the order of {package}"
+        for other in IMPORTS[name]:
+            if other.startswith(f"{package}."):
+                assert order.index(other.split(".")[1]) >= order.index(folder), f"{name} imports {other}"
 
 
-def test_every_file_of_the_engine_has_its_place() -> None:
-    known = BOTTOM | ENGINE | TOP | {name for files in STAGES.values() for name in files}
-    assert {piece(path) for path in sources("extractor")} <= known
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_stages_do_not_import_each_other() -> None:
-    stage_of = {name: stage for stage, files in STAGES.items() for name in files}
-    for path in sources("extractor"):
-        name = piece(path)
-        ours = {n.split(".")[1] for n in imported(path) if n.startswith("extractor.")} - {name}
-        if name in BOTTOM:
-            assert ours <= BOTTOM, f"{path.name} imports {sorted(ours)}"
-        elif name in stage_of:
-            allowed = BOTTOM | STAGES[stage_of[name]]
-            assert ours <= allowed, f"{path.name} imports {sorted(ours - allowed)}"
-        elif name in ENGINE:
-            assert not ours & TOP, f"{path.name} imports {sorted(ours & TOP)}"
+@pytest.mark.parametrize("package", ORDER)
+def test_a_package_has_few_rooms(package: str) -> None:
+    entries = [path.name for path in (ROOT / package).iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 14, sorted(entries)
 
 
 @pytest.mark.parametrize(
-    "module", ["extractor", "extractor.cli", "extractor.cli_augment", "extractor.cli_store"]
+    "command", ["extractor", *(f"extractor.commands.{name}" for name in ("extract", "augment", "store"))]
 )
-def test_commands_start_without_the_heavy_packages(module: str) -> None:
+def test_commands_start_without_the_heavy_packages(command: str) -> None:
     """`--help` answers at once because nothing slow is imported for it."""
     heavy = ["torch", "transformers", "torchaudio", "h5py", "numpy", "av", "nvidia", "rich", "matplotlib"]
-    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, {command}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"

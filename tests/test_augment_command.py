@@ -15,14 +15,14 @@ import pytest
 import soundfile
 
 from extractor.augment import AUGMENTATIONS, parse
-from extractor.cli_augment import EPILOG
-from extractor.copies import configured
+from extractor.augment.copies import configured
+from extractor.commands.augment import EPILOG
 from extractor.errors import SettingsDiffer
-from extractor.render import file_name, render, wav_bytes
+from extractor.run.render import file_name, render, wav_bytes
 
 
 def hser_augment(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "extractor.cli_augment", *map(str, args)]
+    command = [sys.executable, "-m", "extractor.commands.augment", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 

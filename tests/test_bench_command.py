@@ -383,7 +383,7 @@ def test_named_parts_give_what_the_parts_give(tmp_path: Path) -> None:
 
 def test_nothing_stays_wrapped() -> None:
     from extractor.encoders import wav2vec2
-    from extractor.pooling import Pooler
+    from extractor.encoders.pooling import Pooler
 
     before = wav2vec2.attend, Pooler.add
     with breakdown.named_functions():

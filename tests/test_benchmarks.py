@@ -38,13 +38,13 @@ from benchmarks import (
 from benchmarks.accuracy_rows import PROTOCOLS, ROWS, commands
 from benchmarks.kernel_cases import COMPILED, DEFINITION, LIBRARY, OURS, Case, Size
 from benchmarks.stand_ins import NORMS, SMALL, write_clips, write_config, write_noise
-from extractor.batch import BatchEncoder
-from extractor.decode import DecodeOptions, decode_batch
+from extractor.audio.decode import DecodeOptions, decode_batch
+from extractor.audio.probe import probe
 from extractor.encoders import Model
 from extractor.encoders.checkpoint import MODELS, HubModel
-from extractor.plan import plan_batches
-from extractor.pooling import Piece, Pooler
-from extractor.probe import probe
+from extractor.encoders.pooling import Piece, Pooler
+from extractor.plan.batches import plan_batches
+from extractor.run.batch import BatchEncoder
 from extractor.store import Store
 from extractor.types import SAMPLE_RATE, Decoded, Utterance
 
@@ -413,10 +413,10 @@ def test_accuracy_in_plain_scikit_learn_is_that_of_hser_train(toy_emodb: Path, t
 def test_accuracy_rows_are_commands_that_exist() -> None:
     from click.testing import CliRunner
 
-    from classifiers.cli_evaluate import hser_evaluate
-    from classifiers.cli_lookup import hser_lookup
-    from classifiers.cli_train import command as hser_train
-    from extractor.cli import command as hser_extract
+    from classifiers.commands.evaluate import hser_evaluate
+    from classifiers.commands.lookup import hser_lookup
+    from classifiers.commands.train import command as hser_train
+    from extractor.commands.extract import command as hser_extract
 
     programs = {
         "hser-extract": hser_extract,

@@ -15,12 +15,12 @@ import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, reference_layers, relative_error
 from encoder_cases import encode
 
-from extractor.cli_store import _facts
+from extractor.commands.store import _facts
 from extractor.encoders import Model
 from extractor.encoders.checkpoint import load_checkpoint
-from extractor.engine import Options, run
 from extractor.errors import ModelError, SettingsDiffer
 from extractor.progress import Silent
+from extractor.run.engine import Options, run
 from extractor.store import Store
 from extractor.store.same_settings import same_setting
 
@@ -254,9 +254,9 @@ def test_queries_of_an_old_run_are_encoded_where_the_value_is_the_same(copy: Pat
     from model_cases import origin
 
     from extractor.encoders import LAYER_CONVENTION
-    from extractor.row_recipe import refuse_other_model
+    from extractor.plan.windows import OVERLAP
+    from extractor.run.recipe import refuse_other_model
     from extractor.types import SAMPLE_RATE
-    from extractor.windows import OVERLAP
 
     by_processor(copy, False)
     here = load_checkpoint(str(copy)).provenance

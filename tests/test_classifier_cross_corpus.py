@@ -13,13 +13,13 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from classifiers.cli_evaluate import hser_evaluate
-from classifiers.config import Experiment
-from classifiers.cross_corpus import OTHERS, cross_matrix, matrix_lines
-from classifiers.experiment import open_features, run_experiment, train_on_all
-from classifiers.label_maps import common_classes, map_labels, restricted
-from classifiers.model_folder import write_model
-from classifiers.transfer import transfer, transfer_lines
+from classifiers.commands.evaluate import hser_evaluate
+from classifiers.data.label_maps import common_classes, map_labels, restricted
+from classifiers.studies.cross_corpus import OTHERS, cross_matrix, matrix_lines
+from classifiers.studies.transfer import transfer, transfer_lines
+from classifiers.training.config import Experiment
+from classifiers.training.experiment import open_features, run_experiment, train_on_all
+from classifiers.training.model_folder import write_model
 from extractor.errors import InputError, SettingsError, StoreError
 from tests.classifier_cases import Corpus, corpus, write_run
 

@@ -16,17 +16,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from classifiers.calibrated_svm import CalibratedSVM
-from classifiers.cli_train import result_lines
-from classifiers.conditions import conditions_of
-from classifiers.config import Experiment, experiment_from
-from classifiers.experiment import open_features, run_experiment, train_on_all
-from classifiers.fit_progress import FitProgress
-from classifiers.fusion import PRIOR, FusedClassifier, mixture_weights
-from classifiers.layer_study import run_layer_study
-from classifiers.protocols import make_folds
-from classifiers.results import Result
-from classifiers.table import ALIASES, CLASSIFIERS, LAYERS, POOLED, build
+from classifiers.commands.train import result_lines
+from classifiers.models.calibrated_svm import CalibratedSVM
+from classifiers.models.table import ALIASES, CLASSIFIERS, LAYERS, POOLED, build
+from classifiers.results.result import Result
+from classifiers.studies.layers import run_layer_study
+from classifiers.training.conditions import conditions_of
+from classifiers.training.config import Experiment, experiment_from
+from classifiers.training.experiment import open_features, run_experiment, train_on_all
+from classifiers.training.fit_progress import FitProgress
+from classifiers.training.fusion import PRIOR, FusedClassifier, mixture_weights
+from classifiers.training.protocols import make_folds
 from extractor.errors import InputError, SettingsError
 from tests.classifier_cases import Corpus, corpus, write_run
 

@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from classifiers.features import Features
-from classifiers.frame_rows import FrameRows
-from classifiers.source import Labelling, Source, parse_layers
-from classifiers.stacked import Stacked
+from classifiers.data.features import Features
+from classifiers.data.frame_rows import FrameRows
+from classifiers.data.source import Labelling, Source, parse_layers
+from classifiers.data.stacked import Stacked
 from extractor.errors import InputError, SettingsError, StoreError
 from tests.classifier_cases import Corpus, corpus, without, write_run
 

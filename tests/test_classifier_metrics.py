@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from classifiers.metrics import (
+from classifiers.results.metrics import (
     METRICS,
     bootstrap_interval,
     bootstrap_intervals,
@@ -19,7 +19,7 @@ from classifiers.metrics import (
     mcnemar,
     scores,
 )
-from classifiers.results import FoldInfo, Predictions, Result
+from classifiers.results.result import FoldInfo, Predictions, Result
 from extractor.errors import InputError, SettingsError, StoreError
 
 CLASSES = ("anger", "calm", "fear", "neutral")

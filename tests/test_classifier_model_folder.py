@@ -20,16 +20,16 @@ from model_cases import sources_for, trained, write_tones, write_trained
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from classifiers import plots
-from classifiers.config import Experiment, experiment_from
-from classifiers.estimator_files import TYPES
-from classifiers.experiment import open_features
-from classifiers.features import Features, Source
-from classifiers.folder_aside import folder_aside, settled
-from classifiers.model_folder import MODEL, Model, load_model, refuse_foreign, write_model
-from classifiers.projection import read_projection
-from classifiers.results import Result
-from classifiers.table import CLASSIFIERS, LAYERS
+from classifiers.charts import plots
+from classifiers.charts.projection import read_projection
+from classifiers.data.features import Features, Source
+from classifiers.models.files import TYPES
+from classifiers.models.table import CLASSIFIERS, LAYERS
+from classifiers.results.result import Result
+from classifiers.training.config import Experiment, experiment_from
+from classifiers.training.experiment import open_features
+from classifiers.training.folder_aside import folder_aside, settled
+from classifiers.training.model_folder import MODEL, Model, load_model, refuse_foreign, write_model
 from extractor import SettingsError, StoreError, extract
 
 FUSED = ("average", "gate")
@@ -317,7 +317,7 @@ def test_a_failure_while_writing_leaves_the_old_model(
     model: Path, runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (model / MODEL).read_bytes()
-    monkeypatch.setattr("classifiers.model_folder._write_charts", lambda *_: 1 / 0)
+    monkeypatch.setattr("classifiers.training.model_folder._write_charts", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_trained(model, [f"{runs[0]}:meanstd"], "lda")
     assert (model / MODEL).read_bytes() == before
@@ -331,7 +331,7 @@ def test_a_kill_in_the_picture_leaves_a_whole_model(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("classifiers.model_folder.project_rows", killed)
+    monkeypatch.setattr("classifiers.training.model_folder.project_rows", killed)
     with pytest.raises(KeyboardInterrupt):
         write_trained(tmp_path / "m", [f"{runs[0]}:meanstd"], "lda")
     assert load_model(tmp_path / "m").row.name == "lda"

@@ -16,12 +16,10 @@ from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 import classifiers
-from classifiers import plots
-from classifiers.curves import pr_curve, reliability, roc_curve
-from classifiers.features import Source
-from classifiers.marks import ACCENT, INK, MARKS, VARIABLES, marks_of
-from classifiers.metrics import confusion_matrix, expected_calibration_error
-from classifiers.projection import (
+from classifiers.charts import plots
+from classifiers.charts.curves import pr_curve, reliability, roc_curve
+from classifiers.charts.marks import ACCENT, INK, MARKS, VARIABLES, marks_of
+from classifiers.charts.projection import (
     MAX_POINTS,
     Projection,
     project,
@@ -29,8 +27,10 @@ from classifiers.projection import (
     read_projection,
     write_projection,
 )
-from classifiers.result_charts import TITLES, charts_of
-from classifiers.results import FoldInfo, Predictions, Result
+from classifiers.charts.results import TITLES, charts_of
+from classifiers.data.features import Source
+from classifiers.results.metrics import confusion_matrix, expected_calibration_error
+from classifiers.results.result import FoldInfo, Predictions, Result
 from extractor import StoreError
 
 # Sums of a few hundred shares in float64, in another order.

@@ -16,14 +16,14 @@ from click.testing import CliRunner, Result
 from conftest import MakeCheckpoint
 from model_cases import sources_for, write_tones, write_trained
 
-from classifiers import plots
-from classifiers.cli_predict import command
-from classifiers.features import FRAMES
-from classifiers.model_folder import PROVENANCE, load_model
-from classifiers.prediction import Prediction, Predictor
+from classifiers.charts import plots
+from classifiers.commands.predict import command
+from classifiers.data.features import FRAMES
+from classifiers.training.model_folder import PROVENANCE, load_model
+from classifiers.training.prediction import Prediction, Predictor
 from extractor import SettingsError, StoreError, extract
 from extractor.errors import SettingsDiffer
-from extractor.manifest import read_manifest
+from extractor.inputs.manifest import read_manifest
 from extractor.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,7 @@ def test_a_damaged_model_is_told_before_any_recording_is_read(model: Path) -> No
     assert PROVENANCE in str(result.exception)
 
 
-@pytest.mark.parametrize("module", ["classifiers.cli_predict", "classifiers.cli_report"])
+@pytest.mark.parametrize("module", ["classifiers.commands.predict", "classifiers.commands.report"])
 def test_help_answers_without_the_heavy_packages(module: str) -> None:
     heavy = [
         *("torch", "transformers", "torchaudio", "h5py", "numpy", "av", "rich"),

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifiers.features import Features
-from classifiers.protocols import (
+from classifiers.data.features import Features
+from classifiers.data.source import Labelling, Source
+from classifiers.training.protocols import (
     PROTOCOLS,
     Fold,
     check_folds,
@@ -19,7 +20,6 @@ from classifiers.protocols import (
     make_folds,
     shares_speakers,
 )
-from classifiers.source import Labelling, Source
 from extractor.errors import InputError, SettingsError
 from tests.classifier_cases import Corpus, corpus, without, write_run
 

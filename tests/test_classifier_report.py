@@ -16,17 +16,17 @@ from browser import Browser, find_chromium
 from click.testing import CliRunner
 from model_cases import EMOTIONS, made_up_result, origin, write_result
 
-from classifiers.cli_report import command
-from classifiers.metrics import mcnemar
-from classifiers.model_folder import PROVENANCE
-from classifiers.projection import FILE as PROJECTION
-from classifiers.projection import Projection, write_projection
+from classifiers.charts.projection import FILE as PROJECTION
+from classifiers.charts.projection import Projection, write_projection
+from classifiers.commands.report import command
 from classifiers.report import write_report
 from classifiers.report.markup import interval, number, p_value, percent, tag
 from classifiers.report.origins import extract_command
 from classifiers.report.page import report_html
 from classifiers.report.sections import holm
-from classifiers.results import Result
+from classifiers.results.metrics import mcnemar
+from classifiers.results.result import Result
+from classifiers.training.model_folder import PROVENANCE
 from extractor import InputError, StoreError
 
 NAN = float("nan")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from classifiers.cli_evaluate import hser_evaluate
-from classifiers.runs import kind_of
-from classifiers.stability import EVERY, cosines, linear_cka, measure_stability
+from classifiers.commands.evaluate import hser_evaluate
+from classifiers.data.runs import kind_of
+from classifiers.studies.stability import EVERY, cosines, linear_cka, measure_stability
 from extractor.errors import InputError, StoreError
 from tests.classifier_cases import Corpus, corpus, without, write_run
 

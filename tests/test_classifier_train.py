@@ -12,12 +12,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from classifiers import cli_evaluate, cli_train
-from classifiers.cli_train import command
-from classifiers.model_folder import load_model
-from classifiers.results import Result as Found
-from classifiers.table import CLASSIFIERS
-from extractor.cli import EXIT_ERROR
+from classifiers.commands import evaluate as cli_evaluate
+from classifiers.commands import train as cli_train
+from classifiers.commands.train import command
+from classifiers.models.table import CLASSIFIERS
+from classifiers.results.result import Result as Found
+from classifiers.training.model_folder import load_model
+from extractor.commands.extract import EXIT_ERROR
 from extractor.errors import HserError
 from tests.classifier_cases import corpus, write_run
 
@@ -128,7 +129,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
 
 def test_an_error_is_a_line_and_an_exit_code() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "classifiers.cli_train", "nowhere", "-q"],
+        [sys.executable, "-m", "classifiers.commands.train", "nowhere", "-q"],
         capture_output=True,
         text=True,
         check=False,

@@ -23,15 +23,15 @@ from extractor.types import Failure
 
 def hser(*args: object) -> subprocess.CompletedProcess[str]:
     """``hser-extract`` as a user runs it, in a process of its own."""
-    command = [sys.executable, "-m", "extractor.cli", *map(str, args)]
+    command = [sys.executable, "-m", "extractor.commands.extract", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_help_names_models_poolings_and_corpora_that_exist() -> None:
-    from extractor.corpora import CORPORA
     from extractor.encoders.checkpoint import MODELS
+    from extractor.encoders.pooling import POOLINGS
     from extractor.encoders.spectral import SPECTRAL
-    from extractor.pooling import POOLINGS
+    from extractor.inputs.corpora import CORPORA
 
     done = hser("--help")
     assert done.returncode == 0
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_after_the_batches_in_flight_and_says_how_to_go_on(
         "--out",
         tmp_path / "run",
     ]
-    command = [sys.executable, "-m", "extractor.cli", *map(str, args)]
+    command = [sys.executable, "-m", "extractor.commands.extract", *map(str, args)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         parts = tmp_path / "run" / "parts"
         while not (parts.is_dir() and any(p.suffix == ".h5" for p in parts.iterdir())):

@@ -26,10 +26,10 @@ from extractor.augment import (
     parse,
     parse_recipe,
 )
-from extractor.batch import _within
-from extractor.engine import Options, run
+from extractor.plan.windows import split_windows
+from extractor.run.batch import _within
+from extractor.run.engine import Options, run
 from extractor.types import LatentMask
-from extractor.windows import split_windows
 
 EVERY_KIND = (
     "(stretch:rate=0.8-1.25+specaugment:policy=LD|noise:snr_db=5-20,color=pink|pitch:semitones=-2..2"
@@ -353,8 +353,8 @@ def test_a_window_sees_its_own_part_of_a_mask() -> None:
 
 
 def test_rendered_copies_embed_as_the_run_s_own_do(corpus: Path, tmp_path: Path) -> None:
-    from extractor.copies import configured
-    from extractor.render import render
+    from extractor.augment.copies import configured
+    from extractor.run.render import render
 
     config = configured(EVERY_KIND, None, 2, 7)
     assert config is not None

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from extractor import Store
-from extractor.edit import drop
-from extractor.engine import Options, run
 from extractor.progress import Summary
+from extractor.run.engine import Options, run
+from extractor.store.edit import drop
 from extractor.store.verify import verify
 
 JOINED = "copypaste:kind=se-cp"

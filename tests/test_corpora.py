@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import shared, touch
 
-from extractor.corpora import CORPORA, SYNONYMS, common_emotion, recognise
 from extractor.errors import InputError
-from extractor.manifest import EXTRA_COLUMNS, read_manifest
+from extractor.inputs.corpora import CORPORA, SYNONYMS, common_emotion, recognise
+from extractor.inputs.manifest import EXTRA_COLUMNS, read_manifest
 from extractor.types import EMOTIONS, Manifest
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import shared, touch
 
-from extractor.corpora import recognise
-from extractor.manifest import read_manifest
+from extractor.inputs.corpora import recognise
+from extractor.inputs.manifest import read_manifest
 from extractor.types import Manifest
 
 URDU = ("Angry/SM1_F10_A010.wav", "Happy/SF10_F02_H05.wav", "Neutral/SM5_F72_N0100.wav")

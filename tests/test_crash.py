@@ -14,8 +14,9 @@ import numpy as np
 import soundfile
 from conftest import MakeCheckpoint
 
-from extractor import Store, committing
-from extractor.engine import Options, run
+from extractor import Store
+from extractor.run import committing
+from extractor.run.engine import Options, run
 
 NUM_RECORDINGS = 300
 NUM_KILLS = 20
@@ -60,9 +61,9 @@ def test_killed_twenty_times_and_resumed_equals_uninterrupted(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "extractor.batch",
-            "extractor.engine",
-            "extractor.decode",
+            "extractor.run.batch",
+            "extractor.run.engine",
+            "extractor.audio.decode",
             "transformers.models.hubert.modeling_hubert",
         ]
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from extractor.backends import plain
-from extractor.probe import probe
+from extractor.audio.probe import probe
+from extractor.audio.readers import plain
 from extractor.types import Failure, Header, Utterance
 
 RATE = 16_000

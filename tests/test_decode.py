@@ -21,15 +21,15 @@ import soxr
 from conftest import SHARED_DATA, shared
 from test_probe import wav_bytes
 
-from extractor import backends as backends_module
-from extractor.ahead import DecodeAhead
-from extractor.backends import BLOCK_FRAMES, able, backends, decode_dali
-from extractor.decode import DecodeOptions, decode_batch
+from extractor.audio import readers as backends_module
+from extractor.audio.ahead import DecodeAhead
+from extractor.audio.cut import Cut
+from extractor.audio.decode import DecodeOptions, decode_batch
+from extractor.audio.headers import bytes_of, read_header
+from extractor.audio.probe import num_samples_16k, probe
+from extractor.audio.readers import BLOCK_FRAMES, able, backends, decode_dali
 from extractor.errors import SettingsError
-from extractor.formats import bytes_of, read_header
-from extractor.probe import num_samples_16k, probe
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
-from extractor.waveform import Cut
 
 # Lossy codecs are decoded by other programs with other arithmetic; PCM and FLAC are equal bit for bit.
 LOSSY_TOLERANCE = 1e-5
@@ -553,8 +553,8 @@ def test_a_long_recording_takes_little_more_memory_than_its_waveform(tmp_path: P
         file.truncate(44 + 4 * num_frames)
     code = """
 import resource, sys
-from extractor.decode import DecodeOptions, decode_batch
-from extractor.probe import probe
+from extractor.audio.decode import DecodeOptions, decode_batch
+from extractor.audio.probe import probe
 from extractor.types import Utterance
 import soundfile, soxr
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -16,12 +16,13 @@ import soundfile
 from test_decode_one_file import good, noise, outcomes
 from test_probe import wav_bytes
 
-from extractor import extract, room
-from extractor.decode import DecodeOptions, decode_batch
+from extractor import extract
+from extractor.audio import room
+from extractor.audio.decode import DecodeOptions, decode_batch
+from extractor.audio.flac import _crc
+from extractor.audio.probe import probe
+from extractor.audio.room import NoRoom, Room, Stopped, machine_bytes
 from extractor.errors import DecodeError, SettingsError
-from extractor.flac import _crc
-from extractor.probe import probe
-from extractor.room import NoRoom, Room, Stopped, machine_bytes
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
 
 MIB = 1 << 20
@@ -65,9 +66,9 @@ def test_what_memory_does_not_hold_is_an_error_row_and_stays_small(tmp_path: Pat
     bombs = [silent_flac(tmp_path / f"{k}.flac", 2 * 3600, claim) for k, claim in enumerate(claims)]
     code = """
 import resource, sys
-from extractor.decode import DecodeOptions, decode_batch
-from extractor.probe import probe
-from extractor.room import Room
+from extractor.audio.decode import DecodeOptions, decode_batch
+from extractor.audio.probe import probe
+from extractor.audio.room import Room
 from extractor.types import Decoded, Utterance
 utterances = [Utterance(path, path) for path in sys.argv[1:]]
 headers = probe(utterances)

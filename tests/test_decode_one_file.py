@@ -16,11 +16,14 @@ import soundfile
 from test_fuzz import FORMATS, damaged, synthetic
 from test_probe import wav_bytes
 
-from extractor import backends, decode, extract, flac, formats
-from extractor.backends import PyavReader, decode_dali
-from extractor.decode import DecodeOptions, decode_batch
-from extractor.probe import probe
-from extractor.segments import resampled
+from extractor import extract
+from extractor.audio import decode, flac
+from extractor.audio import headers as formats
+from extractor.audio import readers as backends
+from extractor.audio.decode import DecodeOptions, decode_batch
+from extractor.audio.probe import probe
+from extractor.audio.readers import PyavReader, decode_dali
+from extractor.audio.segments import resampled
 from extractor.types import MIN_SAMPLES, SAMPLE_RATE, Decoded, Failure, Header, Utterance
 
 LENGTHS = (0, 1, 63, 399, 400, 401, 575, 1151, 1153, 2047, 2881, 4095, 4096, 4097, 4999)
@@ -254,7 +257,7 @@ def test_ffmpeg_prints_no_tracebacks(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from extractor.backends import PyavReader, Unreadable
+from extractor.audio.readers import PyavReader, Unreadable
 from extractor.errors import DecodeError
 path, whole = Path({str(path)!r}), Path({str(path)!r}).read_bytes()
 for at in range({first}, {first} + 16):

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoConfig
 
-from extractor import Store, cli_demo
-from extractor.cli_demo import (
+from classifiers.demo import command as cli_demo
+from classifiers.demo.command import (
     DISCLAIMER,
     Recordings,
     choose_queries,
@@ -23,7 +23,8 @@ from extractor.cli_demo import (
     demo,
     share_of_same_emotion,
 )
-from extractor.synthetic import write_corpus
+from classifiers.demo.synthetic import write_corpus
+from extractor import Store
 
 
 def recordings(

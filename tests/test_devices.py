@@ -19,11 +19,11 @@ from conftest import MakeCheckpoint
 from test_engine import same_store
 
 from extractor import SettingsError, Store, extract
-from extractor.devices import Display, Worker, Workers, parse_devices
-from extractor.engine import Options, run
 from extractor.errors import ModelError, ProcessDied
 from extractor.index import Index
 from extractor.progress import Counts
+from extractor.run.devices import Display, Worker, Workers, parse_devices
+from extractor.run.engine import Options, run
 from extractor.store.verify import verify
 
 NUM_RECORDINGS = 40
@@ -127,7 +127,7 @@ def test_ctrl_c_stops_all_after_their_batches_in_flight(
 ) -> None:
     model, out = checkpoint("hubert"), tmp_path / "run"
     args = [noises, "--model", model, "--dtype", "fp32", "--batch-seconds", "0.5", "--out", out]
-    command = [sys.executable, "-m", "extractor.cli", *map(str, args), "--devices", "cpu,cpu"]
+    command = [sys.executable, "-m", "extractor.commands.extract", *map(str, args), "--devices", "cpu,cpu"]
     # A group of its own, which a terminal's Ctrl-C reaches as a whole.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

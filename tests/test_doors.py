@@ -23,8 +23,8 @@ import soundfile
 from conftest import MakeCheckpoint
 
 from extractor.encoders.checkpoint import load_checkpoint
-from extractor.engine import Options, run
 from extractor.errors import ModelError, StoreError
+from extractor.run.engine import Options, run
 from extractor.store import Store
 from extractor.store.parts import open_part, read_info
 from extractor.store.verify import verify
@@ -45,7 +45,7 @@ NOWHERE: dict[str, tuple[str, ...]] = {
     "eval": (),
     "exec": (),
     "pickle.loads": (),
-    "pickle.load": ("extractor/device_worker.py",),  # from the process that started it, over its pipe
+    "pickle.load": ("extractor/run/device_worker.py",),  # from the process that started it, over its pipe
     "joblib.load": (),
     "dill.load": (),
     "marshal.loads": (),
@@ -59,7 +59,7 @@ NOWHERE: dict[str, tuple[str, ...]] = {
     "Template": (),  # of jinja and its like
     "get_class_from_dynamic_module": (),
     "skops.io.load": (),
-    "skops.io.loads": ("classifiers/estimator_files.py",),  # behind its list of types
+    "skops.io.loads": ("classifiers/models/files.py",),  # behind its list of types
     "pd.read_pickle": (),
     "pandas.read_pickle": (),
 }
@@ -332,7 +332,7 @@ def test_the_table_of_contents_names_parts_of_its_run_alone(whole: Path, tmp_pat
     "text", ["!!python/object/apply:os.system ['touch mark']", "!!python/name:os.system"]
 )
 def test_yaml_makes_no_objects(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from classifiers.config import read_yaml
+    from classifiers.training.config import read_yaml
     from extractor.augment.config import load_yaml
     from extractor.errors import HserError
 

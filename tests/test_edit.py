@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 from store_cases import COLUMNS, DIM, LAYERS, SETTINGS, content, opened
 
-from extractor.cli_store import hser_store
-from extractor.edit import drop, relabel
+from extractor.commands.store import hser_store
 from extractor.errors import InputError, SettingsError, StoreError
-from extractor.manifest import read_manifest
+from extractor.inputs.manifest import read_manifest
 from extractor.store import Store
+from extractor.store.edit import drop, relabel
 from extractor.store.pack import pack
 from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow
 from extractor.store.verify import verify

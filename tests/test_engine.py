@@ -23,10 +23,11 @@ from conftest import (
     shared,
 )
 
-from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract, run_plan
+from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract
 from extractor.encoders.checkpoint import MODELS, HubModel
-from extractor.engine import Options, run
-from extractor.run_plan import make_plan
+from extractor.plan import run_plan
+from extractor.plan.run_plan import make_plan
+from extractor.run.engine import Options, run
 from extractor.store.writer import RunWriter
 
 NORMS = {"group": {"feat_extract_norm": "group"}, "layer": {"feat_extract_norm": "layer"}}

@@ -15,24 +15,24 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from model_cases import QUICK, made_up_result, write_result
 
-from classifiers import plots
-from classifiers.cli_evaluate import hser_evaluate
-from classifiers.cli_lookup import hser_lookup
-from classifiers.cli_train import command as hser_train
-from classifiers.cli_train import result_lines
-from classifiers.conditions import BY_CORPUS, BY_TRAINING_ROWS
-from classifiers.config import Experiment
-from classifiers.cross_corpus import cross_matrix
-from classifiers.experiment import run_experiment
-from classifiers.knn_evaluation import evaluate
-from classifiers.layer_chart import write_chart
-from classifiers.metrics import CAUTION
+from classifiers.charts import plots
+from classifiers.charts.layers import write_chart
+from classifiers.charts.results import charts_of
+from classifiers.commands.evaluate import hser_evaluate
+from classifiers.commands.lookup import hser_lookup
+from classifiers.commands.train import command as hser_train
+from classifiers.commands.train import result_lines
+from classifiers.lookup.evaluation import evaluate
+from classifiers.models.table import CLASSIFIERS, build
+from classifiers.models.torch import MODELS
 from classifiers.report.page import report_html
-from classifiers.result_charts import charts_of
-from classifiers.results import FoldInfo, Predictions, Result
-from classifiers.table import CLASSIFIERS, build
-from classifiers.torch_models import MODELS
-from classifiers.transfer import transfer
+from classifiers.results.metrics import CAUTION
+from classifiers.results.result import FoldInfo, Predictions, Result
+from classifiers.studies.cross_corpus import cross_matrix
+from classifiers.studies.transfer import transfer
+from classifiers.training.conditions import BY_CORPUS, BY_TRAINING_ROWS
+from classifiers.training.config import Experiment
+from classifiers.training.experiment import run_experiment
 from tests.classifier_cases import corpus, write_run
 
 HUBERT = {"model": "hubert-large", "dtype": "bf16", "layers": "all", "pooling": "mean"}

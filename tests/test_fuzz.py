@@ -19,8 +19,8 @@ import soundfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from extractor.decode import DecodeOptions, backends, decode_batch
-from extractor.probe import probe
+from extractor.audio.decode import DecodeOptions, backends, decode_batch
+from extractor.audio.probe import probe
 from extractor.types import Decoded, Failure, Header, Utterance
 
 EXAMPLES = 70  # a format: about a second

@@ -14,17 +14,17 @@ import pytest
 from click.testing import CliRunner
 from model_cases import write_tones
 
-from classifiers import plots
-from classifiers.cli_evaluate import hser_evaluate
-from classifiers.cli_predict import command as hser_predict
-from classifiers.cli_report import command as hser_report
-from classifiers.config import Experiment
-from classifiers.cross_corpus import cross_matrix
-from classifiers.experiment import open_features, run_experiment, train_on_all
-from classifiers.heard import FILE
-from classifiers.model_folder import MODEL, load_model, write_model
-from classifiers.results import Result
-from classifiers.transfer import Transferred, save_transfers, transfer, transfer_lines
+from classifiers.charts import plots
+from classifiers.commands.evaluate import hser_evaluate
+from classifiers.commands.predict import command as hser_predict
+from classifiers.commands.report import command as hser_report
+from classifiers.data.heard import FILE
+from classifiers.results.result import Result
+from classifiers.studies.cross_corpus import cross_matrix
+from classifiers.studies.transfer import Transferred, save_transfers, transfer, transfer_lines
+from classifiers.training.config import Experiment
+from classifiers.training.experiment import open_features, run_experiment, train_on_all
+from classifiers.training.model_folder import MODEL, load_model, write_model
 from extractor import extract
 from extractor.errors import InputError, StoreError
 from extractor.store.pack import pack

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from index_cases import LAYER, OTHER_LAYER, clustered, write
 
-from extractor.cli_store import hser_store
+from extractor.commands.store import hser_store
 from extractor.index import Index, IndexStale, build, follow
 from extractor.index.generation import HEAD, folder_of
 from extractor.store.run_folder import BY_HAND, ManifestRow

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from extractor import SettingsError, Store, extract
-from extractor.engine import Options, run
 from extractor.index import Index, build
+from extractor.run.engine import Options, run
 from extractor.store.writer import RunWriter
 
 

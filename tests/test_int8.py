@@ -14,12 +14,12 @@ from conftest import MakeCheckpoint, make_model, relative_error, shared
 from torch import Tensor
 
 from extractor import SettingsError, Store
-from extractor.decode import DecodeOptions
+from extractor.audio.decode import DecodeOptions
 from extractor.encoders import Model, resolve_dtype
 from extractor.encoders.int8 import Int8Linear, can_run_int8, quantise_rows
-from extractor.engine import Options, run
-from extractor.fidelity import LEAST_COSINE, check_int8, cosines
 from extractor.progress import Silent
+from extractor.run.engine import Options, run
+from extractor.run.fidelity import LEAST_COSINE, check_int8, cosines
 from extractor.types import Utterance
 
 CPU = torch.device("cpu")

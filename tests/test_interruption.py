@@ -46,7 +46,7 @@ getattr(import_module(module), main)()
 # Found by every process of a run: the forward pass takes minutes.
 SLOW_PASS = """
 import os, time
-from extractor.batch import BatchEncoder
+from extractor.run.batch import BatchEncoder
 
 def encode(self, job):
     with open(os.environ["AT_WORK"] + f"/{os.getpid()}", "w"):
@@ -117,7 +117,9 @@ def test_the_second_one_ends_a_run_in_the_midst_of_its_forward_passes(
     (tmp_path / "patch" / "sitecustomize.py").write_text(SLOW_PASS)
     path = os.pathsep.join([str(tmp_path / "patch"), str(ROOT)])
     files = [str(tmp_path / f"{i}.wav") for i in range(3)]
-    with started("-m", "extractor.cli", *files, *words, PYTHONPATH=path, AT_WORK=str(at_work)) as process:
+    with started(
+        "-m", "extractor.commands.extract", *files, *words, PYTHONPATH=path, AT_WORK=str(at_work)
+    ) as process:
         until = time.monotonic() + WAIT
         while len(list(at_work.iterdir())) < (2 if devices else 1):
             assert process.poll() is None and time.monotonic() < until, process.communicate()
@@ -158,7 +160,7 @@ def test_a_signal_at_the_very_end_changes_nothing(number: signal.Signals) -> Non
     code = (
         "import atexit, os, sys\n"
         f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
-        "from extractor.interruption import end_on_signals\n"
+        "from extractor.run.interruption import end_on_signals\n"
         "end_on_signals()\n"
         "sys.exit(3)\n"
     )

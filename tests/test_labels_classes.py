@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from classifiers import cross_corpus
-from classifiers.cli_evaluate import hser_evaluate
-from classifiers.cli_lookup import hser_lookup
-from classifiers.cli_train import command as hser_train
-from classifiers.config import Experiment
-from classifiers.cross_corpus import cross_matrix
-from classifiers.experiment import run_experiment
-from classifiers.features import Features
-from classifiers.knn_evaluation import evaluate
-from classifiers.label_maps import map_labels, refuse_numbers
-from classifiers.layer_study import run_layer_study
-from classifiers.source import Labelling, Source
-from classifiers.table import CLASSIFIERS, POOLED
+from classifiers.commands.evaluate import hser_evaluate
+from classifiers.commands.lookup import hser_lookup
+from classifiers.commands.train import command as hser_train
+from classifiers.data.features import Features
+from classifiers.data.label_maps import map_labels, refuse_numbers
+from classifiers.data.source import Labelling, Source
+from classifiers.lookup.evaluation import evaluate
+from classifiers.models.table import CLASSIFIERS, POOLED
+from classifiers.studies import cross_corpus
+from classifiers.studies.cross_corpus import cross_matrix
+from classifiers.studies.layers import run_layer_study
+from classifiers.training.config import Experiment
+from classifiers.training.experiment import run_experiment
 from extractor.errors import HserError, InputError, SettingsError
 from tests.classifier_cases import Corpus, corpus, without, write_run
 

@@ -10,7 +10,7 @@ import soundfile
 from click.testing import CliRunner
 
 from extractor import SettingsError, extract
-from extractor.cli import command
+from extractor.commands.extract import command
 from extractor.store import Store
 
 RAW = ("Wut", "Freude", "nan", "Sehnsucht", "calm", "XXX")

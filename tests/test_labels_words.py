@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import touch
 
-from extractor.corpora.words import common_emotion, is_missing, parse_renames
 from extractor.errors import InputError, SettingsError
-from extractor.manifest import read_manifest
+from extractor.inputs.corpora.words import common_emotion, is_missing, parse_renames
+from extractor.inputs.manifest import read_manifest
 from extractor.types import Manifest
 
 MISSING = (

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import touch
 
+from extractor.audio.probe import probe
 from extractor.errors import InputError
-from extractor.manifest import read_manifest
-from extractor.probe import probe
+from extractor.inputs.manifest import read_manifest
+from extractor.inputs.walk import Found, folders
 from extractor.types import Failure
-from extractor.walk import Found, folders
 
 
 def names(root: Path | str | list[Path]) -> list[str]:
@@ -94,7 +94,7 @@ def test_an_unreadable_folder_is_named_and_the_others_are_taken(
             raise PermissionError(13, "Permission denied", folder)
         return scan(folder)
 
-    monkeypatch.setattr("extractor.walk.os.scandir", refusing)
+    monkeypatch.setattr("extractor.inputs.walk.os.scandir", refusing)
     assert names(tmp_path) == ["a.wav", "c.wav"]
     (note,) = read_manifest(tmp_path).notes
     assert note == f"{tmp_path}: left out, cannot be read: 1 folder ({tmp_path / 'locked'})"

@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from lookup_cases import clustered, write_embeddings
 
 from classifiers import lookup
-from classifiers.cli_lookup import hser_lookup
-from classifiers.knn_evaluation import evaluate
+from classifiers.commands.lookup import hser_lookup
+from classifiers.lookup.evaluation import evaluate
 from extractor import HserError, SettingsError, extract
 from extractor.index import list_indexes
 
@@ -72,7 +72,7 @@ def test_help_answers_without_the_heavy_packages() -> None:
         *("torch", "transformers", "torchaudio", "h5py", "numpy", "av", "rich"),
         *("faiss", "sklearn", "matplotlib", "scipy"),
     ]
-    code = f"import sys, classifiers.cli_lookup; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, classifiers.commands.lookup; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
 
@@ -132,7 +132,7 @@ def test_a_recording_that_fails_is_named_and_the_others_go_on(run: Path, tones: 
 
 
 def test_an_error_is_a_line_and_exit_code_2(given: Path) -> None:
-    command = [sys.executable, "-m", "classifiers.cli_lookup", str(given), "--row", "r1", "--layer", "0"]
+    command = [sys.executable, "-m", "classifiers.commands.lookup", str(given), "--row", "r1", "--layer", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2
     assert done.stdout == ""

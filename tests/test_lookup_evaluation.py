@@ -14,11 +14,11 @@ from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from classifiers import neighbours
-from classifiers.knn_evaluation import evaluate
-from classifiers.layer_chart import write_chart
-from classifiers.near_duplicates import find_near_duplicates
-from classifiers.neighbours import nearest, similar_pairs, unit
+from classifiers.charts.layers import write_chart
+from classifiers.lookup import neighbours
+from classifiers.lookup.evaluation import evaluate
+from classifiers.lookup.near_duplicates import find_near_duplicates
+from classifiers.lookup.neighbours import nearest, similar_pairs, unit
 from extractor import InputError, SettingsError, Store, StoreError, extract
 
 # Two float32 dot products of unit vectors of a few dozen values, summed in another order.

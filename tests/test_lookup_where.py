@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractor import SettingsError
-from extractor.where import MAX_DEPTH, MAX_LENGTH, factor, parse_where
+from extractor.store.where import MAX_DEPTH, MAX_LENGTH, factor, parse_where
 
 COLUMNS = ("emotion", "speaker", "age", "my class")
 

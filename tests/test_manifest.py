@@ -17,11 +17,11 @@ from conftest import touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractor.corpora.words import known
 from extractor.errors import InputError
-from extractor.manifest import read_manifest
+from extractor.inputs.corpora.words import known
+from extractor.inputs.manifest import read_manifest
+from extractor.inputs.walk import AUDIO_SUFFIXES
 from extractor.types import Manifest, Utterance
-from extractor.walk import AUDIO_SUFFIXES
 
 BASE = ("emotion", "emotion_raw", "speaker")
 
@@ -444,7 +444,7 @@ def test_any_bytes_are_read_or_refused(
 
 
 def test_import_is_light() -> None:
-    code = "import sys, extractor.manifest; print(' '.join(sys.modules))"
+    code = "import sys, extractor.inputs.manifest; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "numpy", "pandas", "transformers", "h5py"} & set(loaded.split())
 

@@ -16,13 +16,13 @@ from interruptions import EVERY_PWRITE, FAILED, KILLED, SURVIVED, THROUGH, exit_
 from store_cases import COLUMNS, LAYERS, SETTINGS, batches, content, manifest_of, opened, write_run
 from test_edit import COPIED, copies_of, recording, write
 
-from extractor.cli_store import hser_store
-from extractor.edit import drop, relabel
+from extractor.commands.store import hser_store
 from extractor.errors import SettingsDiffer, SettingsError, StoreError
-from extractor.merge import merge
 from extractor.store import Store
 from extractor.store import selection as store_selection
 from extractor.store import writer as run_writer
+from extractor.store.edit import drop, relabel
+from extractor.store.merge import merge
 from extractor.store.parts import write_part
 from extractor.store.run_folder import RUN, ManifestRow
 from extractor.store.verify import verify

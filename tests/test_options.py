@@ -16,7 +16,7 @@ import soundfile
 from click.testing import CliRunner, Result
 from conftest import MakeCheckpoint
 
-from extractor.cli import command
+from extractor.commands.extract import command
 from extractor.errors import HserError, SettingsDiffer
 from extractor.store import Store
 
@@ -90,7 +90,7 @@ class Extract:
 def extract(
     corpus: Path, checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Extract:
-    monkeypatch.setattr("extractor.cli.stop_on_signals", threading.Event)
+    monkeypatch.setattr("extractor.commands.extract.stop_on_signals", threading.Event)
     config = tmp_path / "augment.yaml"
     config.write_text("augment: gain:db=4\n")
     model = str(checkpoint("hubert", do_stable_layer_norm=True, feat_extract_norm="layer"))

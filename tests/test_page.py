@@ -30,12 +30,12 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from starlette.testclient import TestClient
 
 from classifiers import lookup
-from classifiers.cli_lookup import hser_lookup
-from classifiers.page import server
-from classifiers.page.app import make_app
-from classifiers.page.corpus_map import CorpusMap
-from classifiers.page.projection import PROJECTIONS, Pca, choose_projection
-from classifiers.page.uploads import Limits
+from classifiers.charts.plane import PROJECTIONS, Pca, choose_projection
+from classifiers.commands.lookup import hser_lookup
+from classifiers.service import server
+from classifiers.service.app import make_app
+from classifiers.service.corpus_map import CorpusMap
+from classifiers.service.uploads import Limits
 from extractor import SettingsError, extract
 from extractor.index import build
 from extractor.types import SAMPLE_RATE
@@ -517,11 +517,11 @@ def test_copies_are_not_drawn(tmp_path: Path) -> None:
 def test_a_projection_that_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="unknown projection 'tsne'; known: "):
         choose_projection("tsne", 100)
-    monkeypatch.setattr("classifiers.page.projection.find_spec", lambda _: object())
+    monkeypatch.setattr("classifiers.charts.plane.find_spec", lambda _: object())
     with pytest.raises(SettingsError, match="needs 16 rows, there are 15; take pca"):
         choose_projection("umap", 15)
     assert [choose_projection(None, n) for n in (15, 16)] == ["pca", "umap"]
-    monkeypatch.setattr("classifiers.page.projection.find_spec", lambda _: None)
+    monkeypatch.setattr("classifiers.charts.plane.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"hser\[serve\]"):
         choose_projection("umap", 100)
     assert choose_projection(None, 100) == "pca"
@@ -545,7 +545,7 @@ def test_which_names_a_server_may_be_asked_by() -> None:
 
 
 def test_the_command_serves_until_it_is_interrupted(run: Path) -> None:
-    words = [sys.executable, "-m", "classifiers.cli_lookup", "serve", str(run), "--projection", "pca"]
+    words = [sys.executable, "-m", "classifiers.commands.lookup", "serve", str(run), "--projection", "pca"]
     with subprocess.Popen([*words, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 import uvicorn
 
 from classifiers import lookup
-from classifiers.page.app import make_app
+from classifiers.service.app import make_app
 from extractor import extract
 
 READY = "document.getElementById('waiting')?.hidden === true"

@@ -20,12 +20,12 @@ from test_page import Slow, encoded, tone
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from classifiers import lookup
+from classifiers.charts.plane import Pca
 from classifiers.lookup import Lookup
-from classifiers.page.app import make_app
-from classifiers.page.corpus_map import CorpusMap
-from classifiers.page.projection import Pca
-from classifiers.page.server import server_of, warm_up
-from classifiers.page.uploads import Limits
+from classifiers.service.app import make_app
+from classifiers.service.corpus_map import CorpusMap
+from classifiers.service.server import server_of, warm_up
+from classifiers.service.uploads import Limits
 from extractor import extract
 from extractor.types import SAMPLE_RATE
 

@@ -20,15 +20,16 @@ from conftest import DEVICE, FP32_RELATIVE, MakeCheckpoint
 from interruptions import BROKEN, EVERY_PWRITE, THROUGH, exit_code, in_child, interrupt_at
 from store_cases import batches, content, manifest_of, one_row, opened, write_run
 
-from extractor import SettingsDiffer, SettingsError, Store, StoreUnwritable, committing
-from extractor.batch import BatchEncoder, Job
-from extractor.budget import FREE_SHARE, Memory, fitting_seconds
-from extractor.committing import Committer, num_bytes
+from extractor import SettingsDiffer, SettingsError, Store, StoreUnwritable
 from extractor.encoders import Encoder, Model
-from extractor.engine import Options, run
 from extractor.progress import Summary, bottleneck, summary_rows
-from extractor.stages import Busy
-from extractor.staging import ALIGNMENT, arrived, pack, stage
+from extractor.run import committing
+from extractor.run.batch import BatchEncoder, Job
+from extractor.run.committing import Committer, num_bytes
+from extractor.run.engine import Options, run
+from extractor.run.memory import FREE_SHARE, Memory, fitting_seconds
+from extractor.run.pipeline import Busy
+from extractor.run.staging import ALIGNMENT, arrived, pack, stage
 from extractor.store import parts
 from extractor.store import writer as run_writer
 from extractor.store.verify import verify

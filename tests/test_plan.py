@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractor.plan import plan_batches
+from extractor.plan.batches import plan_batches
+from extractor.plan.windows import OVERLAP, split_windows
 from extractor.types import SAMPLE_RATE
-from extractor.windows import OVERLAP, split_windows
 
 lengths_and_budget = st.tuples(
     st.lists(st.integers(1, 1_000), max_size=80), st.integers(1, 1_500), st.integers(1, 100)

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractor.errors import SettingsError
-from extractor.pooling import (
+from extractor.encoders.pooling import (
     POOLINGS,
     Piece,
     Pooler,
     parse_poolings,
 )
+from extractor.errors import SettingsError
 
 D = 5
 NAMES = tuple(POOLINGS)

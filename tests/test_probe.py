@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from conftest import shared
 
-from extractor.formats import HEAD_BYTES, bytes_of, open_recording, sniff
-from extractor.probe import num_samples_16k, probe
+from extractor.audio.headers import HEAD_BYTES, bytes_of, open_recording, sniff
+from extractor.audio.probe import num_samples_16k, probe
 from extractor.types import Failure, Header, Utterance
 
 RATE = 16_000
@@ -205,7 +205,7 @@ def test_planned_length_counts_the_segment(tmp_path: Path) -> None:
 
 def test_import_is_cheap() -> None:
     heavy = "('numpy', 'torch', 'soundfile', 'av')"
-    code = f"import sys, extractor.probe; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, extractor.audio.probe; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
@@ -258,7 +258,7 @@ def test_a_corpus_is_probed_by_one_read_a_file(monkeypatch: pytest.MonkeyPatch) 
             self.read_bytes += count
             return self.file.read(count)
 
-    monkeypatch.setattr("extractor.probe.open_recording", Counted)
+    monkeypatch.setattr("extractor.audio.probe.open_recording", Counted)
     headers = probe(utterances)
     assert [file.read_bytes for file in opened] == [HEAD_BYTES] * len(utterances)
     for utterance, header in zip(utterances, headers, strict=True):

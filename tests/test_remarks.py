@@ -16,13 +16,14 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from extractor import Store, extract, manifest
-from extractor.cli_store import hser_store
-from extractor.edit import drop
-from extractor.engine import Options, run
-from extractor.merge import merge
+from extractor import Store, extract
+from extractor.commands.store import hser_store
+from extractor.inputs import manifest
 from extractor.progress import Counts, Silent, summary_rows
-from extractor.remarks import remarks, zero_checksums
+from extractor.run.engine import Options, run
+from extractor.run.remarks import remarks, zero_checksums
+from extractor.store.edit import drop
+from extractor.store.merge import merge
 from extractor.store.pack import pack
 from extractor.store.verify import verify
 
@@ -68,7 +69,7 @@ def test_silence_and_audio_twice_are_said_in_the_summary_and_by_info(corpus: Pat
     assert notes_shown(summary_rows(summary)) == [SILENT, TWICE]
     again = run(corpus, options(), tmp_path / "run")
     assert again.embedded == 0 and notes_shown(summary_rows(again)) == [SILENT, TWICE]
-    code = "from extractor.cli_store import main; main()"
+    code = "from extractor.commands.store import main; main()"
     command = [sys.executable, "-c", code, "info", str(tmp_path / "run")]
     info = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [line.removeprefix("note: ") for line in info if line.startswith("note: ")] == [SILENT, TWICE]

@@ -15,16 +15,17 @@ from conftest import BF16_COSINE, FP32_RELATIVE, MakeCheckpoint
 from store_cases import LAYERS, one_row
 
 from classifiers import lookup
-from classifiers.features import FRAMES, Source
+from classifiers.data.features import FRAMES, Source
 from classifiers.lookup.query import Query
-from classifiers.model_folder import origin_of
-from classifiers.prediction import SourceEncoder
-from extractor import SettingsDiffer, Store, extract, fidelity
+from classifiers.training.model_folder import origin_of
+from classifiers.training.prediction import SourceEncoder
+from extractor import SettingsDiffer, Store, extract
 from extractor.encoders import Model
+from extractor.encoders.pooling import POOLINGS
 from extractor.encoders.spectral import SPECTRAL
-from extractor.manifest import read_manifest
-from extractor.pooling import POOLINGS
-from extractor.row_recipe import RESAMPLING, RowRecipe, refuse_other_model
+from extractor.inputs.manifest import read_manifest
+from extractor.run import fidelity
+from extractor.run.recipe import RESAMPLING, RowRecipe, refuse_other_model
 from extractor.store.fit import as_stored
 from extractor.store.parts import NO_POOLING
 from extractor.types import SAMPLE_RATE, Failure, Utterance

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from extractor import InputError, SettingsError, Store, files, stamping
-from extractor.batch import BatchEncoder
-from extractor.edit import drop
-from extractor.engine import Options, run
+from extractor import InputError, SettingsError, Store
+from extractor.audio import files
 from extractor.index import Index
+from extractor.plan import stamping
 from extractor.progress import Silent, Summary
+from extractor.run.batch import BatchEncoder
+from extractor.run.engine import Options, run
+from extractor.store.edit import drop
 from extractor.store.verify import verify
 
 

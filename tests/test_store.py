@@ -36,7 +36,7 @@ from store_cases import (
     write_run,
 )
 
-from extractor import cli_store
+from extractor.commands import store as cli_store
 from extractor.errors import (
     SettingsDiffer,
     SettingsError,
@@ -575,7 +575,7 @@ def test_info_has_a_table_on_a_terminal(
 
 
 def test_help_answers_at_once() -> None:
-    code = "import sys, extractor.cli_store; print({'h5py', 'numpy', 'rich', 'torch'} & {*sys.modules})"
+    code = "import sys, extractor.commands.store; print({'h5py', 'numpy', 'rich', 'torch'} & {*sys.modules})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
 

@@ -23,10 +23,10 @@ import pytest
 from interruptions import EVERY_PWRITE, FAILED, KILLED, SURVIVED, THROUGH, exit_code, in_child, interrupt_at
 from store_cases import COLUMNS, DIM, batches, content, manifest_of, opened, utterance_at, write_run
 
-from extractor.edit import drop, relabel
 from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store import writer as run_writer
+from extractor.store.edit import drop, relabel
 from extractor.store.run_folder import RUN
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Manifest

@@ -33,7 +33,7 @@ from extractor.errors import (
     StoreLocked,
     StoreUnwritable,
 )
-from extractor.remarks import remarks
+from extractor.run.remarks import remarks
 from extractor.store import Store, parts, run_folder
 from extractor.store import writer as run_writer
 from extractor.store.verify import verify
@@ -334,7 +334,11 @@ def test_a_run_that_its_table_does_not_show_does_not_end_well(quiet: list[str], 
     assert "batch files were left unmerged" in ran.stderr and "Traceback" not in ran.stderr
     assert len(Store(run)) == 6
     again = subprocess.run(
-        [sys.executable, "-m", "extractor.cli", *words], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-m", "extractor.commands.extract", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     assert (again.returncode, verify(run)) == (0, [])
 

@@ -12,9 +12,9 @@ import soundfile
 import torch
 from conftest import MakeCheckpoint
 
-from extractor.batch import BatchEncoder
-from extractor.engine import Options, run
-from extractor.stages import num_streams, threads_of
+from extractor.run.batch import BatchEncoder
+from extractor.run.engine import Options, run
+from extractor.run.pipeline import num_streams, threads_of
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_lone_run_is_cut_for_its_cores_and_shards_are_not(
     """Shards make one plan on machines that differ; a run alone keeps all cores of its own busy."""
 
     def seconds_by_batch(cores: int, shard: tuple[int, int]) -> list[float]:
-        monkeypatch.setattr("extractor.stages.num_cores", lambda: cores)
+        monkeypatch.setattr("extractor.run.pipeline.num_cores", lambda: cores)
         out = tmp_path / f"{cores}-{shard[1]}"
         run(noises, Options(model=str(checkpoint()), dtype="fp32", device="cpu", shard=shard), out)
         seconds: dict[int, float] = {}
@@ -50,7 +50,7 @@ def test_a_lone_run_is_cut_for_its_cores_and_shards_are_not(
 
 
 def test_streams_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extractor.stages.num_cores", lambda: 6)
+    monkeypatch.setattr("extractor.run.pipeline.num_cores", lambda: 6)
     assert [num_streams("cuda", 100), num_streams("cpu", 100), num_streams("cpu", 1)] == [1, 6, 1]
     assert threads_of(0, 1, 1) == threads_of(7, 100, 1) == 6
     assert [threads_of(b, 12, 6) for b in range(12)] == [1] * 12
@@ -60,7 +60,7 @@ def test_streams_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_odd_batch_at_the_end_has_all_cores(
     noises: Path, checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractor.stages.num_cores", lambda: 2)
+    monkeypatch.setattr("extractor.run.pipeline.num_cores", lambda: 2)
     threads: dict[int, int] = {}
     encode = BatchEncoder.__call__
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from extractor import synthetic
+from classifiers.demo import synthetic
+from classifiers.demo.synthetic import EMOTIONS, SENTENCES, synthesise, voice, write_corpus
 from extractor.errors import SettingsError
-from extractor.manifest import read_manifest
-from extractor.synthetic import EMOTIONS, SENTENCES, synthesise, voice, write_corpus
+from extractor.inputs.manifest import read_manifest
 from extractor.types import SAMPLE_RATE
 
 CORPUS_EMOTIONS = ("anger", "happiness", "neutral", "sadness")

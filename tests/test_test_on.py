@@ -13,23 +13,23 @@ from click.testing import CliRunner
 from model_cases import write_tones
 from test_heard import model_of, num_tested, part
 
-from classifiers import plots
-from classifiers.cli_evaluate import hser_evaluate
-from classifiers.cli_report import command as hser_report
-from classifiers.cli_train import command as hser_train
-from classifiers.config import Experiment
-from classifiers.cross_corpus import cross_matrix
-from classifiers.experiment import open_features, run_experiment, train_on_all
-from classifiers.features import Features, Source
-from classifiers.knn_evaluation import evaluate
-from classifiers.protocols import PROTOCOLS, make_folds
-from classifiers.runs import augmentations_of, is_clean, kind_of, originals_of
-from classifiers.transfer import transfer
+from classifiers.charts import plots
+from classifiers.commands.evaluate import hser_evaluate
+from classifiers.commands.report import command as hser_report
+from classifiers.commands.train import command as hser_train
+from classifiers.data.features import Features, Source
+from classifiers.data.runs import augmentations_of, is_clean, kind_of, originals_of
+from classifiers.lookup.evaluation import evaluate
+from classifiers.studies.cross_corpus import cross_matrix
+from classifiers.studies.transfer import transfer
+from classifiers.training.config import Experiment
+from classifiers.training.experiment import open_features, run_experiment, train_on_all
+from classifiers.training.protocols import PROTOCOLS, make_folds
 from extractor import extract
 from extractor.augment import parse
-from extractor.copies import configured
+from extractor.augment.copies import configured
 from extractor.errors import HserError, InputError, SettingsError
-from extractor.render import render
+from extractor.run.render import render
 from extractor.store import Store
 from tests.classifier_cases import Corpus, corpus, without, write_run
 

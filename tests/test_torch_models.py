@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
-from classifiers.torch_models import (
+from classifiers.models.torch import (
     MODELS,
     AttentiveStats,
     BiLstm,
@@ -26,11 +26,11 @@ from classifiers.torch_models import (
     Superb,
     from_state,
 )
-from classifiers.torch_models import fitting as fitting_module
-from classifiers.torch_models.checks import CHECKS, CHOICES, ELSEWHERE
-from classifiers.torch_models.inputs import batches
-from classifiers.torch_models.networks import lstm_runs_in_bf16
-from classifiers.torch_models.splitting import split_validation
+from classifiers.models.torch import fitting as fitting_module
+from classifiers.models.torch.checks import CHECKS, CHOICES, ELSEWHERE
+from classifiers.models.torch.inputs import batches
+from classifiers.models.torch.networks import lstm_runs_in_bf16
+from classifiers.models.torch.splitting import split_validation
 from extractor.errors import InputError, SettingsError
 
 # Probabilities in fp32: a few hundred products summed in another order, each within 6e-8 of itself.
@@ -327,7 +327,7 @@ def test_bf16_gives_nearly_what_fp32_gives() -> None:
 
 
 def test_where_the_lstm_cannot_run_in_bf16_it_is_said_and_fp32_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classifiers.torch_models.models.lstm_runs_in_bf16", lambda device: False)
+    monkeypatch.setattr("classifiers.models.torch.models.lstm_runs_in_bf16", lambda device: False)
     x, y, _ = toy("bilstm")
     with pytest.raises(SettingsError, match="bilstm: dtype=bf16 cannot run on this cpu"):
         quick("bilstm", dtype="bf16", max_epochs=1).fit(x, y)
@@ -340,7 +340,7 @@ def test_where_the_lstm_cannot_run_in_bf16_it_is_said_and_fp32_taken(monkeypatch
 
 def test_whether_an_lstm_runs_in_bf16_is_asked_of_torch() -> None:
     """A CPU without AVX-512, as oneDNN can be told to see it, in a process of its own."""
-    ask = "from classifiers.torch_models.networks import lstm_runs_in_bf16 as f; print(f('cpu'))"
+    ask = "from classifiers.models.torch.networks import lstm_runs_in_bf16 as f; print(f('cpu'))"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

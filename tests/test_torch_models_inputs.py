@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from classifiers.torch_models import BiLstm
-from classifiers.torch_models.inputs import Frames, Moments, Pooled, batches, passes, time_means
-from classifiers.torch_models.splitting import split_validation
+from classifiers.models.torch import BiLstm
+from classifiers.models.torch.inputs import Frames, Moments, Pooled, batches, passes, time_means
+from classifiers.models.torch.splitting import split_validation
 from extractor.errors import InputError
 
 

@@ -13,16 +13,17 @@ import pytest
 from click.testing import CliRunner
 from store_cases import batches, opened, utterance_at
 
-from classifiers import lookup, plots
-from classifiers.cli_evaluate import hser_evaluate
-from classifiers.cli_lookup import hser_lookup
-from classifiers.cli_report import command as hser_report
-from classifiers.cli_train import command as hser_train
-from classifiers.config import Experiment
-from classifiers.experiment import run_experiment
-from classifiers.knn_evaluation import evaluate
-from classifiers.stability import measure_stability
-from extractor.cli_store import hser_store
+from classifiers import lookup
+from classifiers.charts import plots
+from classifiers.commands.evaluate import hser_evaluate
+from classifiers.commands.lookup import hser_lookup
+from classifiers.commands.report import command as hser_report
+from classifiers.commands.train import command as hser_train
+from classifiers.lookup.evaluation import evaluate
+from classifiers.studies.stability import measure_stability
+from classifiers.training.config import Experiment
+from classifiers.training.experiment import run_experiment
+from extractor.commands.store import hser_store
 from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store.pack import pack

@@ -16,9 +16,9 @@ from encoder_cases import Kept, encode
 from extractor.encoders import _BUILDERS, Model, whisper
 from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
 from extractor.encoders.whisper import LogMel, WhisperEncoder, attend
-from extractor.engine import Options, run
 from extractor.errors import ModelError, SettingsError
 from extractor.progress import Silent
+from extractor.run.engine import Options, run
 from extractor.store import Store
 from extractor.types import LatentMask
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from classifiers.lookup.vote import NO_VOTE, vote
-from extractor.where import factor
+from extractor.store.where import factor
 
 
 @dataclass(frozen=True, slots=True)

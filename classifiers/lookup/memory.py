@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from classifiers.neighbours import nearest, unit
+from classifiers.lookup.neighbours import nearest, unit
 from extractor.errors import SettingsError
 from extractor.index.search import NO_POSITION
 from extractor.store import Store

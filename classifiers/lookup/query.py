@@ -1,4 +1,4 @@
-"""Recordings to query vectors, made by the same recipe as the run's rows (`extractor.row_recipe`).
+"""Recordings to query vectors, made by the same recipe as the run's rows (`extractor.run.recipe`).
 
 A model that is not the run's is refused by name of what differs, before anything is encoded.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extractor.row_recipe import RECORDINGS_AT_ONCE, RowEncoder
+from extractor.run.recipe import RECORDINGS_AT_ONCE, RowEncoder
 from extractor.types import Failure, Utterance
 
 if TYPE_CHECKING:

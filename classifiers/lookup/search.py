@@ -15,14 +15,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from classifiers.data.runs import has_copies, is_clean, missing_notes, open_run, originals_of
 from classifiers.lookup.hits import Hits, Neighbour, shares_of
 from classifiers.lookup.memory import MAX_ROWS, MemoryIndex, Searchable
 from classifiers.lookup.query import Query, QueryEncoder
-from classifiers.runs import has_copies, is_clean, missing_notes, open_run, originals_of
 from extractor.errors import InputError, SettingsError, StoreError, unknown
 from extractor.store import Store
+from extractor.store.where import Factored, factor, parse_where
 from extractor.types import Failure
-from extractor.where import Factored, factor, parse_where
 
 Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -152,7 +152,7 @@ class Lookup:
 
     def embed(self, inputs: Path | Sequence[Path], corpus: str | None = None) -> Iterator[Query | Failure]:
         """Vectors of recordings as the run has its rows, one each, in their order."""
-        from extractor.manifest import read_manifest
+        from extractor.inputs.manifest import read_manifest
 
         manifest = read_manifest(inputs, corpus)
         return self._encoder.embed(manifest.utterances, manifest.columns)

@@ -9,19 +9,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from classifiers.conditions import Conditions, conditions
-from classifiers.folder_aside import settled
-from classifiers.layer_study import NAME as STUDY
-from classifiers.model_folder import (
+from classifiers.charts.projection import FILE as PROJECTION
+from classifiers.charts.projection import Projection, read_projection
+from classifiers.results.result import Result
+from classifiers.studies.layers import NAME as STUDY
+from classifiers.training.conditions import Conditions, conditions
+from classifiers.training.folder_aside import settled
+from classifiers.training.model_folder import (
     Origin,
     conditions_of_model,
     read_config,
     read_layer_weights,
     read_origins,
 )
-from classifiers.projection import FILE as PROJECTION
-from classifiers.projection import Projection, read_projection
-from classifiers.results import Result
 from extractor.errors import InputError, StoreError
 
 
@@ -42,7 +42,7 @@ class ModelContents:
 
 @dataclass(frozen=True, slots=True)
 class StudyContents:
-    """A layer study, as `classifiers.layer_study` writes it."""
+    """A layer study, as `classifiers.studies.layers` writes it."""
 
     name: str
     path: str

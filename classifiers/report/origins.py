@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from classifiers.model_folder import Origin
 from classifiers.report.contents import ModelContents
 from classifiers.report.markup import Html, facts, tag
+from classifiers.training.model_folder import Origin
 
 _ORIGIN = (
     "model",

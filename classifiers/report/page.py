@@ -9,9 +9,9 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
-from classifiers.outputs import refuse_results
 from classifiers.report.contents import read_contents
 from classifiers.report.sections import body, map_data
+from classifiers.training.outputs import refuse_results
 from extractor.errors import SettingsError
 from extractor.store.aside import aside, writable
 

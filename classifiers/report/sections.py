@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from classifiers import plots
-from classifiers.config import WRITTEN
-from classifiers.marks import marks_of
-from classifiers.metrics import CAUTION, unweighted_accuracy
-from classifiers.projection import TITLES as METHODS
-from classifiers.protocols import about
+from classifiers.charts import plots
+from classifiers.charts.marks import marks_of
+from classifiers.charts.projection import TITLES as METHODS
+from classifiers.charts.results import TITLES, charts_of
+from classifiers.data.source import CLEAN, Source
 from classifiers.report.contents import ModelContents, StudyContents
 from classifiers.report.markup import (
     NOTHING,
@@ -31,9 +30,10 @@ from classifiers.report.markup import (
 )
 from classifiers.report.origins import command_block, commands_of, origin_facts
 from classifiers.report.svg import inline_svg
-from classifiers.result_charts import TITLES, charts_of
-from classifiers.results import mean_by_class
-from classifiers.source import CLEAN, Source
+from classifiers.results.metrics import CAUTION, unweighted_accuracy
+from classifiers.results.result import mean_by_class
+from classifiers.training.config import WRITTEN
+from classifiers.training.protocols import about
 from extractor.errors import HserError
 
 SHARES = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from classifiers.marks import VARIABLES
-from classifiers.plots import to_bytes
+from classifiers.charts.marks import VARIABLES
+from classifiers.charts.plots import to_bytes
 from classifiers.report.markup import Html
 
 if TYPE_CHECKING:

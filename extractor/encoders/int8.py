@@ -4,7 +4,7 @@ Scales of inputs are made as they come and belong to one frame each, so that a f
 depend on what it is encoded with (a scale for a whole batch would be faster, and would break that).
 Products are summed in int32; what comes out, and all that is not a linear layer, is bf16.
 
-How near that is to fp32 depends on a model's weights and on what it hears: `extractor.fidelity` measures
+How near that is to fp32 depends on a model's weights and on what it hears: `extractor.run.fidelity` measures
 it before a run. `docs/eight-bits.md` has the figures.
 """
 

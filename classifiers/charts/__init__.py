@@ -1,0 +1,1 @@
+"""Charts in one style, one function a chart."""

@@ -1,0 +1,1 @@
+"""The commands: hser-train, hser-evaluate, hser-predict, hser-lookup, hser-report."""

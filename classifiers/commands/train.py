@@ -1,0 +1,300 @@
+"""``hser-train``: a classifier on embeddings, tested as its protocol says, and kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from classifiers.commands.options import FORCE, INCOMPLETE, TEST_ON
+from classifiers.models.table import defaults_lines
+from extractor.commands.extract import run_command
+from extractor.errors import SettingsError
+from extractor.inputs.corpora.words import parse_renames
+
+if TYPE_CHECKING:
+    from classifiers.results.result import Result
+    from classifiers.studies.layers import LayerStudy
+    from classifiers.training.config import Experiment
+
+# Imports beyond these happen inside: `--help` must not wait seconds for scikit-learn and torch.
+
+# The classifiers stand above this, from their table.
+EPILOG = """\b
+Protocols:   loso                 leave one speaker out
+             session              leave one session out
+             grouped-kfold        speakers in --folds parts
+             emobox-ravdess emobox-savee   EmoBox's folds of speakers
+             split                the run's own column split
+             stratified-kfold stratified-80-10-10   speaker-dependent
+Layers:      12; 6,12 side by side; best: selected inside each fold's
+             training rows; all: for layer-weights; each: a score for every
+             layer (and pooling), no model
+
+\b
+Examples:
+  hser-train runs/ravdess --classifier svm --layer 12 --out models/svm
+  hser-train runs/emodb --layer best --grid default --out models/logistic
+  hser-train runs/emodb --layer each --out studies/emodb
+  hser-train --features runs/mfcc --features runs/hubert:mean:9 \\
+      --fusion average --classifier svm --out models/fused
+  hser-train --config experiment.yaml --out models/x
+
+\b
+Layer and parameters are selected on inner splits of each fold's training
+rows; the test rows have no part in it. Flags win over --config, whose keys
+are their names. Augmented copies stay with their original; clean rows are
+tested, or those that --test-on names. Exit code: 0 done, 2 an error.
+"""
+
+
+@click.command(
+    epilog="\n".join(
+        ["\b", "Classifiers, what they read, and their defaults for --param:", *defaults_lines(), "", EPILOG]
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.argument("run", required=False, type=click.Path())
+@click.option(
+    "--features", multiple=True, metavar="RUN[:POOLING[:LAYER]]", help="Instead of RUN; several fuse."
+)
+@click.option("--config", type=click.Path(), help="YAML file with any of these options.")
+@click.option("--classifier", help="See below.  [default: logistic]")
+@click.option("--param", multiple=True, metavar="NAME=VALUE", help="Of the classifier, such as C=0.1.")
+@click.option("--layer", help="See below.  [default: best]")
+@click.option("--pooling", help="[default: the only one]")
+@click.option("--fusion", help="Of several features: concat, average or gate.  [default: concat]")
+@click.option("--protocol", help="See below.  [default: loso]")
+@click.option("--folds", type=int, help="Of the k-fold protocols.  [default: 5]")
+@click.option(
+    "--grid", multiple=True, metavar="NAME=V,V", help="Select from these; default: the classifier's own."
+)
+@click.option("--tune", type=int, metavar="N", help="Select by a search of N trials.")
+@click.option("--inner-folds", type=int, help="That layer and parameters are selected on.  [default: 5]")
+@click.option("--seeds", type=int, help="How many; each is a whole test.  [default: 1]")
+@click.option("--seed", type=int, help="The first.  [default: 0]")
+@click.option("--label", help="Column to learn.  [default: emotion]")
+@click.option("--classes", help="Only these, with commas.  [default: all]")
+@click.option(
+    "--map", "renames", multiple=True, metavar="OLD=NEW", help="Rename a class, such as calm=neutral."
+)
+@click.option(
+    "--copies", help="Augmented copies: train (on them), none, or all (tested too).  [default: train]"
+)
+@TEST_ON
+@INCOMPLETE
+@click.option("--out", type=click.Path(), help="Folder of the model; without it figures are printed only.")
+@FORCE
+@click.option(
+    "--projection", help="Of the picture of the recordings: umap or pca, which is quick.  [default: umap]"
+)
+@click.option("--print-config", is_flag=True, help="Print the experiment as YAML, and stop.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+def command(
+    run: str | None,
+    features: tuple[str, ...],
+    config: str | None,
+    out: str | None,
+    force: bool,
+    projection: str | None,
+    print_config: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train a classifier on the embeddings of RUN and test it on speakers it has not heard."""
+    options["incomplete"] = options["incomplete"] or None  # the file may say so, too
+    experiment = _experiment(run, features, config, options)
+    if print_config:
+        click.echo(experiment.to_yaml(), nl=False)
+        return
+    say = None if quiet else _say
+    if say is not None:
+        say(experiment.to_yaml().rstrip())
+    if _is_study(experiment):
+        _study(experiment, out, force, say)
+        return
+    _train(experiment, out, projection, force, say)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, say: Any) -> None:
+    from classifiers.training.experiment import open_features, run_experiment, train_on_all
+    from classifiers.training.model_folder import refuse_foreign, write_model
+    from classifiers.training.outputs import model_config, refuse_other_settings
+
+    if out is not None:  # now: training may take hours
+        refuse_foreign(out)
+        refuse_other_settings(out, None if force else model_config(out), experiment)
+    opened = open_features(experiment)
+    result = run_experiment(experiment, opened, say)
+    click.echo("\n".join(result_lines(result)))
+    if out is None:
+        return
+    trained = train_on_all(experiment, opened, say)
+    for note in trained.notes:
+        click.echo(f"note: final model: {note}")
+    words = [str(setting) for setting in trained.settings if str(setting)]
+    if len(trained.settings) > 1:
+        words.append("weights " + ", ".join(f"{weight:.2f}" for weight in trained.estimator.weights))
+    write_model(out, trained.estimator, result, experiment, trained.sources, projection)
+    click.echo(f"model     {out}" + (f" (on all rows: {'; '.join(words)})" if words else ""))
+
+
+def _is_study(experiment: Experiment) -> bool:
+    from classifiers.data.source import Source
+
+    return any(
+        Source.parse(text, experiment.layer or "best").layers == "each" for text in experiment.features
+    )
+
+
+def _study(experiment: Experiment, out: str | None, force: bool, say: Any) -> None:
+    from classifiers.studies.layers import run_layer_study, study_config
+    from classifiers.training.outputs import refuse_other_settings, refuse_results
+
+    if out is not None:
+        refuse_results(out)
+        refuse_other_settings(out, None if force else study_config(out), replace(experiment, layer="each"))
+    study = run_layer_study(experiment, say)
+    click.echo("\n".join(study_lines(study)))
+    if out is not None:
+        study.save(out)
+        click.echo(f"study     {out}")
+
+
+def study_lines(study: LayerStudy) -> list[str]:
+    """A table: a line a pooling and layer."""
+    from classifiers.studies.layers import CAUTION
+
+    lines = [f"tested    {study.num_tested:,} recordings, {len(study.classes)} classes; {study.conditions}"]
+    lines += [f"{'pooling':<10} {'layer':>5} {'UA %':>6}  {'95 % interval':<13} {'WA %':>6} {'mac-F1':>6}"]
+    for s in study.scores:
+        interval = f"{100 * s.low:.1f} to {100 * s.high:.1f}"
+        lines.append(
+            f"{s.pooling:<10} {s.layer:>5} {100 * s.UA:>6.1f}  {interval:<13}"
+            f" {100 * s.WA:>6.1f} {100 * s.macro_f1:>6.1f}"
+        )
+    lines += [f"note: {note}" for note in study.notes]
+    return [*lines, f"note: {CAUTION}"]
+
+
+def result_lines(result: Result) -> list[str]:
+    """What is printed of a result."""
+    from classifiers.results.metrics import augmentation_lines
+    from classifiers.training.conditions import conditions_of
+
+    figures = result.figures()
+    dependent = ", SPEAKER-DEPENDENT" if result.speaker_dependent else ""
+    seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
+    lines = [
+        f"tested    {figures['num_tested']:,} recordings, {len(result.classes)} classes{dependent}"
+        f"{tested_on(result.config)}{seeds}",
+        *(f"{name:<15}{words}" for name, words in conditions_of(result).pairs()),
+    ]
+    if seeds and not figures["seeds_differ"]:
+        lines.append(f"note: {SEEDS_ALIKE}")
+    names = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
+    for key, name in names.items():
+        spread = f" ± {100 * figures['deviation'][key]:.1f} over seeds" if figures["seeds_differ"] else ""
+        interval = f"95 %: {_interval(figures['interval'][key])}"
+        if figures["interval_by_speaker"]:
+            interval += f"; speakers drawn: {_interval(figures['interval_by_speaker'][key])}"
+        lines.append(f"{name:<11} {100 * figures['mean'][key]:5.1f} %{spread}  ({interval})")
+    mean = figures["mean"]
+    lines.append(f"ROC-AUC {mean['roc_auc']:.3f}, ECE {mean['ece']:.3f}")
+    recall = figures["recall"].items()
+    lines.append("recall    " + ", ".join(f"{name} {_percent(value)}" for name, value in recall))
+    lines += augmentation_lines(figures["by_augmentation"])
+    lines += _weights(figures["weights"] or [])
+    return lines + [f"note: {note}" for note in result.notes]
+
+
+SEEDS_ALIKE = "all seeds gave the same predictions: nothing here is drawn, and there is no deviation to show"
+
+
+def tested_on(config: Mapping[str, Any]) -> str:
+    """Named where it is not the recordings as they are."""
+    test_on = config.get("test_on", "clean")
+    return "" if test_on == "clean" else f", tested on {test_on}"
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    low, high = bounds
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if math.isfinite(value) else "-"
+
+
+def _weights(weights: Sequence[dict[str, Any]]) -> list[str]:
+    """Of a late fusion: mean of the folds, lowest and highest."""
+    words = [f"{w['features']} {w['mean']:.2f} ({w['lowest']:.2f} to {w['highest']:.2f})" for w in weights]
+    return ["weights   " + ", ".join(words)] if words else []
+
+
+# Options to an experiment
+
+
+def _experiment(
+    run: str | None, features: Sequence[str], config: str | None, options: dict[str, Any]
+) -> Experiment:
+    """Flags over the file's keys. Raises SettingsError."""
+    from classifiers.training.config import experiment_from, read_yaml
+
+    values = read_yaml(config) if config is not None else {}
+    if run is not None and features:
+        raise SettingsError("name a RUN or --features, not both")
+    if run is not None or features:
+        values["features"] = [run] if run is not None else list(features)
+    for name, convert in _CONVERT.items():
+        given = options.pop(name)
+        if given:
+            values[{"param": "params", "renames": "map"}.get(name, name)] = convert(given)
+    values |= {name: value for name, value in options.items() if value is not None}
+    return experiment_from(values, config or "hser-train")
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise SettingsError(f"{option} {text!r}: write name=value")
+    return name, value
+
+
+def _params(texts: Sequence[str]) -> dict[str, Any]:
+    from classifiers.training.config import parse_value
+
+    return {name: parse_value(value) for name, value in (_pair(text, "--param") for text in texts)}
+
+
+def _grid(texts: Sequence[str]) -> Any:
+    from classifiers.training.config import parse_value
+
+    if list(texts) == ["default"]:
+        return "default"
+    pairs = [_pair(text, "--grid") for text in texts]
+    return {name: [parse_value(each) for each in values.split(",")] for name, values in pairs}
+
+
+_CONVERT: dict[str, Any] = {
+    "param": _params,
+    "grid": _grid,
+    "renames": parse_renames,
+    "classes": lambda text: text.split(","),
+}
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(command)
+
+
+if __name__ == "__main__":
+    main()

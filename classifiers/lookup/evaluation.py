@@ -1,0 +1,331 @@
+"""How well neighbours tell the emotion: leave-one-group-out k nearest neighbours, layer by layer.
+
+Each row with an emotion is classified by the vote of its ``k`` nearest rows of *other* groups, the
+groups being speakers unless asked otherwise. All rows that are classified are scored together: the
+classes of one speaker alone are often too few for a recall of each.
+
+    UA            unweighted accuracy: mean over emotions of the recall
+    WA            weighted accuracy: share of rows that are right
+    macro-F1, weighted-F1
+    precision@k   mean share of a row's neighbours that have its emotion
+
+Exact search, one layer in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from classifiers.data.label_maps import as_classes
+from classifiers.data.runs import is_clean, missing_notes, open_run, originals_of
+from classifiers.lookup.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
+from classifiers.lookup.neighbours import Groups, nearest, unit
+from classifiers.lookup.vote import NO_VOTE, vote
+from classifiers.results.metrics import CAUTION
+from classifiers.training.conditions import encoder_words
+from extractor.errors import InputError, SettingsError, unknown
+from extractor.inputs.corpora.words import is_missing, known, parse_renames
+from extractor.store import Store
+from extractor.store.where import factor
+
+GROUP_COLUMNS = ("id", "path")  # beside the labels: leave one recording, or one file, out
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """How to evaluate. Made at the edge, checked once, passed down."""
+
+    leave_out: str = "speaker"  # a label, "id" or "path": rows that share it are never neighbours
+    k: int = 10
+    layers: tuple[int, ...] | None = None  # None: all that are stored
+    pooling: str | None = None  # None: the only one
+    normalisation: str = "none"  # see `NORMALISATIONS`
+    temperature: float | None = None  # of the vote, see `lookup.vote`
+    copies: bool = False  # augmented copies of other groups' recordings may be neighbours
+    classes: Sequence[str] | None = None  # emotions to take part; None: all
+    map: Mapping[str, str] | str | Sequence[str] = ()  # what emotions count as: "calm=neutral"
+    duplicates_above: float | None = THRESHOLD  # cosine; None: near-duplicates are not looked for
+    incomplete: bool = False  # take a run that is not finished as it is
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScore:
+    """Scores of one layer, each 0 to 1."""
+
+    layer: int
+    ua: float
+    wa: float
+    macro_f1: float
+    weighted_f1: float
+    precision_at_k: float
+    recall: dict[str, float]  # of each emotion
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of every layer, and what they were measured on."""
+
+    run: str
+    pooling: str
+    normalisation: str
+    leave_out: str
+    k: int
+    temperature: float | None
+    copies: bool  # whether augmented copies could be neighbours
+    queries: int  # rows that were classified
+    candidates: int  # rows that could be neighbours: these, and copies where they count
+    groups: int
+    emotions: dict[str, int]  # rows of each, of those that were classified
+    no_emotion: int  # rows left out for lack of an emotion
+    no_group: int  # and those that have one but no group
+    layers: tuple[LayerScore, ...]
+    duplicates: NearDuplicates | None  # in the layer with the highest UA
+    notes: tuple[str, ...] = ()  # recordings that are not among the rows
+    encoder: str = ""  # of the run, with its dtype
+
+    @property
+    def caution(self) -> str | None:
+        """What is to be said wherever one layer is called the best."""
+        return CAUTION if len(self.layers) > 1 else None
+
+    @property
+    def best(self) -> LayerScore:
+        """The layer with the highest UA; of equals the lowest."""
+        return max(self.layers, key=lambda score: score.ua)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {"best_layer": self.best.layer, "caution": self.caution}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a store that take part, by their labels. All arrays are of length N'."""
+
+    index: np.ndarray  # int64, in the store
+    emotion: np.ndarray  # int64, code
+    group: np.ndarray  # int64, code
+    original: np.ndarray  # int64, code: copies of one recording share it
+    clean: np.ndarray  # bool: no augmented copy; these are the queries
+    emotions: list[str]
+    num_groups: int
+    no_emotion: int
+    no_group: int
+
+
+def evaluate(
+    run: str | PathLike[str], progress: Callable[[str], None] | None = None, **options: Any
+) -> Evaluation:
+    """Evaluate the layers of a run. ``options`` are fields of `EvaluationOptions`.
+
+    Raises:
+        StoreError: no run, or one that is not finished.
+        SettingsError: an option that cannot work; an unknown layer, pooling or column.
+        InputError: fewer than two groups or emotions among the rows that have both; an emotion of one
+            row; numbers that are no emotions.
+    """
+    try:
+        made = EvaluationOptions(**options)
+    except TypeError as error:
+        raise SettingsError(f"evaluate(): {error}") from error
+    _check(made)
+    store = open_run(run, made.incomplete)
+    rows = _take_part(store, made, progress or (lambda note: None))
+    scores = []
+    for layer in _layers(store, made.layers):
+        scores.append(_score_layer(store, rows, layer, made))
+        if progress is not None:
+            progress(f"layer {layer}: UA {scores[-1].ua:.1%}")
+    best = max(scores, key=lambda score: score.ua)
+    duplicates = None
+    if made.duplicates_above is not None:
+        duplicates = find_near_duplicates(
+            store, best.layer, made.pooling, made.leave_out, made.duplicates_above
+        )
+    queries = rows.emotion[rows.clean]
+    return Evaluation(
+        run=str(store.path),
+        pooling=made.pooling or next(name for name in store.poolings if name != "none"),
+        normalisation=made.normalisation,
+        leave_out=made.leave_out,
+        k=made.k,
+        temperature=made.temperature,
+        copies=made.copies,
+        queries=len(queries),
+        candidates=len(rows.index),
+        groups=rows.num_groups,
+        emotions=dict(Counter(rows.emotions[code] for code in queries.tolist()).most_common()),
+        no_emotion=rows.no_emotion,
+        no_group=rows.no_group,
+        layers=tuple(scores),
+        duplicates=duplicates,
+        notes=tuple(missing_notes(store)),
+        encoder=encoder_words(store.settings),
+    )
+
+
+def _check(options: EvaluationOptions) -> None:
+    if options.k < 1:
+        raise SettingsError(f"--k {options.k}: must be at least 1")
+    if options.normalisation not in NORMALISATIONS:
+        raise SettingsError(unknown("normalisation", options.normalisation, NORMALISATIONS))
+    if options.temperature is not None and not options.temperature > 0:
+        raise SettingsError(f"--temperature {options.temperature}: must be more than 0")
+
+
+def _layers(store: Store, asked: Sequence[int] | None) -> list[int]:
+    """The model's numbers of the layers to score; all are checked before one is read."""
+    there = store.layers
+    layers = there if asked is None else [there[n] if -len(there) <= n < 0 else n for n in asked]
+    for layer in layers:
+        if layer not in there:
+            raise SettingsError(f"{store.path}: layer {layer} is not stored; there are: {there}")
+    return layers
+
+
+def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], None]) -> _Rows:
+    """Rows that have an emotion and a group; of augmented ones the copies only where they count."""
+    known = [*store.columns, *GROUP_COLUMNS]
+    if options.leave_out not in known:
+        raise SettingsError(f"--leave-out: {unknown('column', options.leave_out, known)}")
+    written = store.labels("emotion")
+    classes, notes = as_classes(
+        str(store.path), "emotion", written, parse_renames(options.map), options.classes
+    )
+    for each in notes:
+        note(f"note: {each}")
+    emotion = np.array(classes, object)
+    unlabelled = np.array([is_missing(label) for label in written], bool)
+    group = np.array(_column(store, options.leave_out), object)
+    clean = is_clean(store)
+    if not clean.any():
+        raise InputError(
+            f"{store.path}: holds augmented copies only, and recordings as they are is what is looked up;"
+            " extract without --no-clean"
+        )
+    considered = clean | options.copies
+    has_emotion, has_group = (emotion != "") & considered, (group != "") & considered
+    kept = np.flatnonzero(has_emotion & has_group)
+    emotions, emotion_codes = factor(emotion[kept])
+    groups, group_codes = factor(group[kept])
+    for what, values in (("emotion", emotions), (options.leave_out, groups)):
+        if len(values) < 2:
+            there = f"only {values[0]!r}" if values else "none"
+            raise InputError(
+                f"{store.path}: rows of at least two values of {what!r} are needed, there is {there}"
+                f" ({len(kept)} of {len(store)} rows have an emotion and a {options.leave_out})"
+            )
+    _refuse_small(store, emotion[kept])
+    return _Rows(
+        index=kept,
+        emotion=emotion_codes,
+        group=group_codes,
+        original=factor(np.array(originals_of(store), object)[kept])[1],
+        clean=clean[kept],
+        emotions=list(emotions),
+        num_groups=len(groups),
+        no_emotion=int((considered & unlabelled).sum()),
+        no_group=int((has_emotion & ~has_group).sum()),
+    )
+
+
+def _refuse_small(store: Store, emotion: np.ndarray) -> None:
+    """By name: an emotion of one row has no neighbour of its own, so it would count as always wrong."""
+    single = sorted(name for name, count in Counter(emotion.tolist()).items() if count < 2)
+    if single:
+        raise InputError(
+            f"{store.path}: one recording only of {', '.join(map(repr, single))}, two of each emotion are"
+            " needed; name the others with --classes, or join it to another with --map OLD=NEW"
+        )
+
+
+def _column(store: Store, name: str) -> list[str]:
+    if name in store.columns:
+        return [known(value) for value in store.labels(name)]
+    return list(store.column(name))
+
+
+def _score_layer(store: Store, rows: _Rows, layer: int, options: EvaluationOptions) -> LayerScore:
+    vectors = store.load_rows(rows.index, layer, options.pooling)
+    similarity = np.full((len(vectors), options.k), -np.inf, np.float32)
+    neighbour = np.full((len(vectors), options.k), -1, np.int64)
+    for queries, normalised in NORMALISATIONS[options.normalisation](vectors, rows.group):
+        queries = queries[rows.clean[queries]]
+        apart: list[Groups] = [(code[queries], code) for code in (rows.group, rows.original)]
+        found = nearest(normalised[queries], normalised, options.k, apart)
+        similarity[queries], neighbour[queries] = found
+    emotion = np.where(neighbour >= 0, rows.emotion[neighbour], NO_VOTE)[rows.clean]
+    _, winner = vote(emotion, similarity[rows.clean], len(rows.emotions), options.temperature)
+    truth = rows.emotion[rows.clean]
+    right = ((emotion == truth[:, None]).sum(axis=1), (emotion != NO_VOTE).sum(axis=1))
+    precision = np.divide(*right, out=np.zeros(len(truth)), where=right[1] > 0)
+    return _score(layer, truth, winner, rows.emotions, precision)
+
+
+def _score(
+    layer: int, truth: np.ndarray, winner: np.ndarray, emotions: Sequence[str], precision: np.ndarray
+) -> LayerScore:
+    """Of codes int ``[Q]`` each. A row that got no vote is wrong, and no emotion's false positive."""
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+    # Emotions that only copies have are nobody's truth: a mean over them would be of nothing.
+    present = sorted(set(truth.tolist()))
+    labels = {"labels": present, "zero_division": 0.0}
+    recall = recall_score(truth, winner, average=None, **labels)
+    return LayerScore(
+        layer=layer,
+        ua=float(recall.mean()),
+        wa=float(accuracy_score(truth, winner)),
+        macro_f1=float(f1_score(truth, winner, average="macro", **labels)),
+        weighted_f1=float(f1_score(truth, winner, average="weighted", **labels)),
+        precision_at_k=float(precision.mean()),
+        recall={emotions[code]: float(value) for code, value in zip(present, recall, strict=True)},
+    )
+
+
+# Normalisations: which queries [n] to search, and unit vectors [N', D] of all rows for them.
+
+_Fold = tuple[np.ndarray, np.ndarray]
+
+
+def _as_stored(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
+    yield np.arange(len(vectors)), unit(vectors)
+
+
+def _by_group(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
+    """Each group to mean 0 and deviation 1 in every dimension, by its own rows, without labels."""
+    normalised = np.empty_like(vectors)
+    for code in np.unique(group):
+        own = group == code
+        normalised[own] = _standardised(vectors[own], vectors[own])
+    yield np.arange(len(vectors)), unit(normalised)
+
+
+def _by_others(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
+    """All rows to mean 0 and deviation 1, by the rows of the groups that are not left out."""
+    for code in np.unique(group):
+        yield (
+            np.flatnonzero(group == code),
+            unit(_standardised(vectors, vectors[group != code])),
+        )
+
+
+def _standardised(vectors: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """A dimension that does not vary says nothing and becomes 0."""
+    mean, deviation = by.mean(axis=0, dtype=np.float64), by.std(axis=0, dtype=np.float64)
+    varies = deviation > 1e-7 * np.abs(mean)  # float32 cannot tell less from rounding
+    scaled = (vectors - mean) / np.where(varies, deviation, 1.0)
+    return np.where(varies, scaled, 0.0).astype(np.float32)
+
+
+NORMALISATIONS: dict[str, Callable[[np.ndarray, np.ndarray], Iterator[_Fold]]] = {
+    "none": _as_stored,
+    "standard": _by_others,
+    "group": _by_group,
+}

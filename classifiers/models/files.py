@@ -1,0 +1,177 @@
+"""One fitted estimator, one file; reading it never runs code that the file brings.
+
+skops         scikit-learn's estimators, and xgboost inside a pipeline: JSON and arrays in a zip file
+              (``skops.io``); every type in it is compared with `TYPES` before anything is made
+safetensors   torch models: weights, and in the header their parameters as JSON
+
+Neither is a pickle, and a pickle under such a name is refused as what it is.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from extractor.errors import InputError, StoreError
+from extractor.store.aside import aside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SKOPS, SAFETENSORS = "skops", "safetensors"
+
+# Every type that a file may name: those of the table's rows. skops has a list of types that it trusts,
+# all of scikit-learn among them; this one is shorter on purpose. State is numbers and texts in all of
+# these, and making one calls nothing that the file names.
+TYPES = frozenset(
+    {
+        *(
+            f"builtins.{name}"
+            for name in ("bool", "bytearray", "dict", "float", "int", "list", "NoneType", "str", "tuple")
+        ),
+        *(f"numpy.{name}" for name in ("bool", "float32", "float64", "int32", "int64", "ndarray", "dtype")),
+        "classifiers.models.calibrated_svm.CalibratedSVM",
+        "sklearn.calibration.CalibratedClassifierCV",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.discriminant_analysis.LinearDiscriminantAnalysis",
+        "sklearn.ensemble._forest.RandomForestClassifier",
+        "sklearn.linear_model._logistic.LogisticRegression",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.metrics._dist_metrics.ManhattanDistance64",
+        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._classification.KNeighborsClassifier",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.pipeline.Pipeline",
+        "sklearn.preprocessing._data.StandardScaler",
+        "sklearn.svm._classes.LinearSVC",
+        "sklearn.svm._classes.SVC",
+        "sklearn.tree._classes.DecisionTreeClassifier",
+        "sklearn.tree._tree.Tree",
+        "xgboost.core.Booster",
+        "xgboost.sklearn.XGBClassifier",
+    }
+)
+# How skops makes them. Those that call functions or methods by name are not among them.
+LOADERS = frozenset(
+    {
+        "BytearrayNode",
+        "DictNode",
+        "JsonNode",
+        "ListNode",
+        "NdArrayNode",
+        "ObjectNode",
+        "TreeNode",
+        "TupleNode",
+        "TypeNode",
+    }
+)
+_SCHEMA = "schema.json"  # in the zip file
+
+_ZIP, _PICKLES = b"PK\x03\x04", (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_HEADER_KEY = "hser"  # of the safetensors header, whose values are texts
+# What skops and safetensors raise for a file that is not what its name says.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    EOFError,
+    RuntimeError,
+    OSError,
+)
+
+
+def kind_of(estimator: Any) -> str:
+    """How it is written."""
+    return SAFETENSORS if hasattr(estimator, "state") else SKOPS
+
+
+def write_estimator(estimator: Any, path: Path) -> None:
+    """Write a fitted estimator, by `kind_of`. Raises StoreUnwritable."""
+    data = _torch_bytes(estimator) if kind_of(estimator) == SAFETENSORS else _skops_bytes(estimator)
+    with aside(path) as file:
+        file.write(data)
+
+
+def read_estimator(path: Path, kind: str) -> Any:
+    """The fitted estimator. Raises StoreError for a file that is damaged, or of a type not trusted."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; the model folder is not complete") from error
+    if start.startswith(_PICKLES):
+        raise StoreError(f"{path}: is a pickle; those can run code and are never loaded")
+    return _READERS[kind](path, start)
+
+
+def _skops_bytes(estimator: Any) -> bytes:
+    import skops.io
+
+    return skops.io.dumps(estimator)
+
+
+def _torch_bytes(estimator: Any) -> bytes:
+    from safetensors.torch import save
+
+    plain, tensors = estimator.state()
+    return save(tensors, {_HEADER_KEY: json.dumps(plain)})
+
+
+def _read_skops(path: Path, start: bytes) -> Any:
+    import skops.io
+
+    if start != _ZIP:
+        raise StoreError(f"{path}: not a skops file; train again")
+    try:
+        data = path.read_bytes()  # once: what is checked is what is loaded
+        with zipfile.ZipFile(io.BytesIO(data)) as files:
+            named = set(_named(json.loads(files.read(_SCHEMA))))
+        foreign = sorted({name for name, _ in named} - TYPES | {loader for _, loader in named} - LOADERS)
+        if foreign:
+            raise StoreError(
+                f"{path}: holds what no model of hser has, and is not loaded: {', '.join(foreign)}"
+            )
+        return skops.io.loads(data, trusted=sorted(TYPES))
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _named(node: Any) -> Iterator[tuple[str, str]]:
+    """Type and loader of a node of the schema, and of all below it."""
+    if isinstance(node, dict):
+        if "__loader__" in node:
+            yield f"{node.get('__module__')}.{node.get('__class__')}", str(node["__loader__"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for each in node:
+            yield from _named(each)
+
+
+def _read_torch(path: Path, start: bytes) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    from classifiers.models.torch import from_state
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads((file.metadata() or {})[_HEADER_KEY])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return from_state(plain, tensors)
+    except (SafetensorError, InputError, *_DAMAGED) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: cannot be read as a model ({type(error).__name__}: {error}); train again")
+
+
+_READERS = {SKOPS: _read_skops, SAFETENSORS: _read_torch}

@@ -1,0 +1,1 @@
+"""Results: predictions and their metrics."""

@@ -1,0 +1,18 @@
+"""The page of ``hser-lookup serve``: a map of a run to look at, listen to and ask with a recording.
+
+projection   embeddings to two dimensions; places a query on the same map
+corpus_map   the rows that are drawn, and where
+audio        a row's own recording, as a browser plays it
+uploads      a recording that was sent: bounded, looked up, never kept
+guard        who may ask: the host's own name, the page's own origin; security headers
+app          the routes; needs the extra ``serve``
+connection   bounds the time in which a request has to come
+server       checks that the extra is there, loads what takes long, and runs the app
+static/      the page itself: one HTML file, CSS and JS modules, no build step; colours are in ../static/
+"""
+
+from __future__ import annotations
+
+from classifiers.service.server import serve
+
+__all__ = ["serve"]

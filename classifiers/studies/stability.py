@@ -1,0 +1,167 @@
+"""How much does an embedding move when its recording is augmented? By layer and augmentation.
+
+cosine   between a copy and its original, mean over pairs; 1 where nothing moved
+cka      linear centred kernel alignment (Kornblith et al. 2019, eq. 4) between all originals and
+         their copies: whether recordings keep their places among each other. 1 where they do,
+         however the whole is turned or scaled. With fewer pairs than dimensions it is too high;
+         the number of pairs stands beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from classifiers.data.runs import (
+    augmentations_of,
+    has_copies,
+    is_clean,
+    missing_notes,
+    open_run,
+    originals_of,
+)
+from classifiers.results.result import to_json
+from classifiers.training.conditions import encoder_words
+from extractor.errors import InputError, StoreError
+from extractor.store import Store
+from extractor.store.run_folder import write_text
+
+EVERY = "all copies"  # the kind that holds all
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One layer and one kind of augmentation."""
+
+    pooling: str
+    layer: int
+    kind: str  # names of the operations, joined by +
+    pairs: int
+    cosine: float
+    cosine_deviation: float
+    cosine_lowest: float
+    cka: float  # NaN for a single pair
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """All layers and kinds of a run."""
+
+    run: str
+    pooling: str
+    scores: tuple[Score, ...]
+    unpaired: int  # copies whose original is not there as it is
+    encoder: str = ""  # with its dtype
+    notes: tuple[str, ...] = ()
+
+    @property
+    def conditions(self) -> str:
+        return f"{self.encoder}, pooling {self.pooling}, embeddings as stored"
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """``stability.json``, ``.csv``, ``.png``. Raises StoreUnwritable."""
+        from classifiers.charts.studies import stability_chart
+
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / "stability.json", [to_json(asdict(self))])
+        text = io.StringIO(newline="")
+        out = csv.DictWriter(text, list(asdict(self.scores[0])), lineterminator="\n")
+        out.writeheader()
+        out.writerows(asdict(score) for score in self.scores)
+        write_text(path / "stability.csv", [text.getvalue()])
+        stability_chart(self, path / "stability.png")
+
+
+def measure_stability(
+    run: str | PathLike[str],
+    pooling: str | None = None,
+    layers: Sequence[int] | None = None,
+    incomplete: bool = False,
+) -> Stability:
+    """Compare copies with their originals, one layer in memory at a time.
+
+    Raises StoreError for a run without augmented copies, or one that is not finished unless
+    ``incomplete``; InputError where no copy has its original in the run; SettingsError for an unknown
+    pooling or layer.
+    """
+    store = open_run(run, incomplete)
+    if not has_copies(store):
+        raise StoreError(f"{store.path}: has no augmented copies; extract with --augment")
+    if pooling is None and "none" in store.poolings:
+        pooled = [name for name in store.poolings if name != "none"]
+        pooling = pooled[0] if len(pooled) == 1 else None
+    copies, originals, unpaired = _pairs(store)
+    if not len(copies):
+        raise InputError(f"{store.path}: no copy has its original beside it; extract without --no-clean")
+    kinds = np.array(augmentations_of(store), object)[copies]
+    groups = {kind: np.flatnonzero(kinds == kind) for kind in sorted(set(kinds.tolist()))}
+    if len(groups) > 1:
+        groups[EVERY] = np.arange(len(copies))
+    found = []
+    for layer in store.layers if layers is None else layers:
+        clean = store.load_rows(originals, layer, pooling)
+        moved = store.load_rows(copies, layer, pooling)
+        cosine = cosines(clean, moved)
+        for kind, pairs in groups.items():
+            of = cosine[pairs]
+            found.append(
+                Score(
+                    pooling or store.poolings[0], layer, kind, len(pairs), float(of.mean()), float(of.std()),
+                    float(of.min()), linear_cka(clean[pairs], moved[pairs]),
+                )
+            )  # fmt: skip
+    notes, encoder = tuple(missing_notes(store)), encoder_words(store.settings)
+    return Stability(str(store.path), found[0].pooling, tuple(found), unpaired, encoder, notes)
+
+
+def _pairs(store: Store) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows of copies and of their originals, aligned; and how many copies have none."""
+    is_original, original = is_clean(store), originals_of(store)
+    clean = {original[row]: row for row in np.flatnonzero(is_original).tolist()}
+    copies = np.flatnonzero(~is_original).tolist()
+    paired = [row for row in copies if original[row] in clean]
+    of = [clean[original[row]] for row in paired]
+    return np.array(paired, np.int64), np.array(of, np.int64), len(copies) - len(paired)
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """float64 [N] of rows of float [N, D] each. A zero row has cosine 0 to all."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.divide((a * b).sum(axis=1), norm, out=np.zeros(len(a)), where=norm > 0)
+
+
+def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
+    """Of float [N, D] and [N, E], rows aligned; NaN where either does not vary.
+
+    Kornblith et al. 2019, eq. 4 with linear kernels, in whichever of N and D is smaller.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    if len(a) < max(a.shape[1], b.shape[1]):  # through N x N kernels
+        k, m = a @ a.T, b @ b.T
+        cross, own = (k * m).sum(), np.linalg.norm(k) * np.linalg.norm(m)
+    else:
+        cross = np.square(a.T @ b).sum()
+        own = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    return float(cross / own) if own > 0 else float("nan")
+
+
+def stability_lines(stability: Stability) -> list[str]:
+    """A table: a line a layer and kind."""
+    width = max(12, *(len(score.kind) for score in stability.scores))
+    lines = [f"{stability.run}: {stability.conditions}"]
+    lines += [f"{'layer':>5}  {'augmentation':<{width}} {'pairs':>7} {'cosine':>8} {'lowest':>8} {'CKA':>8}"]
+    for s in stability.scores:
+        values = " ".join(f"{value:>8.4f}" for value in (s.cosine, s.cosine_lowest, s.cka))
+        lines.append(f"{s.layer:>5}  {s.kind:<{width}} {s.pairs:>7,} {values}")
+    if stability.unpaired:
+        lines.append(f"note: {stability.unpaired:,} copies have no original in the run: left out")
+    return [*lines, *(f"note: {note}" for note in stability.notes)]

@@ -1,0 +1,314 @@
+"""A trained model on recordings of other corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classifiers.data.features import Features
+from classifiers.data.heard import NAMED, overlap
+from classifiers.data.label_maps import LabelMap, map_labels, restricted
+from classifiers.data.runs import augmentations_of, is_clean, open_run, tested_rows
+from classifiers.data.source import CLEAN, FRAMES, Labelling, Source
+from classifiers.data.stacked import different_settings
+from classifiers.results.metrics import augmentation_lines, bootstrap_interval, drop, scores, scores_by
+from classifiers.results.result import Predictions, Result, to_json
+from classifiers.studies.cross_corpus import check_normalisation
+from classifiers.training.config import Experiment, experiment_from
+from classifiers.training.experiment import labelling_of, open_features, run_experiment, train_on_all
+from classifiers.training.fit_progress import Say
+from classifiers.training.model_folder import Model, conditions_of_model, heard_by, load_model, origin_of
+from extractor.errors import InputError, SettingsError, StoreError
+from extractor.store.run_folder import write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """A model on one run. Figures are over the classes that both have."""
+
+    run: str
+    labels: LabelMap
+    classes: tuple[str, ...]  # of the model
+    figures: dict[str, Any]  # as `metrics.scores`
+    interval: tuple[float, float]  # of UA, 95 %, over recordings
+    within: float | None  # UA of the model's own protocol, over the same classes
+    notes: tuple[str, ...]
+    test_on: str  # "clean", "copies" or an augmentation
+    by_augmentation: dict[str, dict[str, Any]]  # of copies that were tested, see `metrics.scores_by`
+    heard: int | None  # recordings tested that were heard in training, or whose speakers were; None: unknown
+    speaker_dependent: bool  # the model's own protocol, and so ``within``
+    conditions: str = ""  # of the model and how its embeddings were brought to one scale
+
+    @property
+    def drop(self) -> float | None:
+        """See `metrics.drop`; None where what was heard in training is tested: that is no other corpus."""
+        return None if self.heard else drop(self.within, self.figures["UA"])
+
+
+def transfer(
+    model_or_config: str | PathLike[str],
+    runs: Sequence[str],
+    renames: Mapping[str, str] | None = None,
+    normalise: str = "none",
+    common_only: bool = False,
+    say: Say | None = None,
+    test_on: str = CLEAN,
+    include_heard: bool = False,
+    incomplete: bool = False,
+) -> list[Transferred]:
+    """Test a model folder, or the model that an experiment's YAML file describes, on runs.
+
+    Args:
+        runs: RUN each; of a model of several sources their runs with commas, in its order.
+        renames: labels of the runs to classes of the model.
+        normalise: "corpus" gives each run the training corpus's mean and deviation first.
+        common_only: the most probable of the classes that the run has; else any of the model's.
+        test_on: rows that are tested, see `runs.tested_rows`.
+        include_heard: test on what was heard in training, too.
+        incomplete: take runs that are not finished as they are.
+
+    Raises:
+        SettingsError: a label in ``renames`` that no run has; a wrong number of runs; one named twice.
+        StoreError: no model; a run of another model than the one trained on; one that is not finished.
+        InputError: fewer than two classes in common; nothing that was not heard in training.
+    """
+    check_normalisation(normalise)
+    if len(set(runs)) < len(runs):
+        raise SettingsError(f"{', '.join(runs)}: a run is named twice")
+    model, result = _model(Path(model_or_config), say, incomplete)
+    experiment = experiment_from(model.config, str(model_or_config))
+    opened = [_open_tested(model, run, test_on, include_heard, incomplete) for run in runs]
+    maps = map_labels(
+        runs, experiment.label, renames or {}, test_on, incomplete,
+        {each.run: each.left_out for each in opened},
+    )  # fmt: skip
+    maps = restricted(maps, model.classes)
+    return [
+        _on_run(model, result, each, labels, experiment, normalise, common_only)
+        for each, labels in zip(opened, maps, strict=True)
+    ]
+
+
+def _model(path: Path, say: Say | None, incomplete: bool) -> tuple[Model, Result]:
+    if path.is_dir():
+        return load_model(path), Result.load(path)
+    from classifiers.training.config import read_yaml
+
+    experiment = experiment_from(read_yaml(path), str(path))
+    experiment = replace(experiment, incomplete=experiment.incomplete or incomplete)
+    features = open_features(experiment)
+    result = run_experiment(experiment, features, say)
+    trained = train_on_all(experiment, features, say)
+    config = experiment.to_dict()
+    origins = tuple(origin_of(source) for source in trained.sources)
+    heard = tuple(heard_by(source, result.ids, config) for source in trained.sources)
+    model = Model(path, experiment.row, result.classes, origins, trained.estimator, result.config, heard)
+    return model, result
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A run that a model is tested on, and what of it the model has heard in training."""
+
+    run: str
+    sources: list[Source]
+    test_on: str
+    incomplete: bool
+    heard: set[str] | None  # ids, of rows that would be tested; None where nobody knows
+    left_out: set[str]  # of them: all, or none with --include-heard
+    notes: list[str]
+
+
+def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, incomplete: bool) -> _Tested:
+    """Raises InputError where nothing is left that was not heard in training."""
+    sources = _sources(model, run, incomplete)
+    stores = [open_run(source.path, incomplete) for source in sources]
+    first = stores[0]
+    tested = tested_rows(is_clean(first), augmentations_of(first), test_on, str(first.path))
+    if not model.heard:
+        note = f"{run}: whether any of it was heard in training is unknown: {model.path} was made before that"
+        notes = [f"{note} was kept; train again to know"]
+        return _Tested(run, sources, test_on, incomplete, None, set(), notes)
+    ids = {name for name, each in zip(first.ids, tested.tolist(), strict=True) if each}
+    found = [overlap(heard, store) for heard, store in zip(model.heard, stores, strict=True)]
+    names = [np.array(store.ids, object) for store in stores]
+
+    def among(masks: Iterable[np.ndarray]) -> set[str]:
+        return ids & {name for of, mask in zip(names, masks, strict=True) for name in of[mask].tolist()}
+
+    audio = among(each.audio for each in found)
+    copies = among(each.copy for each in found) - audio
+    heard = audio | copies | among(each.speaker for each in found)
+    notes = [
+        f"{run}: was decoded with channel {here!r}, the training run with {there!r}: recordings of several"
+        " channels cannot be told by their audio"
+        for here, there in (
+            (store.settings.get("channel"), origin.settings.get("channel"))
+            for store, origin in zip(stores, model.origins, strict=True)
+        )
+        if here != there
+    ]
+    namesakes = sorted({name for each in found for name in each.namesakes})
+    if namesakes:
+        shown = ", ".join(namesakes[:NAMED]) + (", ..." if len(namesakes) > NAMED else "")
+        notes.append(
+            f"{run}: speakers {shown} have the names of speakers heard in training; whether they are the same"
+            " is unknown, as the runs do not say that they are of one corpus"
+        )
+    if not heard:
+        return _Tested(run, sources, test_on, incomplete, heard, set(), notes)
+    counts = {
+        "by their audio": len(audio),
+        "by the ids of their originals": len(copies),
+        "by their speaker": len(heard) - len(audio) - len(copies),
+    }
+    told = ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
+    what = f"{len(heard):,} of {len(ids):,} recordings were heard in training ({told})"
+    if include_heard:
+        notes.append(f"{run}: {what} and are tested: the figure is too high for what is new")
+        return _Tested(run, sources, test_on, incomplete, heard, set(), notes)
+    if len(heard) == len(ids):
+        raise InputError(
+            f"{run}: {what}: nothing is left to test {model.path} on. Name other recordings, or keep these"
+            " with --include-heard; the model's figure on what it has not heard is that of hser-train"
+        )
+    notes.append(f"{run}: {what}: left out; --include-heard keeps them")
+    return _Tested(run, sources, test_on, incomplete, heard, heard, notes)
+
+
+def _on_run(
+    model: Model,
+    result: Result,
+    tested: _Tested,
+    labels: LabelMap,
+    experiment: Experiment,
+    normalise: str,
+    common_only: bool,
+) -> Transferred:
+    run, sources = tested.run, tested.sources
+    if len(labels.classes) < 2:
+        raise InputError(
+            f"{run}: {len(labels.classes)} of its classes are the model's ({', '.join(model.classes)});"
+            f" rename with --map old=new. {'; '.join(tested.notes)}".rstrip()
+        )
+    labelling = Labelling(experiment.label, labels.classes, labels.renames(), "all")
+    features = Features.open(sources, labelling, tested.incomplete)
+    kept = features.tested(tested.test_on) & np.array([name not in tested.left_out for name in features.ids])
+    features.keep(np.flatnonzero(kept))
+    proba = model.predict_proba([
+        _block(model, features, k, experiment if normalise == "corpus" else None) for k in range(len(sources))
+    ])  # fmt: skip
+    code = {name: k for k, name in enumerate(model.classes)}
+    common = np.array([code[name] for name in labels.classes])
+    y_true = np.array([code[name] for name in features.labels], np.int64)
+    rows = np.arange(len(features))
+    made = Predictions(rows, np.zeros(len(rows), np.int64), y_true, _chosen(proba, common, common_only))
+    own = result.predictions[0]
+    of_common = np.isin(own.y_true, common)
+    within = None
+    if of_common.any():
+        chosen = _chosen(own.proba[of_common], common, common_only)
+        within = scores(own.y_true[of_common], chosen, model.classes)["UA"]
+    notes = [*features.notes, *tested.notes]
+    notes += [f"{model.path}: was trained on an unfinished run: {what}" for what in result.incomplete]
+    copies = not features.clean.all()
+    return Transferred(
+        run,
+        labels,
+        model.classes,
+        scores(y_true, made.proba, model.classes),
+        bootstrap_interval(made, groups=features.originals if copies else None),
+        within,
+        tuple(notes),
+        tested.test_on,
+        scores_by(features.augmentations, y_true, made.proba, model.classes) if copies else {},
+        None if tested.heard is None else len(tested.heard & set(features.ids)),
+        result.speaker_dependent,
+        str(conditions_of_model(result, model.origins, normalise)),
+    )
+
+
+def _sources(model: Model, run: str, incomplete: bool) -> list[Source]:
+    """A run, or several with commas, read as the model's sources are. Raises StoreError."""
+    paths = run.split(",")
+    if len(paths) != len(model.origins):
+        named = ", ".join(origin.path for origin in model.origins)
+        raise SettingsError(
+            f"{run}: the model takes {len(model.origins)} runs ({named}); name as many, with commas"
+        )
+    for path, origin in zip(paths, model.origins, strict=True):
+        differences = different_settings(origin.settings, open_run(path, incomplete).settings)
+        if differences:
+            raise StoreError(
+                f"{path}: not of the model that {origin.path} was made with: {'; '.join(differences)}."
+                " Extract it with the same"
+            )
+    return [
+        Source(path, origin.pooling, origin.layers) for path, origin in zip(paths, model.origins, strict=True)
+    ]
+
+
+def _block(model: Model, features: Features, number: int, scaled_as: Experiment | None) -> Any:
+    """Of one source, as `Model.predict_proba` takes it: float32 [N, L, D], or frames of each row."""
+    one = features.only(number)
+    if model.origins[number].pooling == FRAMES:
+        if scaled_as is not None:
+            raise SettingsError("--normalise corpus: of pooled embeddings only")
+        frames = [one.frames(row) for row in range(len(one))]
+        return [each[:, None] if each.ndim == 2 else each for each in frames]
+    if scaled_as is None:
+        return one.tensor()
+    # As if it had been recorded like the training corpus: its own mean and deviation out, theirs in.
+    origin = model.origins[number]
+    source = Source(origin.path, origin.pooling, origin.layers)
+    trained = Features.open([source], labelling_of(scaled_as), incomplete=True)
+    own = trained.tensor()[trained.trainable]
+    one.standardised = True
+    return (one.tensor() * own.std(axis=0) + own.mean(axis=0)).astype(np.float32)
+
+
+def _chosen(proba: np.ndarray, common: np.ndarray, common_only: bool) -> np.ndarray:
+    """With ``common_only`` the other classes have probability 0, and the rest sum to 1."""
+    if not common_only:
+        return proba
+    out = np.zeros_like(proba)
+    out[:, common] = proba[:, common]
+    total = out.sum(axis=1, keepdims=True)
+    # All of the probability on classes that the run has not: nothing to choose by.
+    even = np.isin(np.arange(proba.shape[1]), common) / np.float32(len(common))
+    return np.where(total > 0, out / np.where(total > 0, total, 1), even).astype(np.float32)
+
+
+def transfer_lines(found: Sequence[Transferred]) -> list[str]:
+    """What is printed: the model, labels, then a line a run."""
+    lines = [*dict.fromkeys(f"model: {each.conditions}" for each in found)]
+    for each in found:
+        lines += each.labels.lines()
+        low, high = each.interval
+        tested = sum(each.figures["support"].values())
+        line = f"{each.run}: UA {100 * each.figures['UA']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"
+        line += f", WA {100 * each.figures['WA']:.1f} %, macro-F1 {100 * each.figures['macro_f1']:.1f} %"
+        line += f", {tested:,} recordings, {len(each.labels.classes)} classes"
+        if each.test_on != CLEAN:
+            line += f", tested on {each.test_on}"
+        if each.heard:
+            line += f", {each.heard:,} of them HEARD IN TRAINING"
+        if each.within is not None:
+            dependent = " SPEAKER-DEPENDENT" if each.speaker_dependent else ""
+            line += f"; own corpus {100 * each.within:.1f} %{dependent}"
+        if each.drop is not None:
+            line += f", drop {100 * each.drop:.1f}"
+        lines += [line, *augmentation_lines(each.by_augmentation), *(f"note: {note}" for note in each.notes)]
+    return lines
+
+
+def save_transfers(found: Sequence[Transferred], folder: str | PathLike[str]) -> None:
+    """``transfer.json``. Raises StoreUnwritable."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(path / "transfer.json", [to_json([asdict(each) | {"drop": each.drop} for each in found])])

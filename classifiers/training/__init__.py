@@ -1,0 +1,1 @@
+"""Training: what is asked for, protocols, fits, the folder of a model, and predictions from it."""

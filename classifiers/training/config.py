@@ -1,0 +1,262 @@
+"""An experiment as plain values: what the flags of ``hser-train`` and a YAML file can say.
+
+    features: [runs/emodb:mean:best]
+    classifier: logistic
+    grid: default
+    protocol: loso
+
+Unknown keys and values are refused by name, before any run is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from classifiers.models.table import FRAMES, Row, row
+from extractor.errors import InputError, SettingsError, unknown
+
+CONCAT, AVERAGE, GATE = "concat", "average", "gate"
+FUSIONS = (CONCAT, AVERAGE, GATE)
+DEFAULT_GRID = "default"
+WRITTEN = ("used", "selected")  # what a model's config.yaml says beside its experiment; not read back
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What to train and how to test it. Field names are the keys of the YAML file."""
+
+    features: tuple[str, ...]  # RUN[:pooling[:layers]], see `features.Source`
+    classifier: str = "logistic"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    layer: str | None = None  # of features that name none: a number, 6,12, all, best, each
+    pooling: str | None = None  # likewise
+    fusion: str = CONCAT  # of several features
+    protocol: str = "loso"
+    folds: int = 5  # of the k-fold protocols
+    grid: Mapping[str, tuple[Any, ...]] | str = field(default_factory=dict)  # "default": the classifier's own
+    tune: int = 0  # trials of a search instead
+    inner_folds: int = 5  # that layers and parameters are selected on
+    seeds: int = 1  # how many
+    seed: int = 0  # the first of them
+    label: str = "emotion"
+    classes: tuple[str, ...] | None = None
+    map: Mapping[str, str] = field(default_factory=dict)  # renames classes before `classes`
+    copies: str = "train"  # augmented copies: train, none, all
+    test_on: str = "clean"  # rows that are tested: clean, copies, or an augmentation's name
+    incomplete: bool = False  # take runs that are not finished as they are
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for values that cannot work."""
+        from classifiers.data.source import COPIES
+        from classifiers.training.protocols import PROTOCOLS
+
+        known = {"fusion": FUSIONS, "protocol": PROTOCOLS, "copies": COPIES}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise SettingsError(unknown(name, str(getattr(self, name)), values))
+        least = {"folds": 2, "inner_folds": 2, "seeds": 1, "tune": 0, "seed": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise SettingsError(f"{_flag(name)} {getattr(self, name)}: must be at least {bound}")
+        if not self.features:
+            raise SettingsError("name a RUN, or --features")
+        if self.grid and self.tune:
+            raise SettingsError("--grid and --tune exclude each other: two ways to select parameters")
+        if self.fusion != CONCAT and len(self.features) < 2:
+            raise SettingsError(f"--fusion {self.fusion}: of several --features; there is one")
+        found = self.row
+        if found.input == FRAMES and self.fusion == CONCAT and len(self.features) > 1:
+            raise SettingsError(
+                f"--classifier {found.name}: frames of several runs; use --fusion average or gate"
+            )
+        if isinstance(self.grid, str) and self.grid != DEFAULT_GRID:
+            raise SettingsError(f"--grid {self.grid!r}: write default, or parameter=value,value")
+
+    @property
+    def row(self) -> Row:
+        return row(self.classifier)
+
+    @property
+    def grid_values(self) -> Mapping[str, tuple[Any, ...]]:
+        return self.row.grid if isinstance(self.grid, str) else self.grid
+
+    @property
+    def tested(self) -> str:
+        """Which rows are tested, as `runs.tested_rows` takes it."""
+        return "all" if self.copies == "all" and self.test_on == "clean" else self.test_on
+
+    @property
+    def all_seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.seeds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As YAML and JSON have it; `experiment_from` reads it back."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+    def to_yaml(self) -> str:
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def experiment_from(values: Mapping[str, Any], where: str = "experiment") -> Experiment:
+    """Raises SettingsError, naming ``where``, for unknown keys and values of the wrong kind."""
+    known = {each.name for each in fields(Experiment)}
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in WRITTEN:
+            continue
+        if key not in known:
+            raise SettingsError(f"{where}: {unknown('key', str(key), sorted(known))}")
+        try:
+            made[key] = _KINDS[key](value)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"{where}: {key}: {value!r} is not {_MEANT[_KINDS[key]]}") from error
+    if "features" not in made:
+        raise SettingsError(f"{where}: `features` is missing: name a run")
+    return Experiment(**made)
+
+
+def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
+    """The file's keys. Raises InputError where it cannot be read, SettingsError where it is no mapping."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise SettingsError(f"{path}: not YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: write keys and values, such as `classifier: logistic`")
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """A parameter's value as it is written on the command line: number, true, none, or a word."""
+    import yaml
+
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text) if _is_float(text) else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{text!r}: not a value ({error})") from error
+
+
+def _is_float(text: str) -> bool:
+    """1e-3 is a word to YAML, which wants 1.0e-3."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not text.lstrip("+-").isdigit()
+
+
+# Kinds of values, as YAML gives them.
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise TypeError
+    return str(value)
+
+
+def _layer(value: Any) -> str | None:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(str(_whole(each)) for each in value)
+    return None if value is None else _text(value)
+
+
+def _optional(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(_text(each) for each in value)
+
+
+def _classes(value: Any) -> tuple[str, ...] | None:
+    return None if value is None else _texts(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {_text(key): of for key, of in value.items()}
+
+
+def _renames(value: Any) -> dict[str, str]:
+    return {key: _text(of) for key, of in _mapping(value).items()}
+
+
+def _grid(value: Any) -> Mapping[str, tuple[Any, ...]] | str:
+    if isinstance(value, str):
+        return value
+    return {
+        key: tuple(of) if isinstance(of, Sequence) and not isinstance(of, str) else (of,)
+        for key, of in _mapping(value).items()
+    }
+
+
+_KINDS: dict[str, Any] = {
+    "features": _texts,
+    "classifier": _text,
+    "params": _mapping,
+    "layer": _layer,
+    "pooling": _optional,
+    "fusion": _text,
+    "protocol": _text,
+    "folds": _whole,
+    "grid": _grid,
+    "tune": _whole,
+    "inner_folds": _whole,
+    "seeds": _whole,
+    "seed": _whole,
+    "label": _text,
+    "classes": _classes,
+    "map": _renames,
+    "copies": _text,
+    "test_on": _text,
+    "incomplete": _yes_or_no,
+}
+_MEANT = {
+    _text: "a word",
+    _layer: "a layer",
+    _optional: "a word",
+    _whole: "a whole number",
+    _yes_or_no: "true or false",
+    _texts: "a list of words",
+    _classes: "a list of words",
+    _mapping: "a mapping of names to values",
+    _renames: "a mapping of words to words",
+    _grid: "default, or a mapping of names to lists of values",
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(of) for key, of in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

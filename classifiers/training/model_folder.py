@@ -1,0 +1,443 @@
+"""A trained model as a folder: written whole, read without running anything that it brings.
+
+model.json              what the model is: classes, classifier, files with their SHA-256, versions
+model.skops             the estimator, or model.safetensors; of a late fusion model-0.skops, ...
+provenance.json         where the embeddings came from: model, weights, layer, pooling, per source
+heard.npz               digests of the recordings and names of the speakers it was trained on, per source
+config.yaml             the experiment, every value worked out; `hser-train --config` runs it again. What it
+                        cannot set is under `used`, what was chosen in each fold and for the model `selected`
+metrics.json  predictions.csv  result.json                        (see `results`)
+confusion_matrix.csv  training_history.csv  layer_weights.csv  projection.csv
+confusion_matrix.png  roc.png  pr.png  reliability.png  training_curves.png  layer_weights.png
+embedding_2d.png
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classifiers.charts import plots
+from classifiers.charts.projection import FILE as PROJECTION
+from classifiers.charts.projection import TITLES, Projection, project_rows, write_projection
+from classifiers.charts.results import charts_of, histories_of, tested
+from classifiers.data.features import FRAMES, Source
+from classifiers.data.heard import FILE as HEARD
+from classifiers.data.heard import Heard, heard_of, read_heard, write_heard
+from classifiers.data.runs import is_clean, open_run
+from classifiers.models.files import SKOPS, kind_of, read_estimator, write_estimator
+from classifiers.models.table import LAYERS, Row, row
+from classifiers.results.metrics import confusion_matrix
+from classifiers.results.result import METRICS_FILE, RESULT, Result, to_json
+from classifiers.training.conditions import Conditions, conditions_of, source_values
+from classifiers.training.config import Experiment
+from classifiers.training.folder_aside import folder_aside, settled
+from classifiers.training.fusion import FusedClassifier
+from extractor.errors import SettingsError, StoreError
+from extractor.store.aside import aside
+from extractor.store.run_folder import write_text
+
+FORMAT = 1
+MODEL, PROVENANCE, CONFIG = "model.json", "provenance.json", "config.yaml"
+LAYER_WEIGHTS, FINAL = "layer_weights.csv", "final"  # the line of the saved model
+_VERSIONS = ("hser", "numpy", "scikit-learn", "skops", "torch", "xgboost")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the embeddings of one source came from, and so how to make more of them."""
+
+    path: str  # of the run, as it was named when the model was trained
+    pooling: str
+    layers: tuple[int, ...]  # that the model takes, in its order
+    settings: dict[str, Any]  # of the run, see `extractor.store`
+    environment: dict[str, Any]
+    storage_dtype: str
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained model, read."""
+
+    path: Path
+    row: Row  # of the table of classifiers
+    classes: tuple[str, ...]
+    origins: tuple[Origin, ...]  # one a source
+    estimator: Any  # fitted on codes of ``classes``; a FusedClassifier of one member a source
+    config: dict[str, Any]
+    heard: tuple[Heard, ...] = ()  # one a source; empty where nobody knows: a folder of before it was kept
+    speaker_dependent: bool | None = None  # how it was tested; None where nobody knows
+
+    def predict_proba(self, blocks: Sequence[Any]) -> np.ndarray:
+        """float32 [N, C] of embeddings: one block a source, with that source's layers in its order.
+
+        A block is float32 [N, L, D], or of frames a list of N float32 [T, L, D].
+        """
+        if isinstance(self.estimator, FusedClassifier):
+            x: Any = [
+                self._inputs([origin], [block]) for origin, block in zip(self.origins, blocks, strict=True)
+            ]
+        else:
+            x = self._inputs(self.origins, blocks)
+        out = np.zeros((len(blocks[0]), len(self.classes)), np.float32)
+        out[:, np.asarray(self.estimator.classes_, np.int64)] = self.estimator.predict_proba(x)
+        return out
+
+    def _inputs(self, origins: Sequence[Origin], blocks: Sequence[Any]) -> Any:
+        """X of one estimator, as `learner.Learner.inputs` has it in training."""
+        if origins[0].pooling == FRAMES:
+            one_layer = len(origins[0].layers) == 1
+            return [frames[:, 0] if one_layer else frames for frames in blocks[0]]
+        if self.row.input == LAYERS or self.row.means_of_frames:
+            return blocks[0]
+        return np.hstack([block.reshape(len(block), -1) for block in blocks])
+
+
+# Writing
+
+
+def write_model(
+    folder: str | PathLike[str],
+    estimator: Any,
+    result: Result,
+    config: Experiment | Mapping[str, Any],
+    sources: Sequence[Source],
+    projection: str | None = None,
+) -> None:
+    """Write a model's folder; an older model there is replaced, whole.
+
+    A kill leaves the old folder or the new one; at worst the new one without its picture.
+
+    Args:
+        estimator: fitted on codes of ``result.classes``; of a late fusion a FusedClassifier.
+        result: what its experiment found.
+        config: the experiment, or its plain values; defaults are written as ``result`` has worked them out.
+        sources: what the estimator takes, in its order, with poolings and layers by name ("all" is
+            every stored one).
+        projection: of the picture: "umap", "pca"; None: umap where there are rows enough.
+
+    Raises:
+        SettingsError: ``folder`` holds something else; a source whose layer is not chosen.
+        StoreUnwritable: it cannot be written.
+    """
+    folder = Path(folder)
+    refuse_foreign(folder)
+    experiment = {**(config if isinstance(config, Mapping) else config.to_dict()), **result.config}
+    origins = [origin_of(source) for source in sources]
+    members = estimator.estimators if isinstance(estimator, FusedClassifier) else [estimator]
+    with folder_aside(folder) as new:
+        result.save(new)
+        of_model = _of_model(row(experiment["classifier"]), estimator, members, sources)
+        written = {"used": result.used, "selected": {"folds": _of_folds(result), "model": of_model}}
+        write_text(new / CONFIG, [_yaml({**experiment, **written})])
+        write_text(new / PROVENANCE, [to_json([asdict(origin) for origin in origins])])
+        write_heard([heard_by(source, result.ids, experiment) for source in sources], new / HEARD)
+        files = []
+        for number, member in enumerate(members):
+            kind = kind_of(member)
+            name = f"model-{number}.{kind}" if len(members) > 1 else f"model.{kind}"
+            write_estimator(member, new / name)
+            files.append({"name": name, "kind": kind})
+        _write_tables(new, result, members, origins[0])
+        _write_charts(new, result, members, origins[0])
+        about = {
+            "format": FORMAT,
+            "classifier": experiment["classifier"],
+            "classes": result.classes,
+            "files": files,
+            "weights": estimator.weights.tolist() if isinstance(estimator, FusedClassifier) else None,
+            "sha256": {
+                name: _sha256(new / name) for name in (*(f["name"] for f in files), PROVENANCE, CONFIG, HEARD)
+            },
+            "versions": {name: version(name) for name in _VERSIONS},
+        }
+        write_text(new / MODEL, [to_json(about)])
+    # UMAP takes longer than all the rest: the model is safe before it begins.
+    picture = project_rows(sources, _tested_ids(result), _learned_weights(members[0]), projection)
+    figure = plots.captioned(_map(picture, result), str(conditions_of(result)))
+    plots.write_png(figure, folder / "embedding_2d.png")
+    write_projection(picture, folder / PROJECTION)
+
+
+def conditions_of_model(result: Result, origins: Sequence[Origin], normalise: str = "none") -> Conditions:
+    """Under what a model's figures were found; of one that an earlier version wrote, what can be told."""
+    sources = [source_values(o.path, o.settings, o.pooling, o.layers) for o in origins]
+    return conditions_of(result, sources, normalise)
+
+
+def refuse_foreign(folder: str | PathLike[str]) -> None:
+    """Raises SettingsError unless a model may be written there: what is somebody else's is not replaced.
+
+    To be called before training, too, which may take hours.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SettingsError(f"--out {folder}: is a file; name a folder")
+    if any(folder.iterdir()) and not any((folder / name).exists() for name in (MODEL, RESULT)):
+        raise SettingsError(
+            f"--out {folder}: holds files of something else than a model; name another folder"
+        )
+
+
+def origin_of(source: Source) -> Origin:
+    """What a model keeps of a source. Raises SettingsError unless its pooling and layers are chosen."""
+    store = open_run(source.path, incomplete=True)
+    if source.pooling is None or source.layers in ("best", "each"):
+        raise SettingsError(f"{source}: a model is written with its pooling and layers chosen")
+    layers = store.layers if isinstance(source.layers, str) else source.layers
+    return Origin(
+        source.path,
+        source.pooling,
+        tuple(layers),
+        store.settings,
+        store.environment,
+        store.info.storage_dtype,
+        len(store),
+    )
+
+
+def _of_folds(result: Result) -> list[dict[str, Any]]:
+    """What was selected inside each fold's training rows; folds in which nothing was are left out."""
+    every = [
+        {"seed": seed, "fold": fold.name, "layer": fold.layer, **fold.params}
+        for seed, folds in zip(result.seeds, result.folds, strict=True)
+        for fold in folds
+        if fold.layer is not None or fold.params
+    ]
+    return [{name: value for name, value in each.items() if value is not None} for each in every]
+
+
+def _of_model(
+    of_table: Row, estimator: Any, members: Sequence[Any], sources: Sequence[Source]
+) -> dict[str, Any]:
+    """Of the saved model: what it takes, and every parameter of each classifier as it was fitted."""
+    weights = estimator.weights.tolist() if isinstance(estimator, FusedClassifier) else [1.0]
+    return {
+        "features": [str(source) for source in sources],
+        "classifiers": [
+            {"parameters": of_table.parameters_of(member), "weight": weight}
+            for member, weight in zip(members, weights, strict=True)
+        ],
+    }
+
+
+def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> Heard:
+    """What a model that was fitted on the rows ``ids`` of a run has heard."""
+    store, trained = open_run(source.path, incomplete=True), set(ids)  # the rows that were learned from
+    of_model = np.array([name in trained for name in store.ids], bool)
+    if config.get("copies") == "none":
+        of_model &= is_clean(store)
+    return heard_of(store, np.flatnonzero(of_model))
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    import yaml
+
+    # Through JSON: tuples and numpy's numbers have no place in a file that people edit.
+    return yaml.safe_dump(json.loads(to_json(values)), sort_keys=False, allow_unicode=True)
+
+
+def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:
+    y_true, proba = tested(result)
+    confusion = confusion_matrix(y_true, proba.argmax(axis=1), len(result.classes)).tolist()
+    rows = [[name, *counts] for name, counts in zip(result.classes, confusion, strict=True)]
+    _write_csv(new / "confusion_matrix.csv", ["true \\ predicted", *result.classes], rows)
+    histories: dict[str, Sequence[Mapping[str, float]]] = dict(histories_of(result))
+    for number, member in enumerate(members):
+        if getattr(member, "history_", None):
+            histories[f"final {number}" if len(members) > 1 else "final"] = member.history_
+    if histories:
+        names = list(dict.fromkeys(name for h in histories.values() for epoch in h for name in epoch))
+        lines = [[fit, *(epoch.get(n, "") for n in names)] for fit, h in histories.items() for epoch in h]
+        _write_csv(new / "training_history.csv", ["fit", *names], lines)
+    fits = {
+        f"seed {seed}, {fold.name}": fold.layer_weights
+        for seed, folds in zip(result.seeds, result.folds, strict=True)
+        for fold in folds
+        if fold.layer_weights
+    }
+    learned = _learned_weights(members[0])
+    if learned is not None:
+        fits[FINAL] = learned
+    if fits:
+        header = ["fit", *(f"layer {layer}" for layer in origin.layers)]
+        _write_csv(new / LAYER_WEIGHTS, header, [[fit, *of] for fit, of in fits.items()])
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    with aside(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _write_charts(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:
+    under = str(conditions_of(result))
+    for name, draw in charts_of(result, origin.layers, _learned_weights(members[0])).items():
+        plots.write_png(plots.captioned(draw(), under), new / f"{name}.png")
+
+
+def _learned_weights(estimator: Any) -> list[float] | None:
+    weights = getattr(estimator, "layer_weights_", None)
+    return None if weights is None else [float(weight) for weight in weights]
+
+
+def _tested_ids(result: Result) -> list[str]:
+    return [result.ids[row] for row in result.predictions[0].rows.tolist()]
+
+
+def _map(picture: Projection, result: Result) -> Any:
+    first = result.predictions[0]
+    code = dict(zip(_tested_ids(result), first.y_true.tolist(), strict=True))
+    codes = np.array([code[name] for name in picture.ids], np.int64)
+    return plots.embedding_map(picture.points2, codes, result.classes, TITLES[picture.method])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Reading
+
+
+def load_model(folder: str | PathLike[str]) -> Model:
+    """Read a model. Nothing that the folder brings is ever run.
+
+    Raises StoreError: no model; of another format or version; a file that is damaged or was changed,
+    by name; an estimator of types that are not trusted.
+    """
+    path = settled(Path(folder))
+    about = _read_about(path)
+    _check_files(path, about)
+    try:
+        origins = tuple(_read_origin(each) for each in json.loads((path / PROVENANCE).read_text("utf-8")))
+        classes, found = tuple(map(str, about["classes"])), row(about["classifier"])
+        weights = about["weights"]
+        names = [(str(each["name"]), str(each["kind"])) for each in about["files"]]
+        _check_versions(path, about["versions"], {kind for _, kind in names})
+    except (ValueError, KeyError, TypeError, SettingsError) as error:
+        raise StoreError(f"{path / MODEL}: damaged ({error!r}); train again") from error
+    members = [read_estimator(path / name, kind) for name, kind in names]
+    for (name, _), member in zip(names, members, strict=True):
+        _check_classes(path / name, member, len(classes))
+    estimator = members[0]
+    if weights is not None:
+        if len(weights) != len(members) or len(members) != len(origins):
+            raise StoreError(
+                f"{path / MODEL}: damaged: a late fusion needs a member and a weight each source"
+            )
+        estimator = FusedClassifier(members, weights, [origin.path for origin in origins])
+    heard = read_heard(path / HEARD, len(origins)) if HEARD in about["sha256"] else ()
+    return Model(path, found, classes, origins, estimator, read_config(path), heard, _speaker_dependent(path))
+
+
+def _speaker_dependent(path: Path) -> bool | None:
+    """How the model was tested. Not vital: a folder without its figures still predicts."""
+    try:
+        found = json.loads((path / METRICS_FILE).read_text("utf-8"))["speaker_dependent"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, bool) else None
+
+
+def read_config(folder: str | PathLike[str]) -> dict[str, Any]:
+    """The experiment's plain values."""
+    from classifiers.training.config import read_yaml
+
+    return read_yaml(settled(Path(folder)) / CONFIG)
+
+
+def read_origins(folder: str | PathLike[str]) -> list[Origin]:
+    """Where a model's embeddings came from. Raises StoreError."""
+    path = settled(Path(folder)) / PROVENANCE
+    try:
+        return [_read_origin(each) for each in json.loads(path.read_text("utf-8"))]
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; name a folder that hser-train has written") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: damaged ({error!r}); train again") from error
+
+
+def read_layer_weights(folder: str | PathLike[str]) -> list[float] | None:
+    """The saved model's weights of its layers, where it has learned any. Raises StoreError."""
+    path = settled(Path(folder)) / LAYER_WEIGHTS
+    if not path.is_file():
+        return None
+    try:
+        lines = list(csv.reader(path.read_text("utf-8").splitlines()))
+        return next(([float(weight) for weight in weights] for fit, *weights in lines if fit == FINAL), None)
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged ({error}); train again") from error
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((path / MODEL).read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(
+            f"{path}: no model here ({MODEL} is missing); name the --out of hser-train"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path / MODEL}: not readable ({error})") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise StoreError(
+            f"{path / MODEL}: not of format {FORMAT}; use the hser that wrote it, or train again"
+        )
+    return about
+
+
+def _check_files(path: Path, about: Mapping[str, Any]) -> None:
+    """Each file as it was written. It tells damage and carelessness; types are what guards from malice."""
+    sums = about.get("sha256")
+    files = about.get("files")
+    if not isinstance(sums, dict) or not isinstance(files, list) or not files:
+        raise StoreError(f"{path / MODEL}: damaged; train again")
+    allowed = {f"model.{k}" for k in (SKOPS, "safetensors")}
+    allowed |= {f"model-{n}.{k}" for n in range(len(files)) for k in (SKOPS, "safetensors")}
+    named = [each.get("name") for each in files if isinstance(each, dict)]
+    for name in (*named, PROVENANCE, CONFIG, *(name for name in (HEARD,) if name in sums)):
+        if name not in (*allowed, PROVENANCE, CONFIG, HEARD):
+            raise StoreError(f"{path / MODEL}: names {name!r}, which is no file of a model; it is not loaded")
+        if not (path / name).is_file():
+            raise StoreError(f"{path / name}: is missing; the model folder is not complete")
+        if sums.get(name) != _sha256(path / name):
+            raise StoreError(f"{path / name}: was changed since the model was written; train again")
+
+
+def _check_versions(path: Path, versions: Mapping[str, str], kinds: set[str]) -> None:
+    """scikit-learn promises no estimator across its minor versions: it may load and be wrong."""
+    if SKOPS not in kinds:
+        return
+    there, here = str(versions["scikit-learn"]), version("scikit-learn")
+    if there.split(".")[:2] != here.split(".")[:2]:
+        raise StoreError(
+            f"{path}: was written with scikit-learn {there}, this is {here}. Install scikit-learn"
+            f" {'.'.join(there.split('.')[:2])}, or train again: hser-train --config {path / CONFIG}"
+        )
+
+
+def _check_classes(path: Path, estimator: Any, num_classes: int) -> None:
+    """An estimator of the table, for the codes of these classes."""
+    codes = getattr(estimator, "classes_", None)
+    if codes is None or not hasattr(estimator, "predict_proba"):
+        raise StoreError(f"{path}: holds a {type(estimator).__name__}, which is no classifier; train again")
+    if not np.isin(np.asarray(codes), np.arange(num_classes)).all():
+        raise StoreError(f"{path}: tells other classes apart than {MODEL} names; train again")
+
+
+def _read_origin(values: Mapping[str, Any]) -> Origin:
+    return Origin(**{**values, "layers": tuple(int(layer) for layer in values["layers"])})

@@ -1,0 +1,1 @@
+"""Audio: headers, decoders, how long a recording is, decoding ahead within memory, cutting and resampling."""

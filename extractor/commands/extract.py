@@ -1,0 +1,181 @@
+"""``hser-extract``: the main job on the command line. Thin: everything is in the library."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from extractor.errors import HserError
+from extractor.run.interruption import EXIT_INTERRUPTED, end_on_signals, stop_on_signals
+
+# Imports beyond these happen inside: `--help` must not wait seconds for torch.
+
+EXIT_FAILURES = 1  # with --strict: some recordings failed
+EXIT_ERROR = 2  # nothing could be done as asked
+
+EPILOG = """\b
+Models:   hubert-base hubert-large hubert-xlarge hubert-large-er wavlm-base
+          wavlm-base-plus wavlm-large wav2vec2-base wav2vec2-large xls-r,
+          whisper-tiny whisper-base whisper-small whisper-medium and, English
+          only, whisper-tiny.en whisper-base.en whisper-small.en
+          whisper-medium.en, whisper-large-v2 whisper-large-v3
+          whisper-large-v3-turbo (their encoders),
+          logmel, mfcc; a folder in the hub's layout; org/name[@revision] on
+          the hub; random:NAME[@SEED] is an architecture with random weights
+Layers:   all, last, 0,6,12, 0-24, -4--1; 0 is the transformer's input
+Pooling:  mean std min max first last meanstd, or none for all frames
+Corpora:  ravdess cremad savee emodb tess iemocap meld urdu nemo folders,
+          recognised from the file names unless named
+
+\b
+Examples:
+  hser-extract RAVDESS/ --model hubert-large --layers all --out runs/ravdess
+  hser-extract clips.csv --model wavlm-large --layers 6,12,24 \\
+      --pooling mean,std,max --out runs/x
+  hser-extract a.wav b.mp3 --model ./my-checkpoint --layers last --out runs/y
+
+\b
+Run the same command again to go on after a stop, a crash or a full disk,
+and to bring a run up to date with its input: labels, new and changed files.
+Exit code: 0 done, 1 with --strict when recordings failed, 2 an error,
+130 stopped by Ctrl-C.
+"""
+
+
+class _Shard(click.ParamType):
+    name = "i/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        index, slash, count = str(value).partition("/")
+        if not (slash and index.isdigit() and count.isdigit()):
+            self.fail(f"{value!r} is not of the form i/n, such as 0/4", param, ctx)
+        return int(index), int(count)
+
+
+@click.command(
+    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--model", default="hubert-large", show_default=True, help="Name, folder or hub id; see below.")
+@click.option("--layers", default="all", show_default=True, help="Which layers to keep.")
+@click.option("--pooling", default="mean", show_default=True, help="One or several, with commas.")
+@click.option("--out", required=True, type=click.Path(), help="Folder of the run; made when missing.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16, fp16 or int8.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--devices", default="", metavar="0,1,...", help="Several GPUs of this machine, a process each."
+)
+@click.option("--corpus", help="How file names code labels.  [default: recognised]")
+@click.option(
+    "--map", multiple=True, metavar="OLD=NEW", help="A label counts as another, such as calm=neutral."
+)
+@click.option("--batch-seconds", type=float, help="Audio in a batch.  [default: 30 on a CPU, 240 on a GPU]")
+@click.option(
+    "--window", type=float, default=60.0, show_default=True, help="Seconds; longer recordings are windowed."
+)
+@click.option("--channel", type=int, help="Take this channel, from 0.  [default: the average of all]")
+@click.option(
+    "--resample",
+    default="cpu",
+    show_default=True,
+    help="Where to resample: cpu (soxr), or gpu while encoding.",
+)
+@click.option("--storage-dtype", default="fp32", show_default=True, help="fp32 or fp16.")
+@click.option("--workers", type=int, help="Decoding threads a process.  [default: its cores, at most 8]")
+@click.option(
+    "--max-hours", type=float, default=24.0, show_default=True, help="What is longer is an error row."
+)
+@click.option(
+    "--decode-memory",
+    type=float,
+    metavar="GIB",
+    help="For all that is being decoded.  [default: a quarter of the machine's]",
+)
+@click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
+@click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
+@click.option("--prune", is_flag=True, help="Drop recordings that are not in the input any more.")
+@click.option(
+    "--index", metavar="POOLING:LAYER", help="Build a search index on the way, e.g. mean:12; for hser-lookup."
+)
+@click.option(
+    "--augment",
+    multiple=True,
+    metavar="TEXT",
+    help="Embed augmented copies too, e.g. stretch:rate=0.8-1.25; a+b chains, several are alternatives.",
+)
+@click.option("--augment-config", type=click.Path(), help="YAML file with augment, copies, seed, clean.")
+@click.option("--copies", type=int, help="Augmented copies of each recording.  [default: 1]")
+@click.option("--seed", type=int, help="Of all that is drawn for the copies.  [default: 0]")
+@click.option("--clean/--no-clean", default=None, help="Each recording as it is, too.  [default: clean]")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a recording failed.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+@click.version_option(package_name="hser", prog_name="hser")
+def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **options: Any) -> None:
+    """Embed recordings: every layer of a speech encoder, pooled, into HDF5.
+
+    INPUT is a folder, a recording, a glob, or a CSV, TSV or JSONL manifest with a column `path`
+    (and `id emotion speaker split text start end` where there are any).
+    """
+    from extractor.progress import print_rows, progress_for, summary_rows
+    from extractor.run.engine import Options, run
+
+    quiet_libraries()
+    progress = progress_for(sys.stderr, quiet)
+    stop = stop_on_signals()
+    options["index"] = options["index"] or ()
+    summary = run(inputs, Options(**options), out, progress, stop)
+    if not quiet:
+        print_rows(summary_rows(summary))
+    if summary.stopped:
+        sys.exit(EXIT_INTERRUPTED)
+    if strict and summary.failures:
+        sys.exit(EXIT_FAILURES)
+
+
+def quiet_libraries() -> None:
+    """Keep `transformers` from writing advice into our output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(command)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command: an error that a user can act on is a line, not a traceback; nor is Ctrl-C."""
+    leaving = end_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files that are not valid UTF-8 must not end a run when they are printed.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _one_line
+    try:
+        command(standalone_mode=True)
+    except HserError as e:
+        click.echo(f"error: {e}", err=True)
+        sys.exit(EXIT_ERROR)
+    except Exception:
+        # A library may answer the SystemExit in its midst, an import for one, by an error of its own.
+        if not leaving.is_set():
+            raise
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _one_line(message: Warning | str, *place: Any, **line: Any) -> str:
+    """A warning as a user reads it: where in our sources it was raised says nothing to them."""
+    return f"warning: {message}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The input: folders, files and tables to a manifest of utterances, with ids and labels."""

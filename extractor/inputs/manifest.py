@@ -1,0 +1,200 @@
+# ruff: noqa: PTH100, PTH112, PTH119, PTH120, PTH122
+# A path is a str here: a Path a row would cost more than all the rest.
+"""Inputs -> Manifest: which recordings, under which ids, with which labels.
+
+    folders, files, globs ─┐                        ┌─ corpora: labels from names and side files
+                           ├─> sources ─> once each ─┤
+    .csv .tsv .jsonl ──────┘                        └─ ids ─> Manifest
+
+A manifest file has a row a recording: ``path`` (relative to the file's own folder), optional ``id
+emotion speaker split text start end`` (seconds), and any further column, kept as a label. Everything
+that is wrong with it is refused here, with line numbers (the header is line 1); a recording that does
+not exist is not: it becomes an error row of the run.
+
+A million rows must read in seconds, so there is no ``Path`` per row, and repeated labels are one string.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from extractor.errors import InputError, unknown
+from extractor.inputs.corpora import CORPORA
+from extractor.inputs.corpora.words import NO_RENAMES, Renames
+from extractor.inputs.ids import Names
+from extractor.inputs.labels import force, name_emotions, recognise_each
+from extractor.inputs.table import (
+    BASE_COLUMNS,
+    NO_CORPUS,
+    WHOLE,
+    Source,
+    read_table,
+)
+from extractor.inputs.walk import AUDIO_SUFFIXES, Found, expand, is_audio, recordings
+from extractor.types import Manifest, Utterance
+
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
+# Extra columns come in this order wherever they are from; others follow in order of appearance.
+EXTRA_COLUMNS = (
+    *("session", "gender", "age", "split", "text", "sentence", "intensity", "repetition"),
+    *("modality", "vocal_channel", "valence", "arousal", "dominance", "dialogue", "utterance"),
+    *("sentiment", "season", "episode"),
+)
+_MOST_SHARED = 65_536  # different rows of labels: more than that, and they are hardly the same again
+
+
+def read_manifest(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    corpus: str | None = None,
+    renames: Renames = NO_RENAMES,
+) -> Manifest:
+    """The recordings that ``inputs`` name, in their order, each once.
+
+    ``inputs``: folders (searched recursively for audio suffixes; hidden files left out), files (taken
+    whatever their suffix), glob patterns, and manifest files. ``corpus``: a name of ``CORPORA``, or
+    ``"files"`` for no labels from names; ``None`` recognises it, for each input by itself and for the
+    folders in it (speakers carry their corpus's name where there are several). Labels of a manifest
+    file win over those of a corpus. ``renames``: what a label, as it is written or in the common set,
+    counts as. Raises ``InputError``, and ``SettingsError`` for a rename of a label that is not there.
+    """
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [inputs]
+    if corpus is not None and corpus not in CORPORA and corpus != NO_CORPUS:
+        raise InputError(unknown("corpus", corpus, [*CORPORA, NO_CORPUS]))
+    sources = _once_each(_sources([os.fspath(name) for name in inputs]))
+    if corpus is None:
+        recognise_each(sources)
+    elif corpus != NO_CORPUS:
+        force(CORPORA[corpus], sources)
+    name_emotions(sources, renames)
+    columns = _columns(sources)
+    names = Names(sources)
+    ids = names.ids()
+    utterances: list[Utterance] = []
+    for source in sources:
+        first = len(utterances)
+        for i, labels in enumerate(_aligned(source, columns)):
+            start, end = source.span(i)
+            utterances.append(Utterance(ids[first + i], source.paths[i], start, end, labels))
+    corpora = dict.fromkeys(name for source in sources for name in source.corpora)
+    label_notes = tuple(note for source in sources for note in source.label_notes)
+    notes = (*(note for source in sources for note in source.notes), *label_notes)
+    name = "+".join(corpora) or NO_CORPUS
+    return Manifest(utterances, columns, name, notes, names, names.given(), label_notes)
+
+
+# --- inputs -> sources
+
+
+def _sources(names: Sequence[str]) -> list[Source]:
+    if not names:
+        raise InputError(f"no input was named; {_ACCEPTED}")
+    sources: list[Source] = []
+    loose: list[str] = []  # files named one by one in a row are one source: recognised together
+
+    def flush() -> None:
+        if loose:
+            root = _common_folder({os.path.dirname(path) for path in loose})
+            sources.append(Source(loose[0], root, list(loose)))
+            loose.clear()
+
+    for name in names:
+        for place in _places(name):
+            if os.path.isdir(place):
+                flush()
+                sources.append(_read_folder(place))
+            elif place.lower().endswith(MANIFEST_SUFFIXES):
+                flush()
+                sources.append(read_table(place))
+            else:
+                loose.append(os.path.abspath(place))
+    flush()
+    return sources
+
+
+_ACCEPTED = (
+    "accepted are folders, audio files, glob patterns in quotes, and .csv, .tsv or .jsonl manifests "
+    "with a 'path' column"
+)
+
+
+def _places(name: str) -> list[str]:
+    """What ``name`` names: itself if it is there, else what it matches as a pattern."""
+    if name and os.path.lexists(name):
+        return [name]
+    if not glob.has_magic(name):
+        raise InputError(f"{name!r} does not exist; {_ACCEPTED}")
+    found = expand(name)
+    last = os.path.basename(name)
+    suffix = os.path.splitext(last)[1]
+    # "data/*" names no kind of file, so it does not make recordings of a README; "data/*.raw" does.
+    # "**" descends by itself: searching the folders that it matches would find all twice.
+    any_file, search = suffix != "" and not glob.has_magic(suffix), "**" not in name
+    matched = [place for place in found if (search if os.path.isdir(place) else any_file or is_audio(place))]
+    if not matched:
+        raise InputError(f"the pattern {name!r} matches no recording; {_ACCEPTED}")
+    return matched
+
+
+def _read_folder(name: str) -> Source:
+    root, found = os.path.abspath(name), Found()
+    try:
+        paths = recordings(root, found)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    notes = found.notes(name)
+    if not paths:
+        suffixes = " ".join(sorted(AUDIO_SUFFIXES))
+        raise InputError(
+            "\n  ".join([f"no audio in the folder {name!r}, nor below it; searched for {suffixes}", *notes])
+        )
+    return Source(name, root, paths, searched=True, notes=notes)
+
+
+def _once_each(sources: list[Source]) -> list[Source]:
+    """Leaves out files that were named before, by a path or by a row of a manifest file."""
+    seen = {
+        path
+        for source in sources
+        if source.is_manifest and len(sources) > 1  # alone, it has nothing to be compared with
+        for i, path in enumerate(source.paths)
+        if source.span(i) == WHOLE
+    }
+    for source in sources:
+        if not source.is_manifest:
+            source.paths = [path for path in dict.fromkeys(source.paths) if path not in seen]
+            if len(sources) > 1:
+                seen.update(source.paths)
+    return [source for source in sources if source.paths]
+
+
+def _common_folder(folders: Iterable[str]) -> str:
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:  # several drives
+        return os.sep
+
+
+# --- sources -> columns, labels
+
+
+def _columns(sources: list[Source]) -> tuple[str, ...]:
+    there = dict.fromkeys(name for source in sources for name in source.columns)
+    known = [name for name in EXTRA_COLUMNS if name in there]
+    return (*BASE_COLUMNS, *known, *(n for n in there if n not in BASE_COLUMNS and n not in EXTRA_COLUMNS))
+
+
+def _aligned(source: Source, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The source's labels in the order of ``columns``."""
+    unlabelled = ("",) * len(columns)
+    if not source.labels:
+        for _ in source.paths:
+            yield unlabelled
+        return
+    at = [source.columns.index(name) if name in source.columns else -1 for name in columns]
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for labels in source.labels:
+        row = tuple([labels[i] if i >= 0 else "" for i in at])
+        yield shared.setdefault(row, row) if len(shared) < _MOST_SHARED else shared.get(row, row)

@@ -1,0 +1,225 @@
+"""A run is edited by hand: other labels, rows dropped. Needs neither its audio nor its model.
+
+    manifest's recordings  ->  matched with the run's: path and span, id, file name and span  ->  labels
+    condition              ->  rows that are dropped, for good
+
+What is written is the run's manifest (`RunWriter.edit_manifest`): before or after, never between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path, PurePath
+
+from extractor.augment.copies import COLUMNS as COPY_COLUMNS
+from extractor.errors import InputError, StoreError
+from extractor.store import Store
+from extractor.store.edition import read_lines
+from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow, read_run
+from extractor.store.where import factor, parse_where
+from extractor.store.writer import RunWriter
+from extractor.types import Manifest, Utterance
+
+_SHOWN = 5  # ids named in one message
+_DRAWN_BY = ("emotion", "speaker")  # labels that the draw of a copy may read
+_WHERE_COLUMNS = ("id", "path")  # beside the labels, what a condition can name
+
+
+@dataclass(frozen=True, slots=True)
+class Relabelled:
+    """What ``relabel`` found and did. Ids, in the order of the run or of the manifest."""
+
+    changed: Sequence[str]  # rows with other labels now
+    num_rows: int
+    not_named: Sequence[str]  # recordings of the run that the manifest does not have: as they were
+    not_stored: Sequence[str]  # recordings of the manifest that the run does not have
+    kept_columns: Sequence[str]  # labels of the run of which the manifest says nothing: as they were
+
+
+def relabel(run: str | PathLike[str], manifest: Manifest) -> Relabelled:
+    """Give the rows of a run the labels that a manifest has for them, new columns too.
+
+    Copies take their original's. A column that is empty in the whole manifest says nothing.
+    Raises ``StoreError`` where copies were drawn by labels that change: they have to be made again.
+    """
+    with RunWriter.resume(_folder(run)) as writer:
+        rows, columns = writer.manifest() or [], writer.columns
+        copied = writer.info.settings.get("augmentation", "none") != "none"
+        own = columns[: -len(COPY_COLUMNS)] if copied else columns  # a copy's own columns are the last
+        taken = [name for name in COPY_COLUMNS if copied and name in manifest.columns]
+        if taken:
+            raise InputError(
+                f"the manifest has a column {taken[0]!r}, which the run's copies have; rename it"
+            )
+
+        def recording(row: ManifestRow) -> str:
+            """The id of the recording that a row is of, as it is or as a copy."""
+            return row.utterance.labels[len(own)] if copied else row.utterance.id
+
+        stored: dict[str, Utterance] = {}
+        for row in rows:
+            if not row.dropped:
+                stored.setdefault(recording(row), row.utterance)
+        found, not_stored = _match(stored, manifest.utterances)
+        said = [k for k in range(len(manifest.columns)) if any(u.labels[k] for u in manifest.utterances)]
+        at = {manifest.columns[k]: k for k in said}
+        new_columns = (*own, *(name for name in at if name not in own), *columns[len(own) :])
+        new_rows = []
+        for row in rows:
+            labels = dict(zip(columns, row.utterance.labels, strict=True))
+            utterance = None if row.dropped else found.get(recording(row))
+            if utterance is not None:
+                labels |= {name: utterance.labels[k] for name, k in at.items()}
+            values = tuple([labels.get(name, "") for name in new_columns])
+            same = values == row.utterance.labels
+            new_rows.append(row if same else replace(row, utterance=replace(row.utterance, labels=values)))
+        pairs = list(zip(rows, new_rows, strict=True))
+        if copied:
+            _refuse_redraw(writer, pairs, columns, new_columns)
+        writer.edit_manifest(new_rows, new_columns)
+    return Relabelled(
+        changed=[n.utterance.id for old, n in pairs if _known(old, columns) != _known(n, new_columns)],
+        num_rows=sum(not row.dropped for row in rows),
+        not_named=[name for name in stored if name not in found],
+        not_stored=not_stored,
+        kept_columns=[name for name in own if name not in at],
+    )
+
+
+def drop(run: str | PathLike[str], where: str, dry_run: bool = False) -> list[str]:
+    """Drop the rows of a run that satisfy a condition over its labels, ``id`` and ``path``.
+
+    Returns their ids. They stay out when the run goes on; what their parts hold stays where it is.
+    Raises ``SettingsError`` for a condition that cannot be read, ``StoreError`` when nothing would be left.
+    """
+    if dry_run:
+        path = _folder(run)
+        if not (path / MANIFEST).exists():
+            return []
+        lines = read_lines(path, read_run(path).columns)
+        return [row.utterance.id for row in _satisfying(path, lines.rows, lines.columns, where)]
+    with RunWriter.resume(_folder(run)) as writer:
+        rows = writer.manifest() or []
+        gone = _satisfying(writer.path, rows, writer.columns, where)
+        positions = {row.position for row in gone}
+        writer.edit_manifest(
+            [replace(row, dropped=BY_HAND) if row.position in positions else row for row in rows],
+            writer.columns,
+        )
+    return [row.utterance.id for row in gone]
+
+
+def _folder(run: str | PathLike[str]) -> Path:
+    path = Path(run)
+    if path.is_file():
+        path = Store(path).path
+        if path.is_file():
+            raise StoreError(f"{path}: a packed run is not edited; edit its run folder and pack it anew")
+    return path
+
+
+def _match(
+    stored: Mapping[str, Utterance], given: Sequence[Utterance]
+) -> tuple[dict[str, Utterance], list[str]]:
+    """For each stored recording that is among the given ones, that one; and the ids of the rest of these.
+
+    By path and span; then by id and span; then, where no other has it, by file name and span.
+    """
+    by_path = {(u.path, u.start, u.end): name for name, u in stored.items()}
+    found: dict[str, Utterance] = {}
+    pending: list[Utterance] = []
+    for u in given:
+        name = by_path.get((u.path, u.start, u.end))
+        if name is None or name in found:
+            pending.append(u)
+        else:
+            found[name] = u
+    if not pending:  # nearly always: a million file names take seconds
+        return found, []
+
+    names = Counter(map(_name_and_span, stored.values()))
+    given_names = Counter(map(_name_and_span, given))
+    by_name = {_name_and_span(u): name for name, u in stored.items()}
+
+    def with_id(u: Utterance) -> str | None:
+        there = stored.get(u.id)
+        if there is None or (there.start, there.end) != (u.start, u.end):
+            return None
+        # Of several recordings of one file name the ids, if made of it, say too little.
+        folders = {PurePath(each.path).parent.name for each in (u, there)}
+        return u.id if names[_name_and_span(there)] == 1 or len(folders) == 1 else None
+
+    def with_name(u: Utterance) -> str | None:
+        key = _name_and_span(u)
+        return by_name[key] if names[key] == given_names[key] == 1 else None
+
+    for step in (with_id, with_name):
+        left = []
+        for u in pending:
+            name = step(u)
+            if name is None or name in found:
+                left.append(u)
+            else:
+                found[name] = u
+        pending = left
+    return found, [u.id for u in pending]
+
+
+def _name_and_span(utterance: Utterance) -> tuple[str, float | None, float | None]:
+    return utterance.path.rpartition("/")[2], utterance.start, utterance.end
+
+
+def _known(row: ManifestRow, columns: Sequence[str]) -> dict[str, str]:
+    """Labels that are known of a row; none of a line that is dropped."""
+    labels = zip(columns, row.utterance.labels, strict=True)
+    return {} if row.dropped else {name: value for name, value in labels if value}
+
+
+def _refuse_redraw(
+    writer: RunWriter,
+    pairs: Iterable[tuple[ManifestRow, ManifestRow]],
+    columns: Sequence[str],
+    new_columns: Sequence[str],
+) -> None:
+    """Refuse labels by which copies were drawn: other recordings would be drawn for them now."""
+    from extractor.augment import needs_partners, parse
+
+    augmentation = writer.info.settings["augmentation"]
+    if not needs_partners(parse(augmentation)):
+        return
+    changed = []
+    for old, new in pairs:
+        was, now = _known(old, columns), _known(new, new_columns)
+        if any(was.get(name) != now.get(name) for name in _DRAWN_BY):
+            changed.append(new.utterance.id)
+    if changed:
+        shown = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
+        raise StoreError(
+            f"{writer.path}: its copies were drawn by {' and '.join(_DRAWN_BY)} ({augmentation}),"
+            f" which would change for {len(changed)} rows: {shown}; run hser-extract again on the recordings"
+            " with these labels: it makes the copies anew"
+        )
+
+
+def _satisfying(
+    run: Path, rows: Sequence[ManifestRow], columns: Sequence[str], where: str
+) -> list[ManifestRow]:
+    live = [row for row in rows if not row.dropped]
+    at = {name: k for k, name in enumerate(columns)}
+
+    def values(name: str) -> Iterable[str]:
+        if name in at:  # a label wins over what the store calls so
+            return (row.utterance.labels[at[name]] for row in live)
+        return (getattr(row.utterance, name) for row in live)
+
+    condition = parse_where(where, (*columns, *_WHERE_COLUMNS))
+    mask = condition.mask(lambda name: factor(values(name)))
+    if live and mask.all():
+        raise StoreError(
+            f"{run}: --where {where!r} is true of all its {len(live)} rows, and none would be left; to be rid"
+            " of the run delete its folder"
+        )
+    return [row for row, gone in zip(live, mask.tolist(), strict=True) if gone]

@@ -1,0 +1,270 @@
+"""Several runs of the same settings become one new run: their rows and errors, one after the other.
+
+    runs  ->  same settings?  ids kept apart, columns united  ->  manifest  ->  parts, file by file
+    OUT.tmp, whole  ->  rename to OUT
+
+Dropped lines are left behind. What is planned and not done (with ``incomplete``) stays planned: the new
+run goes on as any other does. Its ``environment`` says of which runs it is made.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+from extractor.augment.copies import COLUMNS as COPY_COLUMNS
+from extractor.errors import SettingsDiffer, SettingsError, StoreError
+from extractor.inputs.table import NO_CORPUS
+from extractor.store import Store
+from extractor.store.aside import TMP, sync_folder, writable
+from extractor.store.edition import Lines, read_lines
+from extractor.store.locks import folder_lock, lock_shard, unlock_shard
+from extractor.store.run_folder import (
+    CORPUS,
+    LOCK,
+    MANIFEST,
+    NOTES,
+    PARTS,
+    QUIET,
+    RUN,
+    ManifestRow,
+    RunInfo,
+    manifest_lines,
+    read_quiet,
+    read_run,
+    write_text,
+)
+from extractor.store.same_settings import differences
+from extractor.store.selection import Selection, copy_file, name_of_copy
+from extractor.store.sources import Source, list_sources
+from extractor.store.writer import RunWriter
+from extractor.types import Failure, Utterance
+
+_SHOWN = 5  # ids named in one message
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What came of a merge. ``renamed``: ids of rows whose id another run has, as they are now."""
+
+    num_rows: int
+    num_failed: int
+    renamed: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    path: Path
+    info: RunInfo
+    lines: Lines
+    sources: Sequence[Source]
+    failures: Sequence[Failure]
+    missing: Sequence[str]  # ids of lines with neither a row nor a failure
+    num_rows: int
+
+
+def merge(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incomplete: bool = False) -> Merged:
+    """Write the live rows and errors of ``runs`` as the new run ``out``. They are left as they are.
+
+    An id that an earlier run has gets the later run's folder name before it, for its copies too.
+    Raises ``SettingsDiffer`` by name of what differs; ``StoreError`` for an ``out`` that exists, and
+    for a run with recordings that are not done yet unless ``incomplete``.
+    """
+    out = Path(out)
+    if out.exists():
+        raise StoreError(f"{out}: exists; name another --out")
+    paths = [Path(run) for run in runs]
+    if len({path.resolve() for path in paths}) < len(paths) or len(paths) < 2:
+        raise SettingsError("merge: name two runs or more, each once")
+    opened = [_open(path) for path in paths]
+    first = opened[0]
+    for run in opened:
+        _check(first, run, incomplete)
+    copied = first.info.settings.get("augmentation", "none") != "none"
+    columns = _united([run.lines.columns for run in opened], copied)
+    aside = out.with_name(out.name + TMP)
+    with writable(out):
+        aside.mkdir(exist_ok=True)
+    with folder_lock(aside):
+        lock = lock_shard(aside, 0, 1)  # or another process is merging to it
+    try:
+        with writable(aside):
+            _empty(aside)
+            (aside / PARTS).mkdir()
+        renamed = _write(opened, aside, columns, copied)
+    finally:
+        with writable(aside):
+            unlock_shard(aside, lock)
+    RunWriter.resume(aside).close()  # merges batch files, writes the table of contents
+    with Store(aside) as store:
+        merged = Merged(len(store), len(store.errors), renamed)
+    with writable(out):
+        aside.replace(out)
+        sync_folder(out.parent)
+    return merged
+
+
+def _open(path: Path) -> _Run:
+    if path.is_file():
+        raise StoreError(f"{path}: not a run folder; name the --out of a run")
+    info = read_run(path)
+    if not (path / MANIFEST).exists():
+        raise StoreError(f"{path}: has no {MANIFEST} yet; run its hser-extract again")
+    lines, store = read_lines(path, info.columns), Store(path)
+    failures = store.errors
+    known = {*store.ids, *(failure.id for failure in failures)}
+    live = [row.utterance.id for row in lines.rows if not row.dropped]
+    missing = [name for name in live if name not in known]
+    return _Run(path, info, lines, list_sources(path), failures, missing, len(store))
+
+
+def _check(first: _Run, run: _Run, incomplete: bool) -> None:
+    found = differences(first.info, run.info)
+    if found:
+        listed = "; ".join(f"{name}: {was} and {now}" for name, was, now in found)
+        raise SettingsDiffer(f"{first.path} and {run.path} were made with other settings. {listed}")
+    if run.missing and not incomplete:
+        shown = ", ".join(run.missing[:_SHOWN]) + (", ..." if len(run.missing) > _SHOWN else "")
+        raise StoreError(
+            f"{run.path}: {len(run.missing)} of its recordings are not done yet ({shown});"
+            " run its hser-extract again, or merge with --incomplete"
+        )
+
+
+def _united(columns: Sequence[Sequence[str]], copied: bool) -> tuple[str, ...]:
+    """Columns of all, in order of appearance; a copy's own are the last."""
+    last = COPY_COLUMNS if copied else ()
+    return (*dict.fromkeys(name for some in columns for name in some if name not in last), *last)
+
+
+def _empty(folder: Path) -> None:
+    """Delete what a merge that was killed has left."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif not path.name.startswith(LOCK):
+            path.unlink()
+
+
+def _write(runs: Sequence[_Run], out: Path, columns: tuple[str, ...], copied: bool) -> list[str]:
+    """Everything but the table of contents. Returns the ids that are others now."""
+    first = runs[0].info
+    made_of = [
+        {"run": run.path.resolve().name, "rows": run.num_rows, "environment": run.info.environment}
+        for run in runs
+    ]
+    corpora = _corpora(runs)
+    info = replace(
+        first,
+        environment=first.environment
+        | {"merged": made_of, CORPUS: "+".join(corpora) or NO_CORPUS}
+        | {key: notes for key in NOTES if (notes := _notes(runs, key))},
+        columns=columns,
+        dim=next((run.info.dim for run in runs if run.info.dim), {}),
+    )
+    write_text(out / RUN, [info.to_json(), "\n"])
+    manifest: list[ManifestRow] = []
+    taken: set[str] = set()
+    renamed: list[str] = []
+    num_batches = 0
+    for run in runs:
+        ids = _ids(run, taken, copied)
+        speakers_of = _corpus(run) if len(corpora) > 1 and _corpus(run) in corpora else ""
+        selection = _selection(run, ids, columns, len(manifest), num_batches, speakers_of)
+        for source in run.sources:
+            target = out / PARTS / name_of_copy(source.path, selection.batches)
+            try:
+                copy_file(source.path, target, selection)
+            except FileNotFoundError as error:
+                raise StoreError(f"{run.path}: is being written to; merge it when that is done") from error
+        manifest += selection.rows.values()
+        taken.update(ids.values())
+        renamed += [new for old, new in ids.items() if new != old]
+        num_batches += len(selection.batches)
+    write_text(out / MANIFEST, manifest_lines(manifest, columns))
+    files = [path for run in runs for path in run.path.glob(QUIET.format("*", "*"))]
+    if files:
+        write_text(out / QUIET.format(0, 1), (f"{checksum}\n" for checksum in sorted(read_quiet(*files))))
+    return renamed
+
+
+def _corpus(run: _Run) -> str:
+    return str(run.info.environment.get(CORPUS, ""))
+
+
+def _corpora(runs: Sequence[_Run]) -> list[str]:
+    """Names of the corpora that the runs are known to be of, each once."""
+    names = (name for run in runs for name in _corpus(run).split("+"))
+    return list(dict.fromkeys(name for name in names if name not in ("", NO_CORPUS)))
+
+
+def _notes(runs: Sequence[_Run], key: str) -> list[str]:
+    """What there is to say of the inputs, or of the models, of all runs, each once."""
+    return list(dict.fromkeys(note for run in runs for note in run.info.environment.get(key, ())))
+
+
+def _ids(run: _Run, taken: set[str], copied: bool) -> dict[str, str]:
+    """New id of each live line. A recording and its copies are renamed together."""
+    at = run.lines.columns.index(COPY_COLUMNS[0]) if copied else None
+    utterances = [row.utterance for row in run.lines.rows if not row.dropped]
+    originals = {u.id: u.id if at is None else u.labels[at] for u in utterances}
+    clashing = {originals[name] for name in originals if name in taken or originals[name] in taken}
+    own, prefix, number = set(originals), run.path.resolve().name, 1
+    while any(f"{prefix}/{name}" in taken | own for name, key in originals.items() if key in clashing):
+        number += 1
+        prefix = f"{run.path.resolve().name}-{number}"
+    return {name: f"{prefix}/{name}" if key in clashing else name for name, key in originals.items()}
+
+
+def _selection(
+    run: _Run,
+    ids: dict[str, str],
+    columns: tuple[str, ...],
+    first_position: int,
+    first_batch: int,
+    speakers_of: str,
+) -> Selection:
+    """``speakers_of``: the run's corpus, which its speakers are to be named after; "" for as they are."""
+    live = [row for row in run.lines.rows if not row.dropped]
+    committed = {batch for source in run.sources for batch in source.batches}
+    used = sorted(committed | {row.batch for row in live if row.batch >= 0})
+    batches = {batch: number for number, batch in enumerate(used, first_batch)}
+    planned_in = {row.utterance.id: row.batch for row in live}
+    failures: dict[int, list[Failure]] = {}
+    for failure in run.failures:
+        batch = planned_in[failure.id]
+        if batch >= 0:  # else the manifest has it
+            # One that is to be tried again has failed in an earlier batch.
+            batch = batch if batch in committed else min(committed)
+            failures.setdefault(batch, []).append(replace(failure, id=ids[failure.id]))
+    rows = {}
+    for position, row in enumerate(live, first_position):
+        rows[row.position] = replace(
+            row,
+            position=position,
+            utterance=_renamed(row.utterance, ids, run.lines.columns, columns, speakers_of),
+            batch=batches.get(row.batch, -1),
+            failure=None if row.failure is None else replace(row.failure, id=ids[row.utterance.id]),
+            former=(),
+        )
+    return Selection(rows, batches, failures, columns)
+
+
+def _renamed(
+    utterance: Utterance,
+    ids: dict[str, str],
+    own: Sequence[str],
+    columns: Sequence[str],
+    speakers_of: str,
+) -> Utterance:
+    labels = dict(zip(own, utterance.labels, strict=True))
+    if speakers_of and labels.get("speaker"):
+        # As where several corpora are read together: 03 of one is not 03 of another.
+        labels["speaker"] = f"{speakers_of}-{labels['speaker']}"
+    if columns[-len(COPY_COLUMNS) :] == COPY_COLUMNS:
+        prefix = ids[utterance.id].removesuffix(utterance.id)  # of the recording and of its copies
+        labels[COPY_COLUMNS[0]] = prefix + labels[COPY_COLUMNS[0]]
+    return replace(utterance, id=ids[utterance.id], labels=tuple([labels.get(name, "") for name in columns]))
