@@ -44,8 +44,9 @@ from extractor.augment import (
     to_text,
 )
 from extractor.encoders import Model
-from extractor.run.batch import BatchEncoder, Job, augmented
+from extractor.run.batch import BatchEncoder, augmented
 from extractor.run.recipe import CPU_BATCH
+from extractor.run.staging import Job
 from extractor.types import SAMPLE_RATE, Decoded, Failure
 
 CPU = torch.device("cpu")

@@ -26,7 +26,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.common import print_table
 from extractor.encoders import Model
-from extractor.run.batch import BatchEncoder, Job
+from extractor.run.batch import BatchEncoder
+from extractor.run.staging import Job
 from extractor.types import SAMPLE_RATE, Decoded, Seconds
 
 PREFIX = "hser:"

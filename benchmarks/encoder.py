@@ -50,10 +50,12 @@ from extractor.encoders.checkpoint import MODELS
 from extractor.encoders.products import Linear
 from extractor.errors import SettingsError, unknown
 from extractor.plan.batches import plan_batches
-from extractor.run.batch import BatchEncoder, Job
-from extractor.run.engine import Options, run
+from extractor.run.batch import BatchEncoder
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.run.pipeline import most_streams, num_cores, num_streams, threads_of
 from extractor.run.recipe import batch_seconds
+from extractor.run.staging import Job
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Seconds, Utterance
 
 __all__ = [

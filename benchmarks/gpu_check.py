@@ -95,7 +95,8 @@ def check_layers(device: str) -> Iterator[Finding]:
 def mean_pooled(spec: str, dtype: str, device: str, waveforms: Sequence[np.ndarray]) -> Tensor:
     """float32 ``[U, L, D]``, all layers."""
     from extractor.encoders import Model
-    from extractor.run.batch import BatchEncoder, Job
+    from extractor.run.batch import BatchEncoder
+    from extractor.run.staging import Job
 
     model = Model(spec, dtype, torch.device(device))
     encode = BatchEncoder(
@@ -147,7 +148,8 @@ def check_pooling(device: str) -> Iterator[Finding]:
 
 def check_engine(device: str, scratch: Path) -> Iterator[Finding]:
     """Files to store, all layers; as users run it, so with the precision that fp32 means to hser."""
-    from extractor.run.engine import Options, run
+    from extractor.run.engine import run
+    from extractor.run.options import Options
     from extractor.store import Store
 
     clips = write_clips(scratch / "engine", ENGINE_CLIPS)

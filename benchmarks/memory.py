@@ -68,7 +68,8 @@ def peak_bytes() -> int:
 
 def peak_of_run(inputs: Sequence[str], model: str, out: str) -> int:
     """Peak of a process that does one run; a recording that fails makes the figure void."""
-    from extractor.run.engine import Options, run
+    from extractor.run.engine import run
+    from extractor.run.options import Options
 
     summary = run(list(inputs), Options(model=model), out)
     if summary.failures:

@@ -1,8 +1,8 @@
 """Features of an outside package under hser's folds, in plain scikit-learn.
 
-What hser-train does by `classifiers.training.experiment` is written out here a second time: the loop over folds, the
-selection of C inside their training rows, the scores. Given hser's own embeddings it must therefore find
-what hser-train finds, which the tests hold it to.
+What hser-train does by `classifiers.training.experiment` is written out here a second time: the loop over
+folds, the selection of C inside their training rows, the scores. Given hser's own embeddings it must
+therefore find what hser-train finds, which the tests hold it to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
     ``run`` gives ids, labels and speakers. Returns a `Result` and openSMILE's version. Raises ValueError
     where the run has recordings that the file has not.
     """
-    from classifiers.results.result import FoldInfo, Predictions, Result
+    from classifiers.results.metrics import Predictions
+    from classifiers.results.result import FoldInfo, Result
     from classifiers.training.config import Experiment
     from classifiers.training.experiment import open_features
     from classifiers.training.protocols import fit_groups, inner_splits, make_folds

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from extractor.store import Store
     from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance
 
-__version__ = "0.1.0"
-
 __all__ = [
     "SAMPLE_RATE",
     "DecodeError",
@@ -48,11 +46,11 @@ __all__ = [
 ]
 
 _HOME = {"Summary": "run.engine", "extract": "run.engine", "Store": "store"}
-_HOME |= dict.fromkeys(("SAMPLE_RATE", "Failure", "Manifest", "Utterance"), "types")
+_HOME |= dict.fromkeys(("__version__", "SAMPLE_RATE", "Failure", "Manifest", "Utterance"), "types")
 
 
 def __getattr__(name: str) -> object:
     # Imported on first use (PEP 562): torch alone takes seconds, and `--help` must not wait for it.
-    if name not in __all__:
+    if name not in _HOME and name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Seconds: TypeAlias = float
 
+__version__ = "0.1.0"
+
 SAMPLE_RATE = 16_000  # Hz: what every encoder here takes
 MIN_SAMPLES = 400  # receptive field of the wav2vec2 family's CNN: fewer samples give no frame
 

@@ -14,7 +14,8 @@ import yaml
 
 from classifiers.data.features import Features
 from classifiers.models.table import CLASSIFIERS, FRAMES, LAYERS, POOLED
-from classifiers.results.result import FoldInfo, Predictions, Result
+from classifiers.results.metrics import Predictions
+from classifiers.results.result import FoldInfo, Result
 from classifiers.training.config import Experiment
 from classifiers.training.experiment import Trained, open_features, run_experiment, train_on_all
 from classifiers.training.model_folder import CONFIG, PROVENANCE, Origin, write_model

@@ -20,7 +20,8 @@ from extractor.encoders import Model
 from extractor.encoders.checkpoint import load_checkpoint
 from extractor.errors import ModelError, SettingsDiffer
 from extractor.progress import Silent
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store import Store
 from extractor.store.same_settings import same_setting
 

@@ -13,13 +13,14 @@ from sklearn import metrics as sk
 
 from classifiers.results.metrics import (
     METRICS,
+    Predictions,
     bootstrap_interval,
     bootstrap_intervals,
     expected_calibration_error,
     mcnemar,
     scores,
 )
-from classifiers.results.result import FoldInfo, Predictions, Result
+from classifiers.results.result import FoldInfo, Result
 from extractor.errors import InputError, SettingsError, StoreError
 
 CLASSES = ("anger", "calm", "fear", "neutral")

@@ -29,13 +29,13 @@ from classifiers.charts.projection import (
 )
 from classifiers.charts.results import TITLES, charts_of
 from classifiers.data.features import Source
-from classifiers.results.metrics import confusion_matrix, expected_calibration_error
-from classifiers.results.result import FoldInfo, Predictions, Result
+from classifiers.results.metrics import Predictions, confusion_matrix, expected_calibration_error
+from classifiers.results.result import FoldInfo, Result
 from extractor import StoreError
 
 # Sums of a few hundred shares in float64, in another order.
 EXACT = 1e-12
-BASE_STYLE = Path(classifiers.__file__).parent / "static" / "base.css"
+BASE_STYLE = Path(classifiers.__file__).parent / "report" / "static" / "base.css"
 
 
 def scored(num_rows: int, seed: int, levels: int) -> tuple[np.ndarray, np.ndarray]:

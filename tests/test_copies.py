@@ -28,7 +28,8 @@ from extractor.augment import (
 )
 from extractor.plan.windows import split_windows
 from extractor.run.batch import _within
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.types import LatentMask
 
 EVERY_KIND = (

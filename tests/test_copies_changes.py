@@ -13,7 +13,8 @@ import soundfile
 
 from extractor import Store
 from extractor.progress import Summary
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store.edit import drop
 from extractor.store.verify import verify
 

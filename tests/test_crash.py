@@ -16,7 +16,8 @@ from conftest import MakeCheckpoint
 
 from extractor import Store
 from extractor.run import committing
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 
 NUM_RECORDINGS = 300
 NUM_KILLS = 20

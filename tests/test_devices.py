@@ -23,7 +23,8 @@ from extractor.errors import ModelError, ProcessDied
 from extractor.index import Index
 from extractor.progress import Counts
 from extractor.run.devices import Display, Worker, Workers, parse_devices
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store.verify import verify
 
 NUM_RECORDINGS = 40

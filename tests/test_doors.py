@@ -24,7 +24,8 @@ from conftest import MakeCheckpoint
 
 from extractor.encoders.checkpoint import load_checkpoint
 from extractor.errors import ModelError, StoreError
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store import Store
 from extractor.store.parts import open_part, read_info
 from extractor.store.verify import verify

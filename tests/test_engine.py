@@ -27,7 +27,8 @@ from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnw
 from extractor.encoders.checkpoint import MODELS, HubModel
 from extractor.plan import run_plan
 from extractor.plan.run_plan import make_plan
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store.writer import RunWriter
 
 NORMS = {"group": {"feat_extract_norm": "group"}, "layer": {"feat_extract_norm": "layer"}}

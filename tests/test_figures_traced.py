@@ -26,8 +26,8 @@ from classifiers.lookup.evaluation import evaluate
 from classifiers.models.table import CLASSIFIERS, build
 from classifiers.models.torch import MODELS
 from classifiers.report.page import report_html
-from classifiers.results.metrics import CAUTION
-from classifiers.results.result import FoldInfo, Predictions, Result
+from classifiers.results.metrics import CAUTION, Predictions
+from classifiers.results.result import FoldInfo, Result
 from classifiers.studies.cross_corpus import cross_matrix
 from classifiers.studies.transfer import transfer
 from classifiers.training.conditions import BY_CORPUS, BY_TRAINING_ROWS

@@ -12,7 +12,8 @@ import soundfile
 
 from extractor import SettingsError, Store, extract
 from extractor.index import Index, build
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store.writer import RunWriter
 
 

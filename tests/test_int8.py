@@ -18,8 +18,9 @@ from extractor.audio.decode import DecodeOptions
 from extractor.encoders import Model, resolve_dtype
 from extractor.encoders.int8 import Int8Linear, can_run_int8, quantise_rows
 from extractor.progress import Silent
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
 from extractor.run.fidelity import LEAST_COSINE, check_int8, cosines
+from extractor.run.options import Options
 from extractor.types import Utterance
 
 CPU = torch.device("cpu")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cuda_kernels.backend import interpreted
 from cuda_kernels.philox import white_noise, words
-from cuda_kernels.waveform import MAX_SNR, WaveformEdit, edit_waveforms, kernel, silent
+from cuda_kernels.waveform import WaveformEdit, edit_waveforms, kernel, silent
+from cuda_kernels.waveform.reference import MAX_SNR
 
 LENGTHS = [1, 63, 0, 400, 500, 1000, 2500]
 

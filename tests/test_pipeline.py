@@ -24,12 +24,13 @@ from extractor import SettingsDiffer, SettingsError, Store, StoreUnwritable
 from extractor.encoders import Encoder, Model
 from extractor.progress import Summary, bottleneck, summary_rows
 from extractor.run import committing
-from extractor.run.batch import BatchEncoder, Job
+from extractor.run.batch import BatchEncoder
 from extractor.run.committing import Committer, num_bytes
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
 from extractor.run.memory import FREE_SHARE, Memory, fitting_seconds
+from extractor.run.options import Options
 from extractor.run.pipeline import Busy
-from extractor.run.staging import ALIGNMENT, arrived, pack, stage
+from extractor.run.staging import ALIGNMENT, Job, arrived, pack, stage
 from extractor.store import parts
 from extractor.store import writer as run_writer
 from extractor.store.verify import verify

@@ -20,7 +20,8 @@ from extractor import Store, extract
 from extractor.commands.store import hser_store
 from extractor.inputs import manifest
 from extractor.progress import Counts, Silent, summary_rows
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.run.remarks import remarks, zero_checksums
 from extractor.store.edit import drop
 from extractor.store.merge import merge

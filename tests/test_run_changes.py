@@ -19,7 +19,8 @@ from extractor.index import Index
 from extractor.plan import stamping
 from extractor.progress import Silent, Summary
 from extractor.run.batch import BatchEncoder
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store.edit import drop
 from extractor.store.verify import verify
 

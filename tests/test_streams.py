@@ -13,7 +13,8 @@ import torch
 from conftest import MakeCheckpoint
 
 from extractor.run.batch import BatchEncoder
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.run.pipeline import num_streams, threads_of
 
 

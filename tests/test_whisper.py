@@ -18,7 +18,8 @@ from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
 from extractor.encoders.whisper import LogMel, WhisperEncoder, attend
 from extractor.errors import ModelError, SettingsError
 from extractor.progress import Silent
-from extractor.run.engine import Options, run
+from extractor.run.engine import run
+from extractor.run.options import Options
 from extractor.store import Store
 from extractor.types import LatentMask
 

@@ -1,6 +1,6 @@
 """A colour, a marker and a line for each emotion. Marker and line alone tell them apart, as in print.
 
-The colours are those of the pages (``static/base.css``), chosen to differ in lightness as
+The colours are those of the pages (``report/static/base.css``), chosen to differ in lightness as
 well as in hue. As they are written here they are for light paper; a page in dark colours replaces
 them by name (`VARIABLES`).
 """

@@ -9,8 +9,9 @@ have: ``original`` (the recording's id), ``copy`` (0 is the recording as it is),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from extractor.errors import InputError, SettingsError, StoreError, unknown
 from extractor.store import Store
 
 # Operations that are stored under another name than the augmentation that draws them.
+NOT_RECORDED = "not recorded"  # of what an earlier version did not write down
+
+
 _DRAWN_BY = {"masks": "specaugment", "join": "copypaste", "silence": "timemask", "band": "bandpass"}
 _ORIGINAL, _COPY, _AUGMENTATION = "original", "copy", "augmentation"
 
@@ -111,3 +115,9 @@ def tested_rows(clean: np.ndarray, augmentations: Sequence[str], test_on: str, w
         known = sorted({name for kind in augmentations for name in (kind, *kind.split("+"))} - {UNALTERED})
         raise SettingsError(f"--test-on: {unknown('augmentation', test_on, [CLEAN, COPIES_ONLY, *known])}")
     return there & ~clean
+
+
+def encoder_words(settings: Mapping[str, Any]) -> str:
+    """Of a run's settings: the model, and the dtype that it computed in."""
+    model, dtype = settings.get("model", NOT_RECORDED), settings.get("dtype")
+    return f"{model} ({dtype})" if dtype else str(model)

@@ -151,7 +151,8 @@ def small_hubert(out: Path) -> Path:
 
 def embed(corpus: str, model: str, out: Path) -> None:
     """Run the engine as ``hser-extract`` does, and say how it went."""
-    from extractor.run.engine import Options, run
+    from extractor.run.engine import run
+    from extractor.run.options import Options
     from extractor.progress import print_rows, progress_for, summary_rows
 
     note = " (random weights: nothing that it gives means anything)" if model.startswith("random:") else ""

@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 
 from classifiers.data.label_maps import as_classes
-from classifiers.data.runs import is_clean, missing_notes, open_run, originals_of
+from classifiers.data.runs import encoder_words, is_clean, missing_notes, open_run, originals_of
 from classifiers.lookup.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.lookup.neighbours import Groups, nearest, unit
 from classifiers.lookup.vote import NO_VOTE, vote
 from classifiers.results.metrics import CAUTION
-from classifiers.training.conditions import encoder_words
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.inputs.corpora.words import is_missing, known, parse_renames
 from extractor.store import Store

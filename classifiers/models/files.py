@@ -57,6 +57,8 @@ TYPES = frozenset(
         "xgboost.sklearn.XGBClassifier",
     }
 )
+# Where our own types stood when older files were written.
+FORMER_MODULES = {"classifiers.calibrated_svm": "classifiers.models.calibrated_svm"}
 # How skops makes them. Those that call functions or methods by name are not among them.
 LOADERS = frozenset(
     {
@@ -134,7 +136,12 @@ def _read_skops(path: Path, start: bytes) -> Any:
     try:
         data = path.read_bytes()  # once: what is checked is what is loaded
         with zipfile.ZipFile(io.BytesIO(data)) as files:
-            named = set(_named(json.loads(files.read(_SCHEMA))))
+            schema = json.loads(files.read(_SCHEMA))
+            if _renamed(schema):
+                data = _with_schema(files, schema)
+        named = {
+            (f"{n.get('__module__')}.{n.get('__class__')}", str(n["__loader__"])) for n in _nodes(schema)
+        }
         foreign = sorted({name for name, _ in named} - TYPES | {loader for _, loader in named} - LOADERS)
         if foreign:
             raise StoreError(
@@ -145,15 +152,31 @@ def _read_skops(path: Path, start: bytes) -> Any:
         raise _damaged(path, error) from error
 
 
-def _named(node: Any) -> Iterator[tuple[str, str]]:
-    """Type and loader of a node of the schema, and of all below it."""
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """The node of the schema, and all below it."""
     if isinstance(node, dict):
         if "__loader__" in node:
-            yield f"{node.get('__module__')}.{node.get('__class__')}", str(node["__loader__"])
+            yield node
         node = list(node.values())
     if isinstance(node, list):
         for each in node:
-            yield from _named(each)
+            yield from _nodes(each)
+
+
+def _renamed(schema: Any) -> bool:
+    """Give nodes of `FORMER_MODULES` the names of today; whether there were any."""
+    former = [node for node in _nodes(schema) if node.get("__module__") in FORMER_MODULES]
+    for node in former:
+        node["__module__"] = FORMER_MODULES[node["__module__"]]
+    return bool(former)
+
+
+def _with_schema(files: zipfile.ZipFile, schema: Any) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as written:
+        for name in files.namelist():
+            written.writestr(name, json.dumps(schema) if name == _SCHEMA else files.read(name))
+    return out.getvalue()
 
 
 def _read_torch(path: Path, start: bytes) -> Any:

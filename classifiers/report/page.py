@@ -53,7 +53,7 @@ def report_html(
     return _filled(
         {
             "title": TITLE,
-            "style": _static("base.css", "classifiers") + _static("style.css"),
+            "style": _static("base.css") + _static("style.css"),
             "body": body(models, studies, command),
             "data": _as_script(map_data(models)),
             "script": _static("map.js"),
@@ -66,8 +66,8 @@ def _filled(parts: Mapping[str, str]) -> str:
     return _PLACE.sub(lambda place: parts[place[1]], _static("page.html"))
 
 
-def _static(name: str, package: str = "classifiers.report") -> str:
-    return files(package).joinpath("static", name).read_text("utf-8")
+def _static(name: str) -> str:
+    return files("classifiers.report").joinpath("static", name).read_text("utf-8")
 
 
 def _as_script(value: object) -> str:

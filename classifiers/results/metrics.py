@@ -13,20 +13,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from extractor.errors import InputError, SettingsError, unknown
-
-if TYPE_CHECKING:
-    from classifiers.results.result import Predictions
 
 # Of the best of several figures of the same recordings, wherever it is named.
 CAUTION = "the highest is a little too high: all were tested on the same recordings"
 ECE_BINS = 15  # as Guo et al.
 EXACT_BELOW = 25  # discordant rows: below, the chi-squared approximation of McNemar's test is poor
 RESAMPLED_AT_ONCE = 100  # bootstrap draws in memory together
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Of one seed, every tested row once."""
+
+    rows: np.ndarray  # int64 [M], index into Result.ids
+    fold: np.ndarray  # int64 [M], index into Result.folds of the seed
+    y_true: np.ndarray  # int64 [M], codes of the classes
+    proba: np.ndarray  # float32 [M, C]
+
+    @property
+    def y_pred(self) -> np.ndarray:
+        """int64 [M]."""
+        return self.proba.argmax(axis=1)
 
 
 def scores(y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.results.metrics import bootstrap_intervals, mcnemar, scores, scores_by
+from classifiers.results.metrics import Predictions, bootstrap_intervals, mcnemar, scores, scores_by
 from extractor.errors import InputError, StoreError
 from extractor.store.aside import aside
 from extractor.store.run_folder import write_text
@@ -29,21 +29,6 @@ FORMAT = 1
 PREDICTIONS, METRICS_FILE, RESULT = "predictions.csv", "metrics.json", "result.json"
 _TEXT = ("utf-8", "surrogateescape")  # ids may be file names that are no valid UTF-8
 _FIXED = ("seed", "fold", "row", "id", "true", "predicted", "confidence")
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Of one seed, every tested row once."""
-
-    rows: np.ndarray  # int64 [M], index into Result.ids
-    fold: np.ndarray  # int64 [M], index into Result.folds of the seed
-    y_true: np.ndarray  # int64 [M], codes of the classes
-    proba: np.ndarray  # float32 [M, C]
-
-    @property
-    def y_pred(self) -> np.ndarray:
-        """int64 [M]."""
-        return self.proba.argmax(axis=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ guard        who may ask: the host's own name, the page's own origin; security h
 app          the routes; needs the extra ``serve``
 connection   bounds the time in which a request has to come
 server       checks that the extra is there, loads what takes long, and runs the app
-static/      the page itself: one HTML file, CSS and JS modules, no build step; colours are in ../static/
+static/      the page itself: one HTML file, CSS and JS modules, no build step; colours: ../report/static/
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from classifiers.lookup import Hits, Lookup, Neighbour
 
 STATIC = Path(__file__).parent / "static"
-BASE_STYLE = Path(__file__).parents[1] / "static" / "base.css"  # the report's, too
+BASE_STYLE = Path(__file__).parents[1] / "report" / "static" / "base.css"  # the report's, too
 MAX_IDS = 20  # listed of those that contain a text
 K = Annotated[int, Query(ge=1, le=100)]
 DEFAULT_K = 10

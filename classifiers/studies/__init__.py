@@ -1,1 +1,1 @@
-"""Studies over many fits: every layer, every pair of corpora, another corpus, stability under augmentation."""
+"""Studies over many fits: every layer, every pair of corpora, another one, stability under augmentation."""

@@ -26,8 +26,15 @@ from classifiers.data.heard import heard_of, overlap
 from classifiers.data.label_maps import LabelMap, common_classes, map_labels, restricted
 from classifiers.data.source import Source
 from classifiers.data.stacked import Stacked, refuse_different_models
-from classifiers.results.metrics import augmentation_lines, bootstrap_interval, drop, scores, scores_by
-from classifiers.results.result import Predictions, to_json
+from classifiers.results.metrics import (
+    Predictions,
+    augmentation_lines,
+    bootstrap_interval,
+    drop,
+    scores,
+    scores_by,
+)
+from classifiers.results.result import to_json
 from classifiers.training.conditions import Conditions, conditions
 from classifiers.training.config import CONCAT, Experiment
 from classifiers.training.experiment import (
@@ -103,7 +110,10 @@ class Matrix:
         path.mkdir(parents=True, exist_ok=True)
         cells = [asdict(cell) | {"drop": self.drop(cell)} for cell in self.cells]
         write_text(path / "cross_corpus.json", [to_json(asdict(self) | {"cells": cells})])
-        transfer_map(self, path / "cross_corpus.png")
+        found = [[self.cell(train, test) for test in self.names] for train in self.rows]
+        ua = np.array([[np.nan if cell is None else cell.figures["UA"] for cell in row] for row in found])
+        chance = 1 / len(self.classes)
+        transfer_map(ua, self.rows, self.names, chance, str(self.conditions), path / "cross_corpus.png")
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,10 @@ class Stability:
         out.writeheader()
         out.writerows(asdict(score) for score in self.scores)
         write_text(path / "stability.csv", [text.getvalue()])
-        stability_chart(self, path / "stability.png")
+        by_kind: dict[str, list[tuple[int, float, float]]] = {}
+        for score in self.scores:
+            by_kind.setdefault(score.kind, []).append((score.layer, score.cosine, score.cka))
+        stability_chart(by_kind, self.conditions, path / "stability.png")
 
 
 def measure_stability(

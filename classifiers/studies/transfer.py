@@ -16,8 +16,15 @@ from classifiers.data.label_maps import LabelMap, map_labels, restricted
 from classifiers.data.runs import augmentations_of, is_clean, open_run, tested_rows
 from classifiers.data.source import CLEAN, FRAMES, Labelling, Source
 from classifiers.data.stacked import different_settings
-from classifiers.results.metrics import augmentation_lines, bootstrap_interval, drop, scores, scores_by
-from classifiers.results.result import Predictions, Result, to_json
+from classifiers.results.metrics import (
+    Predictions,
+    augmentation_lines,
+    bootstrap_interval,
+    drop,
+    scores,
+    scores_by,
+)
+from classifiers.results.result import Result, to_json
 from classifiers.studies.cross_corpus import check_normalisation
 from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import labelling_of, open_features, run_experiment, train_on_all

@@ -13,12 +13,12 @@ from dataclasses import astuple, dataclass, fields
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from classifiers.data.runs import NOT_RECORDED, encoder_words
 from classifiers.training.protocols import about
 
 if TYPE_CHECKING:
     from classifiers.results.result import Result
 
-NOT_RECORDED = "not recorded"  # of what an earlier version did not write down
 BY_TRAINING_ROWS = "standardised by the training rows"
 AS_STORED = "as stored"
 BY_CORPUS = "each corpus standardised by all of its own rows, the tested ones included"
@@ -100,12 +100,6 @@ def counted(count: Mapping[str, int]) -> str:
         return next(iter(count))
     (first, number), *rest = Counter(count).most_common()
     return ", ".join([f"{first} ({number} folds)", *(f"{value} ({n})" for value, n in rest)])
-
-
-def encoder_words(settings: Mapping[str, Any]) -> str:
-    """Of a run's settings: the model, and the dtype that it computed in."""
-    model, dtype = settings.get("model", NOT_RECORDED), settings.get("dtype")
-    return f"{model} ({dtype})" if dtype else str(model)
 
 
 def _layers(source: Mapping[str, Any]) -> str:

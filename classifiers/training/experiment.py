@@ -19,8 +19,8 @@ from classifiers.data.features import Features
 from classifiers.data.source import FRAMES, Labelling, Source, parse_layers
 from classifiers.models.table import FRAMES as ROW_FRAMES
 from classifiers.models.table import LAYERS
-from classifiers.results.metrics import unweighted_accuracy
-from classifiers.results.result import FoldInfo, Predictions, Result
+from classifiers.results.metrics import Predictions, unweighted_accuracy
+from classifiers.results.result import FoldInfo, Result
 from classifiers.training.conditions import source_values
 from classifiers.training.config import CONCAT, GATE, Experiment
 from classifiers.training.fit_progress import FitProgress, Say

@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from cuda_kernels.attention import reference
-from cuda_kernels.attention.reference import GatedBias
+from cuda_kernels.attention.reference import MAX_HEAD_DIM, GatedBias
 from cuda_kernels.backend import resolve
 from cuda_kernels.packing import Packing
 
 __all__ = ["MAX_HEAD_DIM", "GatedBias", "attend_packed"]
-
-MAX_HEAD_DIM = 128  # in Triton: a tile of queries stays in registers and shared memory whole
 
 
 def attend_packed(

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cuda_kernels.attention.reference import GatedBias
+from cuda_kernels.attention.reference import MAX_HEAD_DIM, GatedBias
 from cuda_kernels.packing import TILE_ROWS, Packing
 from cuda_kernels.parts import own_rows, unbroken
 
@@ -103,7 +103,6 @@ def _attend_packed(
 
 def attend_packed(qkv: Tensor, packing: Packing, num_heads: int, bias: GatedBias | None) -> Tensor:
     """``[N, 3 D]`` to ``[N, D]``; rows of ``qkv`` and of the gate's logits strided as they are."""
-    from cuda_kernels.attention import MAX_HEAD_DIM
 
     N, D = len(qkv), qkv.shape[1] // 3
     head_dim = D // num_heads

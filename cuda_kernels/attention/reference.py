@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_HEAD_DIM = 128  # in Triton: a tile of queries stays in registers and shared memory whole
+
 _SCORE_BYTES = 16 << 20  # of scores at once: they stay in a core's cache, or near it
 
 

@@ -10,7 +10,6 @@ so that its result is the same, bit for bit, in any batch. All but the noise is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cuda_kernels.packing import on_device
-from cuda_kernels.waveform.reference import EPS
-
-if TYPE_CHECKING:
-    from cuda_kernels.waveform import WaveformEdit
+from cuda_kernels.waveform.reference import EPS, WaveformEdit
 
 BLOCK = 2048  # samples a step; a multiple of four, so that no counter's four samples are parted
 # Warps of a program of each kernel: the fewest for which no version of the compiler spills a register.

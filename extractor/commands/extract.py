@@ -125,7 +125,8 @@ def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **opti
     (and `id emotion speaker split text start end` where there are any).
     """
     from extractor.progress import print_rows, progress_for, summary_rows
-    from extractor.run.engine import Options, run
+    from extractor.run.engine import run
+    from extractor.run.options import Options
 
     quiet_libraries()
     progress = progress_for(sys.stderr, quiet)

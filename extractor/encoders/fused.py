@@ -31,7 +31,7 @@ from extractor.encoders.graphs import CudaRecorder, Recordings
 from extractor.encoders.products import round_up
 
 if TYPE_CHECKING:
-    from extractor.encoders.wav2vec2 import TransformerLayer
+    from extractor.encoders.transformer import TransformerLayer
     from extractor.encoders.weights import Norm
 
 _ROWS = 256  # rows are filled up to a multiple: of four minutes of frames, 1 % on average

@@ -14,20 +14,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from cuda_kernels.packing import Packing, Room
 
-if TYPE_CHECKING:
-    from extractor.encoders.fused import FusedLayers
-
 MAX_ROOMS = 8  # that graphs are kept for; their memory for what lies within a layer is shared
 MAX_SECONDS = 30.0  # of recording in all: after that, rooms that have no graphs stay without
 
 _log = logging.getLogger(__name__)
+
+
+class Layers(Protocol):
+    """What can be recorded: `fused.FusedLayers`."""
+
+    layers: list[Any]
+    norm_first: bool
+
+    def run(self, x: Tensor, packing: Packing, last: int) -> Iterator[Tensor]: ...
+
+    def enter(self, x: Tensor, out: Tensor | None = None) -> Tensor: ...
+
+    def step(
+        self, k: int, x: Tensor, h: Tensor, packing: Packing, out: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class Recorder(Protocol):
@@ -99,7 +111,7 @@ class Recording:
 class Recordings:
     """Runs layers by graphs where there are any: one batch at a time, the others wait."""
 
-    def __init__(self, layers: FusedLayers, recorder: Recorder) -> None:
+    def __init__(self, layers: Layers, recorder: Recorder) -> None:
         self.layers, self.recorder = layers, recorder
         self.recorded: dict[Room, Recording] = {}
         self.seen: set[Room] = set()

@@ -28,11 +28,12 @@ from cuda_kernels.backend import why_not_triton
 from cuda_kernels.packing import TILE_ROWS, Packing
 from cuda_kernels.positional_conv import lay_out, positional_conv
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms
-from extractor.encoders.attention import RelativePositionBias, attend
+from extractor.encoders.attention import RelativePositionBias
 from extractor.encoders.cnn import Activation, FeatureEncoder
 from extractor.encoders.fused import FusedLayers, pack_frames
 from extractor.encoders.products import ROW_MULTIPLE, Conv, blank_rows, round_up
-from extractor.encoders.weights import DEFAULT_EPS, Weights, fold_batch_norm, fold_qkv, fold_weight_norm
+from extractor.encoders.transformer import TransformerLayer
+from extractor.encoders.weights import Weights, fold_batch_norm, fold_weight_norm
 from extractor.types import FrameSink, LatentMask
 
 _NORMALISED_AT_ONCE = 1 << 20  # samples
@@ -81,61 +82,6 @@ class PositionalConv:
         return torch.cat(
             [y[start - left : start - left + T] for start, T in zip(starts, lengths, strict=True)]
         )
-
-
-class TransformerLayer:
-    """One layer, with the norm before each half ('stable') or behind it."""
-
-    def __init__(self, weights: Weights, config: Any, index: int, activation: Activation | None) -> None:
-        name = f"encoder.layers.{index}"
-        self.num_heads = config.num_attention_heads
-        self.gated = f"{name}.attention.gru_rel_pos_linear.weight" in weights
-        self.qkv = fold_qkv(weights, f"{name}.attention", self.num_heads, self.gated)
-        if self.gated:
-            self.gate_const = weights.get(f"{name}.attention.gru_rel_pos_const").view(-1)  # [H]
-        self.out = weights.linear(f"{name}.attention.out_proj")
-        self.fc1 = weights.linear(f"{name}.feed_forward.intermediate_dense")
-        self.fc2 = weights.linear(f"{name}.feed_forward.output_dense")
-        self.norm1 = weights.norm(f"{name}.layer_norm")
-        self.norm2 = weights.norm(f"{name}.final_layer_norm")
-        self.activation = activation  # None is the exact GELU, which the first product takes along
-        self.norm_first = config.do_stable_layer_norm
-        adapter = f"{name}.adapter_layer"
-        self.adapter = Adapter(weights, adapter) if f"{adapter}.norm.weight" in weights else None
-
-        self.size = self.qkv.size + self.out.size + self.fc1.size + self.fc2.size
-
-    def __call__(self, x: Tensor, lengths: Sequence[int], bias: Tensor | None) -> Tensor:
-        """``[N, D] -> [N, D]``; ``bias [H, Tmax, Tmax]`` or None as `attend` takes it."""
-        if self.norm_first:
-            x = self.out.add(self.attention(self.norm1(x), lengths, bias), x)
-            x = self.fc2.add(self.feed_forward(self.norm2(x)), x)
-            return x if self.adapter is None else self.adapter(x)
-        x = self.norm1(self.out.add(self.attention(x, lengths, bias), x))
-        return self.norm2(self.fc2.add(self.feed_forward(x), x))
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        return self.fc1.gelu(x) if self.activation is None else self.activation(self.fc1(x))
-
-    def attention(self, x: Tensor, lengths: Sequence[int], bias: Tensor | None) -> Tensor:
-        D, H = x.shape[1], self.num_heads
-        qkv = self.qkv(x)  # [N, 3 D], WavLM: [N, 3 D + 2 H]
-        if not self.gated:
-            return attend(qkv, lengths, H)
-        a, b = torch.sigmoid(qkv[:, 3 * D :]).split(H, dim=1)
-        gate = a * (b * self.gate_const - 1.0) + 2.0  # Chen et al. 2021, equation 5
-        return attend(qkv[:, : 3 * D], lengths, H, bias, gate)
-
-
-class Adapter:
-    """Language adapter of MMS checkpoints: ``x + W2 relu(W1 norm(x))``."""
-
-    def __init__(self, weights: Weights, name: str) -> None:
-        self.norm = weights.norm(f"{name}.norm", DEFAULT_EPS)
-        self.down, self.up = weights.linear(f"{name}.linear_1"), weights.linear(f"{name}.linear_2")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.up.add(F.relu(self.down(self.norm(x))), x)
 
 
 class Wav2Vec2Encoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,26 +17,14 @@ from extractor.encoders.pooling import Arriving, Piece, Pooler
 from extractor.errors import SettingsError
 from extractor.plan.windows import Window, split_windows
 from extractor.run.memory import Memory
-from extractor.run.staging import Staged, arrived, stage
+from extractor.run.staging import Job, Staged, arrived, stage
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, LatentMask, Row, Utterance
 
 if TYPE_CHECKING:
-    from extractor.augment import Clip, Recipe
+    from extractor.augment import Recipe
 
 # Frame-level output of one recording is held in memory until its batch is committed.
 MAX_FRAME_BYTES = 4 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A planned batch whose audio is there."""
-
-    batch: int
-    positions: Sequence[int]
-    utterances: Sequence[Utterance]
-    decoded: Sequence[Decoded | Failure]  # aligned with utterances
-    recipes: Sequence[Recipe] = ()  # aligned with utterances; empty where nothing is augmented
-    clips: Mapping[Clip, Decoded | Failure] = field(default_factory=dict)  # what the recipes take in
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from extractor.run.interruption import end_now
 from extractor.types import Seconds
 
 if TYPE_CHECKING:
-    from extractor.run.engine import Inputs, Options
+    from extractor.run.options import Inputs, Options
 
 EXIT_ERROR = 2  # it has been reported
 
@@ -63,7 +63,7 @@ class Reporting:
 
 def work(commands: BinaryIO, report: Report, stop: threading.Event, abandoned: Callable[[], object]) -> int:
     """Read what to do, do it, report; the exit code. ``abandoned`` is called when the parent is gone."""
-    from extractor.run.engine import run_here
+    from extractor.run.one_device import run_here
 
     try:
         share: Share = pickle.load(commands)  # from the process that started this one

@@ -3,7 +3,7 @@
     the first process plans -> all embed, process d the batches of shard d of n -> parts of their own
     -> the parent brings the indexes level with the store and adds up what it took
 
-The processes are `device_worker`s: each is `engine.run_here` with a shard of its own. A process that
+The processes are `device_worker`s: each is `one_device.run_here` with a shard of its own. A process that
 dies takes its batches in flight along; the others go on, and the same command does what is left.
 """
 
@@ -35,7 +35,7 @@ from extractor.run.pipeline import EMBEDDING, num_cores
 from extractor.run.remarks import remarks
 
 if TYPE_CHECKING:
-    from extractor.run.engine import Inputs, Options
+    from extractor.run.options import Inputs, Options
 
 LAST_LINES = 12  # of what a process wrote, shown when it died
 POLL_SECONDS = 0.2  # how soon Ctrl-C is passed on

@@ -114,8 +114,7 @@ def _hear(
     """The beginnings of a few recordings that can be read, evenly spaced; float32 ``[num_samples]``."""
     from extractor.audio.decode import decode_batch
     from extractor.audio.probe import probe
-    from extractor.run.batch import Job
-    from extractor.run.staging import arrived, stage
+    from extractor.run.staging import Job, arrived, stage
 
     tried = _spaced(utterances, TRIED)
     found = [

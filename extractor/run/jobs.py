@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from extractor.augment import Clip, Recipe
     from extractor.augment.copies import Copies
     from extractor.plan.run_plan import RunPlan
-    from extractor.run.batch import Job
+    from extractor.run.staging import Job
     from extractor.types import Header
 
 Request = tuple[Sequence[Utterance], "Sequence[Header]"]
@@ -60,7 +60,7 @@ class Jobs:
         self._ahead.__exit__(*exc_info)
 
     def __iter__(self) -> Iterator[Job]:
-        from extractor.run.batch import Job
+        from extractor.run.staging import Job
 
         for b, decoded in zip(self.todo, self._ahead, strict=True):
             request, good = self._requested.pop(b), iter(decoded)

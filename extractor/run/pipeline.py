@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from extractor.audio.decode import DecodeOptions
     from extractor.augment.copies import Copies
     from extractor.plan.run_plan import RunPlan
-    from extractor.run.batch import BatchEncoder, Job
+    from extractor.run.batch import BatchEncoder
     from extractor.run.committing import Committer
     from extractor.run.indexing import Indexes
     from extractor.run.jobs import Jobs
-    from extractor.run.staging import Staged
+    from extractor.run.staging import Job, Staged
     from extractor.store.writer import RunWriter
 
 EMBEDDING = "embedding"  # what a run's progress is called while its batches are done

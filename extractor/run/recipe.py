@@ -168,7 +168,7 @@ class RowEncoder:
 
         ``decoded``: by ``recipe``, aligned with ``utterances``. Raises what `load` raises.
         """
-        from extractor.run.batch import Job
+        from extractor.run.staging import Job
         from extractor.store.fit import as_stored
 
         result = self.load()(Job(0, range(len(utterances)), utterances, decoded))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from extractor.augment import Config
-    from extractor.run.batch import Job
+    from extractor.run.staging import Job
 
 BATCH: Seconds = 60.0  # audio decoded and augmented at once
 WAV_FLOAT = 3  # the format's code for samples that are floats

@@ -7,22 +7,33 @@ left at its recordings' own rates (`DecodeOptions.resample`) is resampled there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from extractor.types import SAMPLE_RATE, Decoded, Failure
+from extractor.types import SAMPLE_RATE, Decoded, Failure, Utterance
 
 if TYPE_CHECKING:
-    from extractor.augment import Clip
-    from extractor.run.batch import Job
+    from extractor.augment import Clip, Recipe
 
 ALIGNMENT = 64  # samples, 256 bytes: each waveform begins as if it had been allocated alone
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A planned batch whose audio is there."""
+
+    batch: int
+    positions: Sequence[int]
+    utterances: Sequence[Utterance]
+    decoded: Sequence[Decoded | Failure]  # aligned with utterances
+    recipes: Sequence[Recipe] = ()  # aligned with utterances; empty where nothing is augmented
+    clips: Mapping[Clip, Decoded | Failure] = field(default_factory=dict)  # what the recipes take in
 
 
 @dataclass(frozen=True, slots=True)
