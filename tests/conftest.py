@@ -20,7 +20,8 @@ if not torch.cuda.is_available():
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # that kernels are tested on
 BACKENDS = ("torch", "triton")
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # Relative L2 error against the reference in fp32: both sum a few thousand products in other orders.
 FP32_RELATIVE = 1e-5

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from store_cases import batches, opened, utterance_at
 
 from classifiers import lookup
@@ -33,7 +34,6 @@ from extractor.types import BatchResult, Failure
 from tests.classifier_cases import corpus, write_run
 from tests.store_cases import write_run as write_batches
 
-ROOT = Path(__file__).parents[1]
 DONE, ALL = 36, 48
 SAID = f"{ALL - DONE} of {ALL} not done yet; run the same command again"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from conftest import ROOT
 
 from classifiers.commands import evaluate as cli_evaluate
 from classifiers.commands import train as cli_train
@@ -21,8 +22,6 @@ from classifiers.training.model_folder import load_model
 from extractor.commands.extract import EXIT_ERROR
 from extractor.errors import HserError
 from tests.classifier_cases import corpus, write_run
-
-ROOT = Path(__file__).parents[1]
 
 
 def train(*arguments: object) -> Result:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
+from conftest import ROOT
 from lookup_cases import clustered, write_embeddings
 
 from classifiers import lookup
@@ -21,8 +22,6 @@ from classifiers.commands.lookup import hser_lookup
 from classifiers.lookup.evaluation import evaluate
 from extractor import HserError, SettingsError, extract
 from extractor.index import list_indexes
-
-ROOT = Path(__file__).parents[1]
 
 
 def hser(*args: object, code: int = 0) -> Result:

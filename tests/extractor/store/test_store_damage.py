@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_cases import (
@@ -37,8 +38,6 @@ from extractor.run.remarks import remarks
 from extractor.store import Store, parts, run_folder
 from extractor.store import writer as run_writer
 from extractor.store.verify import verify
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_every_rename_and_deletion_is_followed_by_a_sync_of_its_folder(
@@ -364,7 +363,7 @@ except StoreUnwritable as error:
 
 def test_a_limit_on_file_size_is_met_inside_hdf5_without_harm(tmp_path: Path) -> None:
     """The real thing: the kernel refuses in the midst of HDF5's own writes, then as it closes."""
-    here = Path(__file__).parent
+    here = ROOT / "tests"
     run = tmp_path / "run"
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", LIMITED, run, str(here), str(here.parent)],
@@ -428,7 +427,7 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
         "import sys; sys.path[:0] = sys.argv[2:]; from store_cases import opened; from pathlib import Path\n"
     )
     code += "w = opened(Path(sys.argv[1])); print('open', flush=True); input()"
-    here = Path(__file__).parent
+    here = ROOT / "tests"
     command = [sys.executable, "-c", code, str(run), str(here), str(here.parent)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

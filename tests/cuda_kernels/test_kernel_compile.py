@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 HOPPER = 90  # compute capability 9.0: H100, H200
 # Bytes of shared memory that a block may have there (CUDA C Programming Guide, technical specifications).
+ROOT = Path(__file__).parents[2]
 MOST_SHARED = 227 * 1024
 # Of what `ptxas -v` prints
 REPORTED = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +60,6 @@ from extractor.augment.syntax import WITH_PLUS
 from extractor.augment.waveform import AddNoise, Band, Silence
 from extractor.errors import HserError, SettingsError
 
-ROOT = Path(__file__).parents[1]
 ROWS = [*AUGMENTATIONS.values(), *OPERATIONS.values()]
 FAR = 1e9  # stands for the end of a range that has none
 

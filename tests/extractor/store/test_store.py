@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_cases import (
@@ -198,7 +199,7 @@ else:
     assert store.load(5).shape == ({num_rows}, {width})
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for what in ("write", "read"):
         ran = subprocess.run(
             [sys.executable, "-c", code, what],

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
+from conftest import ROOT
 from lookup_cases import clustered, write_embeddings
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -40,7 +41,6 @@ from extractor import SettingsError, extract
 from extractor.index import build
 from extractor.types import SAMPLE_RATE
 
-ROOT = Path(__file__).parents[1]
 WAV = {"content-type": "audio/wav"}
 
 

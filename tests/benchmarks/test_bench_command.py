@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import ROOT
 
 from benchmarks import baselines, breakdown, decode, encoder, lengths, peak, readme, write
 from benchmarks.cli import command
@@ -25,7 +26,6 @@ from extractor.errors import SettingsError
 from extractor.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
 
 
 def small_torchaudio() -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import MakeCheckpoint
+from conftest import ROOT, MakeCheckpoint
 from model_cases import sources_for, write_tones, write_trained
 
 from classifiers.charts import plots
@@ -25,8 +25,6 @@ from extractor import SettingsError, StoreError, extract
 from extractor.errors import SettingsDiffer
 from extractor.inputs.manifest import read_manifest
 from extractor.store import Store
-
-ROOT = Path(__file__).parents[1]
 
 # Of probabilities: embeddings in fp32 may differ in their last bits with the batch that they were made in
 # (1e-5 relative, as in conftest); a classifier's scores are up to some tens, and a probability moves by a

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from benchmarks import __main__ as all_benchmarks
 from benchmarks import (
@@ -49,7 +50,6 @@ from extractor.store import Store
 from extractor.types import SAMPLE_RATE, Decoded, Utterance
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

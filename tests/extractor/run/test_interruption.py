@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import ROOT
 
 from extractor.store import Store
 from extractor.store.aside import interrupt_later
 
-ROOT = Path(__file__).parents[1]
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 WAIT = 60  # seconds for what takes one; a machine may be busy
 BETWEEN = 0.3  # seconds from one Ctrl-C to the next: more than what counts as the same
