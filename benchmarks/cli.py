@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.commands.extract import quiet_libraries, run_command
+from extractor.commands.options import CONTEXT, DEVICE, quiet_libraries, run_command
 from extractor.errors import SettingsError, unknown
 
 if TYPE_CHECKING:
@@ -42,13 +43,11 @@ Nothing is downloaded: weights are random. The machine should be idle.
 """
 
 
-@click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
 @click.argument("stage", default="encoder", metavar="[encoder|decode|write|command|all]")
 @click.option("--model", default="hubert-large,wavlm-large", show_default=True, help="With commas.")
 @click.option("--lengths", default="emodb", show_default=True, help="Of the recordings, with commas.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@DEVICE
 @click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="That count.")
 @click.option("--baselines", default="loop,best,torchaudio", show_default=True, help="With commas, or none.")
@@ -144,9 +143,7 @@ def _out(out: Path | None) -> list[str]:
     return [] if out is None else ["--out", str(out)]
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(command)
+main = partial(run_command, command)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 from classifiers.commands.options import INCLUDE_HEARD, INCOMPLETE, TEST_ON
 from classifiers.data.source import CLEAN
-from extractor.commands.extract import run_command
+from extractor.commands.options import CONTEXT, MAP, GroupWithDefault, run_command, say
 from extractor.errors import SettingsError
 from extractor.inputs.corpora.words import parse_renames
 
 # Imports beyond these happen inside: `--help` must not wait seconds for scikit-learn and torch.
-
-DEFAULT = "model"
 
 EPILOG = """\b
 Examples:
@@ -26,18 +25,6 @@ Examples:
 """
 
 
-class _WithDefault(click.Group):
-    """A group whose first word may be left out: then it is `DEFAULT`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [DEFAULT, *args]
-        return super().parse_args(ctx, args)
-
-
-_MAP = click.option(
-    "--map", "renames", multiple=True, metavar="OLD=NEW", help="A label of the runs counts as this class."
-)
 _NORMALISE = click.option(
     "--normalise",
     default="none",
@@ -48,11 +35,7 @@ _OUT = click.option("--out", type=click.Path(), help="Folder of the figures as J
 _QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress.")
 
 
-@click.group(
-    cls=_WithDefault,
-    epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.group(cls=GroupWithDefault, default="model", epilog=EPILOG, context_settings=CONTEXT)
 def hser_evaluate() -> None:
     """How well does it do elsewhere?
 
@@ -63,7 +46,7 @@ def hser_evaluate() -> None:
 @hser_evaluate.command()
 @click.argument("model", type=click.Path(), metavar="MODEL_OR_CONFIG")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@_MAP
+@MAP
 @_NORMALISE
 @click.option(
     "--common-only", is_flag=True, help="Choose among the classes that RUN has, not all of the model's."
@@ -76,7 +59,6 @@ def hser_evaluate() -> None:
 def model(
     model: str,
     runs: tuple[str, ...],
-    renames: tuple[str, ...],
     normalise: str,
     common_only: bool,
     test_on: str | None,
@@ -84,6 +66,7 @@ def model(
     incomplete: bool,
     out: str | None,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Test a model folder on other runs, or what an experiment's YAML file trains.
 
@@ -98,10 +81,10 @@ def model(
     found = transfer(
         model,
         runs,
-        parse_renames(renames),
+        parse_renames(options["map"]),
         normalise,
         common_only,
-        None if quiet else _say,
+        None if quiet else say,
         test_on or CLEAN,
         include_heard,
         incomplete,
@@ -121,7 +104,7 @@ def model(
 @click.option("--classes", help="Only these, with commas.  [default: all that the runs have in common]")
 @click.option("--label", help="Column to learn.  [default: emotion]")
 @click.option("--seed", type=int, help="[default: 0]")
-@_MAP
+@MAP
 @_NORMALISE
 @click.option("--leave-one-out", is_flag=True, help="Train on all other runs together, too.")
 @TEST_ON
@@ -132,7 +115,6 @@ def model(
 def matrix(
     runs: tuple[str, ...],
     config: str | None,
-    renames: tuple[str, ...],
     normalise: str,
     leave_one_out: bool,
     include_heard: bool,
@@ -147,17 +129,16 @@ def matrix(
 
     values = read_yaml(config) if config is not None else {}
     values["features"] = [runs[0]]
+    options["map"] = parse_renames(options["map"]) or None
     values |= {name: value for name, value in options.items() if value is not None}
     if options["classes"]:
         values["classes"] = options["classes"].split(",")
-    if renames:
-        values["map"] = parse_renames(renames)
     if incomplete:
         values["incomplete"] = True
     _check_out(out)
     experiment = experiment_from(values, config or "hser-evaluate")
     found = cross_matrix(
-        runs, experiment, normalise, leave_one_out, None if quiet else _say, include_heard, out
+        runs, experiment, normalise, leave_one_out, None if quiet else say, include_heard, out
     )
     for each in found.labels:
         click.echo("\n".join(each.lines()))
@@ -199,13 +180,7 @@ def _check_out(out: str | None) -> None:
         refuse_results(out)
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def main() -> None:
-    """Entry point."""
-    run_command(hser_evaluate)
+main = partial(run_command, hser_evaluate)
 
 
 if __name__ == "__main__":

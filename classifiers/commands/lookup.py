@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from classifiers.commands.lookup_tables import EVALUATION_FORMS, HITS_FORMS
 from classifiers.commands.options import INCOMPLETE
-from extractor.commands.extract import EXIT_FAILURES, quiet_libraries, run_command
+from extractor.commands.options import (
+    CONTEXT,
+    DEVICE,
+    EXIT_FAILURES,
+    FORM,
+    MAP,
+    GroupWithDefault,
+    quiet_libraries,
+    run_command,
+    say,
+    together,
+)
 from extractor.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,8 +30,6 @@ if TYPE_CHECKING:
     from extractor.types import Failure
 
 # Imports beyond these happen inside: `--help` must not wait seconds for torch.
-
-DEFAULT = "search"
 
 EPILOG = """\b
 Examples:
@@ -51,36 +61,12 @@ Exit code: 0 done, 1 when a recording could not be looked up, 2 an error.
 """
 
 
-class _WithDefault(click.Group):
-    """A group whose first word may be left out: then it is `DEFAULT`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [DEFAULT, *args]
-        return super().parse_args(ctx, args)
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator, for commands that share them."""
-
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
 _RUN = click.argument("run", type=click.Path())
-_PLACE = _options(
+_PLACE = together(
     click.option("--layer", type=int, help="The model's number of it.  [default: the only one]"),
     click.option("--pooling", help="[default: the only one]"),
 )
-_OUTPUT = _options(
-    click.option("--json", "form", flag_value="json", help="One JSON object a line."),
-    click.option("--csv", "form", flag_value="csv", help="CSV with a header."),
-)
-_VOTE = _options(
+_VOTE = together(
     click.option("--k", type=int, default=10, show_default=True, help="Neighbours."),
     click.option(
         "--temperature", type=float, help="Votes weigh exp(similarity / this).  [default: similarity]"
@@ -89,11 +75,7 @@ _VOTE = _options(
 )
 
 
-@click.group(
-    cls=_WithDefault,
-    epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.group(cls=GroupWithDefault, default="search", epilog=EPILOG, context_settings=CONTEXT)
 def hser_lookup() -> None:
     """Find the stored recordings nearest to a query, and what emotion they have.
 
@@ -111,10 +93,10 @@ def hser_lookup() -> None:
 @click.option("--exclude-own-speaker", is_flag=True, help="Leave rows of the query's speaker out.")
 @click.option("--exclude-own-file", is_flag=True, help="Leave rows of the query's own recording out.")
 @_PLACE
-@click.option("--device", default="auto", show_default=True, help="Where queries are encoded.")
+@DEVICE
 @click.option("--model", help="The run's model, where it is found now.  [default: as the run names it]")
 @click.option("--corpus", help="How queries' file names code labels.  [default: recognised]")
-@_OUTPUT
+@FORM
 def search(
     run: str,
     queries: tuple[str, ...],
@@ -140,7 +122,7 @@ def search(
         raise SettingsError("name a QUERY or a --row")
     opened = lookup.open(run, layer, pooling, device, model)
     for note in opened.notes:
-        click.echo(note, err=True)
+        say(note)
     show = HITS_FORMS[form](opened.store.columns)
     for row in rows:
         show(opened.search(row=row, k=k, **rules))
@@ -151,7 +133,7 @@ def search(
     found: Iterable[Hits | Failure] = opened.search_batch(queries, k, corpus, **rules)
     for each in found:
         if isinstance(each, Failure):
-            click.echo(f"error: {each.path}: {each.reason}", err=True)
+            say(f"error: {each.path}: {each.reason}")
             failures.append(each)
         else:
             show(each)
@@ -171,7 +153,7 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
 
     store = open_run(run, incomplete=True)
     for note in missing_notes(store):
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     if layer is None:
         layers = store.layers
         if len(layers) != 1:
@@ -190,7 +172,7 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
 @click.option("--layers", default="all", show_default=True, help="all, or numbers with commas.")
 @click.option("--pooling", help="[default: the only one]")
 @click.option("--classes", help="Only these emotions, with commas.  [default: all]")
-@click.option("--map", multiple=True, metavar="OLD=NEW", help="An emotion counts as another.")
+@MAP
 @click.option(
     "--normalisation",
     default="none",
@@ -201,7 +183,7 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
 @click.option("--duplicates-above", type=float, default=0.999, show_default=True, help="Cosine.")
 @click.option("--no-duplicates", is_flag=True, help="Do not look for near-duplicates.")
 @INCOMPLETE
-@_OUTPUT
+@FORM
 def evaluate(
     run: str,
     layers: str,
@@ -222,7 +204,7 @@ def evaluate(
 
     result = evaluate_run(
         run,
-        progress=lambda note: click.echo(note, err=True),
+        progress=say,
         layers=_layer_numbers(layers),
         classes=classes.split(",") if classes else None,
         duplicates_above=None if no_duplicates else duplicates_above,
@@ -233,7 +215,7 @@ def evaluate(
 
         write_chart(result, chart)
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     EVALUATION_FORMS[form](result)
 
 
@@ -243,7 +225,7 @@ def evaluate(
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0: any free.")
 @click.option("--projection", help="umap or pca.  [default: umap where it is installed]")
-@click.option("--device", default="auto", show_default=True, help="Where queries are encoded.")
+@DEVICE
 @click.option("--model", help="The run's model, where it is found now.  [default: as the run names it]")
 def serve(
     run: str,
@@ -267,14 +249,12 @@ def serve(
 
     opened = lookup.open(run, layer, pooling, device, model)
     for note in opened.notes:
-        click.echo(note, err=True)
+        say(note)
     quiet_libraries()
     serve_page(opened, projection, host, port, click.echo)
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(hser_lookup)
+main = partial(run_command, hser_lookup)
 
 
 def _layer_numbers(spec: str) -> tuple[int, ...] | None:

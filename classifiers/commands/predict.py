@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from extractor.commands.extract import EXIT_FAILURES, quiet_libraries, run_command
+from extractor.commands.options import (
+    CONTEXT,
+    CORPUS,
+    DEVICE,
+    EXIT_FAILURES,
+    FORM,
+    quiet_libraries,
+    run_command,
+    say,
+)
 
 if TYPE_CHECKING:
     from classifiers.training.prediction import Prediction
@@ -30,14 +40,11 @@ Exit code: 0 done, 1 when a recording could not be predicted, 2 an error.
 _ID_SHOWN = 48  # characters of a path in the table, its end
 
 
-@click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
 @click.argument("model", type=click.Path(), metavar="MODEL")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--json", "form", flag_value="json", help="One JSON object a line.")
-@click.option("--csv", "form", flag_value="csv", help="CSV with a header.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@FORM
+@DEVICE
 @click.option(
     "--model",
     "specs",
@@ -45,7 +52,7 @@ _ID_SHOWN = 48  # characters of a path in the table, its end
     metavar="SPEC",
     help="Where the encoder is found now; once for each source.  [default: as the runs named it]",
 )
-@click.option("--corpus", help="How file names code labels.  [default: recognised]")
+@CORPUS
 def command(
     model: str,
     inputs: tuple[str, ...],
@@ -65,21 +72,21 @@ def command(
 
     predictor = Predictor(model, device, specs)  # before anything is decoded
     if predictor.model.speaker_dependent:
-        click.echo(f"note: {model}: was tested SPEAKER-DEPENDENT: on speakers it was trained on", err=True)
+        say(f"note: {model}: was tested SPEAKER-DEPENDENT: on speakers it was trained on")
     manifest = read_manifest(inputs, corpus)
     for note in manifest.notes:
-        click.echo(note, err=True)
+        say(note)
     quiet_libraries()
     show = FORMS[form](predictor.classes)
     failures = 0
     for each in predictor.predict(manifest.utterances):
         if isinstance(each, Failure):
-            click.echo(f"error: {each.path}: {each.reason}", err=True)
+            say(f"error: {each.path}: {each.reason}")
             failures += 1
         else:
             show(each)
     if failures:
-        click.echo(f"{failures} of {len(manifest.utterances)} recordings could not be predicted", err=True)
+        say(f"{failures} of {len(manifest.utterances)} recordings could not be predicted")
         sys.exit(EXIT_FAILURES)
 
 
@@ -125,9 +132,7 @@ FORMS: dict[str | None, Callable[[tuple[str, ...]], Show]] = {
 }
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(command)
+main = partial(run_command, command)
 
 
 if __name__ == "__main__":

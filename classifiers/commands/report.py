@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from classifiers.commands.options import INCOMPLETE
-from extractor.commands.extract import run_command
+from extractor.commands.options import CONTEXT, run_command
 
 # Imports beyond these happen inside: `--help` must not wait seconds for matplotlib.
 
@@ -23,9 +25,7 @@ nothing from the net.
 """
 
 
-@click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
 @click.argument("folders", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the page; made when missing.")
 @INCOMPLETE
@@ -38,9 +38,7 @@ def command(folders: tuple[str, ...], out: str, incomplete: bool) -> None:
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(command)
+main = partial(run_command, command)
 
 
 if __name__ == "__main__":

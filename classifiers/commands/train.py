@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from classifiers.commands.options import FORCE, INCOMPLETE, TEST_ON
 from classifiers.models.table import defaults_lines
-from extractor.commands.extract import run_command
+from extractor.commands.options import CONTEXT, MAP, run_command, say
 from extractor.errors import SettingsError
 from extractor.inputs.corpora.words import parse_renames
 
@@ -55,7 +56,7 @@ tested, or those that --test-on names. Exit code: 0 done, 2 an error.
     epilog="\n".join(
         ["\b", "Classifiers, what they read, and their defaults for --param:", *defaults_lines(), "", EPILOG]
     ),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT,
 )
 @click.argument("run", required=False, type=click.Path())
 @click.option(
@@ -78,9 +79,7 @@ tested, or those that --test-on names. Exit code: 0 done, 2 an error.
 @click.option("--seed", type=int, help="The first.  [default: 0]")
 @click.option("--label", help="Column to learn.  [default: emotion]")
 @click.option("--classes", help="Only these, with commas.  [default: all]")
-@click.option(
-    "--map", "renames", multiple=True, metavar="OLD=NEW", help="Rename a class, such as calm=neutral."
-)
+@MAP
 @click.option(
     "--copies", help="Augmented copies: train (on them), none, or all (tested too).  [default: train]"
 )
@@ -110,20 +109,16 @@ def command(
     if print_config:
         click.echo(experiment.to_yaml(), nl=False)
         return
-    say = None if quiet else _say
-    if say is not None:
-        say(experiment.to_yaml().rstrip())
+    tell = None if quiet else say
+    if tell is not None:
+        tell(experiment.to_yaml().rstrip())
     if _is_study(experiment):
-        _study(experiment, out, force, say)
+        _study(experiment, out, force, tell)
         return
-    _train(experiment, out, projection, force, say)
+    _train(experiment, out, projection, force, tell)
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, say: Any) -> None:
+def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, tell: Any) -> None:
     from classifiers.training.experiment import open_features, run_experiment, train_on_all
     from classifiers.training.model_folder import refuse_foreign, write_model
     from classifiers.training.outputs import model_config, refuse_other_settings
@@ -132,11 +127,11 @@ def _train(experiment: Experiment, out: str | None, projection: str | None, forc
         refuse_foreign(out)
         refuse_other_settings(out, None if force else model_config(out), experiment)
     opened = open_features(experiment)
-    result = run_experiment(experiment, opened, say)
+    result = run_experiment(experiment, opened, tell)
     click.echo("\n".join(result_lines(result)))
     if out is None:
         return
-    trained = train_on_all(experiment, opened, say)
+    trained = train_on_all(experiment, opened, tell)
     for note in trained.notes:
         click.echo(f"note: final model: {note}")
     words = [str(setting) for setting in trained.settings if str(setting)]
@@ -154,14 +149,14 @@ def _is_study(experiment: Experiment) -> bool:
     )
 
 
-def _study(experiment: Experiment, out: str | None, force: bool, say: Any) -> None:
+def _study(experiment: Experiment, out: str | None, force: bool, tell: Any) -> None:
     from classifiers.studies.layers import run_layer_study, study_config
     from classifiers.training.outputs import refuse_other_settings, refuse_results
 
     if out is not None:
         refuse_results(out)
         refuse_other_settings(out, None if force else study_config(out), replace(experiment, layer="each"))
-    study = run_layer_study(experiment, say)
+    study = run_layer_study(experiment, tell)
     click.echo("\n".join(study_lines(study)))
     if out is not None:
         study.save(out)
@@ -256,7 +251,7 @@ def _experiment(
     for name, convert in _CONVERT.items():
         given = options.pop(name)
         if given:
-            values[{"param": "params", "renames": "map"}.get(name, name)] = convert(given)
+            values["params" if name == "param" else name] = convert(given)
     values |= {name: value for name, value in options.items() if value is not None}
     return experiment_from(values, config or "hser-train")
 
@@ -286,14 +281,12 @@ def _grid(texts: Sequence[str]) -> Any:
 _CONVERT: dict[str, Any] = {
     "param": _params,
     "grid": _grid,
-    "renames": parse_renames,
+    "map": parse_renames,
     "classes": lambda text: text.split(","),
 }
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(command)
+main = partial(run_command, command)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.commands.extract import quiet_libraries, run_command
+from extractor.commands.options import quiet_libraries, run_command
 from extractor.run.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:

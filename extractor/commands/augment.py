@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from extractor.commands.extract import EXIT_FAILURES, run_command
+from extractor.commands.options import (
+    CONTEXT,
+    COPIES,
+    CORPUS,
+    DEVICE,
+    EXIT_FAILURES,
+    QUIET,
+    STRICT,
+    run_command,
+)
 from extractor.run.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
@@ -37,23 +47,18 @@ Examples:
 """
 
 
-@click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the WAV files; made when missing.")
 @click.option("--augment", multiple=True, metavar="TEXT", help="What to do; several are alternatives.")
-@click.option("--augment-config", type=click.Path(), help="YAML file with augment, copies, seed, clean.")
-@click.option("--copies", type=int, help="Augmented copies of each recording.  [default: 1]")
-@click.option("--seed", type=int, help="Of all that is drawn.  [default: 0]")
-@click.option("--clean/--no-clean", default=None, help="Each recording as it is, too.  [default: clean]")
+@COPIES
 @click.option("--limit", type=int, help="Take the first so many recordings.")
 @click.option("--plot", is_flag=True, help="A picture beside each copy: before and after.")
-@click.option("--corpus", help="How file names code labels.  [default: recognised]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@CORPUS
+@DEVICE
 @click.option("--force", is_flag=True, help="Overwrite --out where it holds other copies.")
-@click.option("--strict", is_flag=True, help="Exit with 1 when a recording failed.")
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+@STRICT
+@QUIET
 def command(
     inputs: tuple[str, ...],
     out: str,
@@ -120,9 +125,7 @@ def _say(done: Rendered, folder: Path) -> None:
         click.echo(f"  {count} x {reason}")
 
 
-def main() -> None:
-    """Entry point."""
-    run_command(command)
+main = partial(run_command, command)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import sys
-import warnings
+from functools import partial
 from typing import Any
 
 import click
 
-from extractor.errors import HserError
-from extractor.run.interruption import EXIT_INTERRUPTED, end_on_signals, stop_on_signals
-
-# Imports beyond these happen inside: `--help` must not wait seconds for torch.
-
-EXIT_FAILURES = 1  # with --strict: some recordings failed
-EXIT_ERROR = 2  # nothing could be done as asked
+from extractor.commands.options import (
+    CONTEXT,
+    COPIES,
+    CORPUS,
+    DEVICE,
+    EXIT_FAILURES,
+    MAP,
+    QUIET,
+    STRICT,
+    quiet_libraries,
+    run_command,
+)
+from extractor.run.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 EPILOG = """\b
 Models:   hubert-base hubert-large hubert-xlarge hubert-large-er wavlm-base
@@ -60,23 +65,19 @@ class _Shard(click.ParamType):
         return int(index), int(count)
 
 
-@click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--model", default="hubert-large", show_default=True, help="Name, folder or hub id; see below.")
 @click.option("--layers", default="all", show_default=True, help="Which layers to keep.")
 @click.option("--pooling", default="mean", show_default=True, help="One or several, with commas.")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; made when missing.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, fp32, bf16, fp16 or int8.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@DEVICE
 @click.option(
     "--devices", default="", metavar="0,1,...", help="Several GPUs of this machine, a process each."
 )
-@click.option("--corpus", help="How file names code labels.  [default: recognised]")
-@click.option(
-    "--map", multiple=True, metavar="OLD=NEW", help="A label counts as another, such as calm=neutral."
-)
+@CORPUS
+@MAP
 @click.option("--batch-seconds", type=float, help="Audio in a batch.  [default: 30 on a CPU, 240 on a GPU]")
 @click.option(
     "--window", type=float, default=60.0, show_default=True, help="Seconds; longer recordings are windowed."
@@ -111,12 +112,9 @@ class _Shard(click.ParamType):
     metavar="TEXT",
     help="Embed augmented copies too, e.g. stretch:rate=0.8-1.25; a+b chains, several are alternatives.",
 )
-@click.option("--augment-config", type=click.Path(), help="YAML file with augment, copies, seed, clean.")
-@click.option("--copies", type=int, help="Augmented copies of each recording.  [default: 1]")
-@click.option("--seed", type=int, help="Of all that is drawn for the copies.  [default: 0]")
-@click.option("--clean/--no-clean", default=None, help="Each recording as it is, too.  [default: clean]")
-@click.option("--strict", is_flag=True, help="Exit with 1 when a recording failed.")
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+@COPIES
+@STRICT
+@QUIET
 @click.version_option(package_name="hser", prog_name="hser")
 def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **options: Any) -> None:
     """Embed recordings: every layer of a speech encoder, pooled, into HDF5.
@@ -141,42 +139,7 @@ def command(inputs: tuple[str, ...], out: str, strict: bool, quiet: bool, **opti
         sys.exit(EXIT_FAILURES)
 
 
-def quiet_libraries() -> None:
-    """Keep `transformers` from writing advice into our output."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-
-
-def main() -> None:
-    """Entry point."""
-    run_command(command)
-
-
-def run_command(command: click.Command) -> None:
-    """Run a command: an error that a user can act on is a line, not a traceback; nor is Ctrl-C."""
-    leaving = end_on_signals()
-    for stream in (sys.stdout, sys.stderr):
-        # Names of files that are not valid UTF-8 must not end a run when they are printed.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = _one_line
-    try:
-        command(standalone_mode=True)
-    except HserError as e:
-        click.echo(f"error: {e}", err=True)
-        sys.exit(EXIT_ERROR)
-    except Exception:
-        # A library may answer the SystemExit in its midst, an import for one, by an error of its own.
-        if not leaving.is_set():
-            raise
-        sys.exit(EXIT_INTERRUPTED)
-
-
-def _one_line(message: Warning | str, *place: Any, **line: Any) -> str:
-    """A warning as a user reads it: where in our sources it was raised says nothing to them."""
-    return f"warning: {message}\n"
-
+main = partial(run_command, command)
 
 if __name__ == "__main__":
     main()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.commands.extract import run_command
+from extractor.commands.options import CORPUS, MAP, run_command
 
 if TYPE_CHECKING:
     from extractor.store import Store
@@ -33,7 +34,7 @@ def info(run: str) -> None:
     """
     from extractor.store import Store
 
-    _show([(key, _printable(value)) for key, value in _facts(Store(run))])
+    _show(_facts(Store(run)))
 
 
 @hser_store.command()
@@ -47,7 +48,7 @@ def verify(run: str) -> None:
 
     problems = problems_of(run)
     for problem in problems:
-        click.echo(_printable(problem))
+        click.echo(problem)
     if problems:
         sys.exit(1)
     click.echo(f"{run}: no problems")
@@ -68,15 +69,9 @@ def pack(run: str, file: str, force: bool) -> None:
 @hser_store.command()
 @click.argument("run", type=click.Path())
 @click.argument("inputs", nargs=-1, required=True, metavar="MANIFEST...")
-@click.option("--corpus", help="How file names code labels.  [default: recognised]")
-@click.option(
-    "--map",
-    "renames",
-    multiple=True,
-    metavar="OLD=NEW",
-    help="A label counts as another, such as calm=neutral.",
-)
-def relabel(run: str, inputs: tuple[str, ...], corpus: str | None, renames: tuple[str, ...]) -> None:
+@CORPUS
+@MAP
+def relabel(run: str, inputs: tuple[str, ...], corpus: str | None, **options: Any) -> None:
     """Give the rows of RUN the labels that MANIFEST has for them; nothing is encoded again.
 
     MANIFEST is what hser-extract takes: a .csv, .tsv or .jsonl, or recordings whose names code labels.
@@ -87,10 +82,10 @@ def relabel(run: str, inputs: tuple[str, ...], corpus: str | None, renames: tupl
     from extractor.inputs.manifest import read_manifest
     from extractor.store.edit import relabel as give_labels
 
-    manifest = read_manifest(inputs, corpus, parse_renames(renames))
+    manifest = read_manifest(inputs, corpus, parse_renames(options["map"]))
     done = give_labels(run, manifest)
     for note in manifest.notes:
-        click.echo(_printable(f"note: {note}"))
+        click.echo(f"note: {note}")
     click.echo(f"{run}: {_count(len(done.changed), 'row')} of {done.num_rows} have other labels now")
     _say_ids(f"not in {' '.join(inputs)}, labels as they were", done.not_named)
     _say_ids(f"of {' '.join(inputs)} not in the run", done.not_stored)
@@ -110,7 +105,7 @@ def drop(run: str, where: str, dry_run: bool) -> None:
     gone = drop_rows(run, where, dry_run)
     if dry_run:
         for utterance_id in gone:
-            click.echo(_printable(utterance_id))
+            click.echo(utterance_id)
     click.echo(f"{run}: {_count(len(gone), 'row')} {'would be ' if dry_run else ''}dropped")
     if not dry_run:
         _follow(run)
@@ -130,11 +125,6 @@ def merge(runs: tuple[str, ...], out: str, incomplete: bool) -> None:
     merged = merge_runs(runs, out, incomplete)
     click.echo(f"{out}: {_count(merged.num_rows, 'row')}, {merged.num_failed} failed")
     _say_ids("of one id in several runs, now called", merged.renamed)
-
-
-def main() -> None:
-    """Entry point."""
-    run_command(hser_store)
 
 
 def _facts(store: Store) -> list[tuple[str, str]]:
@@ -164,7 +154,11 @@ def _facts(store: Store) -> list[tuple[str, str]]:
         ("stored as", store.info.storage_dtype),
         ("size", _size(store.num_bytes)),
     ]
-    facts += [(key, _text(value)) for key, value in store.settings.items() if key != "layers"]
+    facts += [
+        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for key, value in store.settings.items()
+        if key != "layers"
+    ]
     for column in store.columns:
         counts = Counter(store.labels(column)).most_common()
         shown = ", ".join(f"{_short(value)} {count}" for value, count in counts[:_LABELS_SHOWN])
@@ -178,20 +172,21 @@ def _follow(run: str) -> None:
     from extractor.index import follow
 
     for problem in follow(run):
-        click.echo(_printable(f"note: {problem}"))
+        click.echo(f"note: {problem}")
 
 
 def _say_ids(what: str, ids: Sequence[str]) -> None:
+    from extractor.progress import some
+
     if ids:
-        shown = ", ".join(ids[:_IDS_SHOWN]) + (", ..." if len(ids) > _IDS_SHOWN else "")
-        click.echo(_printable(f"{_count(len(ids), 'recording')} {what}: {shown}"))
+        click.echo(f"{_count(len(ids), 'recording')} {what}: {some(ids, _IDS_SHOWN)}")
 
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
-def _show(facts: Iterable[tuple[str, str]]) -> None:
+def _show(facts: Sequence[tuple[str, str]]) -> None:
     if not sys.stdout.isatty():
         for key, value in facts:
             click.echo(f"{key}: {value}")
@@ -213,18 +208,10 @@ def _short(value: str) -> str:
     return f"{value[:_LABEL_LENGTH]}..." if len(value) > _LABEL_LENGTH else value or "(unknown)"
 
 
-def _printable(text: str) -> str:
-    """File names can hold bytes that are no text and that a terminal refuses."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
-
-
 def _size(num_bytes: int) -> str:
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = min(len(units) - 1, max(0, int(num_bytes).bit_length() - 1) // 10)
     return f"{num_bytes / 1024**power:.{min(power, 1)}f} {units[power]}"
+
+
+main = partial(run_command, hser_store)

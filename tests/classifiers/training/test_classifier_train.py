@@ -19,7 +19,7 @@ from classifiers.commands.train import command
 from classifiers.models.table import CLASSIFIERS
 from classifiers.results.result import Result as Found
 from classifiers.training.model_folder import load_model
-from extractor.commands.extract import EXIT_ERROR
+from extractor.commands.options import EXIT_ERROR
 from extractor.errors import HserError
 from tests.classifier_cases import corpus, write_run
 
