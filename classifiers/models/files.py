@@ -182,7 +182,7 @@ def _with_schema(files: zipfile.ZipFile, schema: Any) -> bytes:
 def _read_torch(path: Path, start: bytes) -> Any:
     from safetensors import SafetensorError, safe_open
 
-    from classifiers.models.torch import from_state
+    from classifiers.models.torch.models import from_state
 
     try:
         with safe_open(path, framework="pt") as file:

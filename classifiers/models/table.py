@@ -217,7 +217,7 @@ def _torch(name: str) -> Callable[[Params, int], Any]:
     """A row of `classifiers.models.torch`, found by name so that torch is imported for it alone."""
 
     def construct(defaults: Params, seed: int) -> Any:
-        models = importlib.import_module("classifiers.models.torch")
+        models = importlib.import_module("classifiers.models.torch.models")
         return models.MODELS[name](random_state=seed, **defaults)
 
     return construct

@@ -1,6 +1,5 @@
-"""What the models read: pooled rows, or frames of recordings of different lengths.
+"""What the models read: pooled rows, or frames of recordings of different lengths; and in which parts.
 
-Both answer the same three questions: how many rows, how many frames each, and the values of some rows.
 Frames come packed, ``[sum of lengths, D]``, one recording after the other, without padding.
 """
 
@@ -19,6 +18,9 @@ from extractor.errors import InputError
 HOLD_BYTES = 1 << 30  # recordings that are read from a store stay in memory up to this; else they are reread
 BLOCK_ROWS = 256  # of pooled rows whose moments are taken at once: 50 MB in float64 of 25 x 1,024
 POOL_BATCHES = 32  # batches are cut from this many batches' rows at a time, sorted by length
+LARGEST_SHARE = 0.5  # of the rows that the validation part may take, however the groups fall
+
+_AXES = {2: ("rows, features", "frames, features"), 3: ("rows, layers, features", "frames, layers, features")}
 
 
 class Inputs(Protocol):
@@ -29,11 +31,9 @@ class Inputs(Protocol):
 
     def values(self, rows: np.ndarray) -> Tensor:
         """float32 ``[sum of lengths, *shape]`` of these rows, one after the other."""
-        ...
 
     def moments(self, rows: np.ndarray) -> Moments:
         """Mean and variance over all frames of these rows."""
-        ...
 
 
 @dataclass(slots=True)
@@ -72,8 +72,9 @@ class Pooled:
         """``rows``: anything numpy makes float32 of. Raises InputError: other axes, NaN, infinity."""
         self.rows = np.asarray(rows, np.float32)
         if self.rows.ndim != ndim or 0 in self.rows.shape:
-            wanted = {2: "[rows, features]", 3: "[rows, layers, features]"}[ndim]
-            raise InputError(f"expected embeddings {wanted}, got an array of shape {list(self.rows.shape)}")
+            raise InputError(
+                f"expected embeddings [{_AXES[ndim][0]}], got an array of shape {list(self.rows.shape)}"
+            )
         self.shape = self.rows.shape[1:]
         self.lengths = np.ones(len(self.rows), np.int64)
         blocks = (self.rows[i : i + BLOCK_ROWS] for i in range(0, len(self.rows), BLOCK_ROWS))
@@ -144,9 +145,8 @@ def _frames(
 ) -> np.ndarray:
     """Recording ``i``, checked: float32 ``[T, *shape]``."""
     frames = np.asarray(recordings[i], np.float32)
-    wanted = {2: "[frames, features]", 3: "[frames, layers, features]"}[ndim]
     if frames.ndim != ndim or 0 in frames.shape:
-        raise InputError(f"row {i}: expected {wanted}, got an array of shape {list(frames.shape)}")
+        raise InputError(f"row {i}: expected [{_AXES[ndim][1]}], got an array of shape {list(frames.shape)}")
     if shape is not None and frames.shape[1:] != shape:
         raise InputError(f"row {i}: a frame has shape {list(frames.shape[1:])}, in row 0 {list(shape)}")
     if not np.isfinite(frames).all():
@@ -191,3 +191,63 @@ def passes(rows: np.ndarray, lengths: np.ndarray, max_frames: int) -> Iterator[n
             start, longest = i, length
     if start < len(rows):
         yield rows[start:]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows to learn from and rows to watch training on, both int64 and ascending."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    how: str  # in words, for the report
+
+
+def split_validation(y: np.ndarray, groups: Sequence[Any] | None, share: float, seed: int) -> Split:
+    """About ``share`` of the rows for validation, whole groups (speakers) where groups are given.
+
+    Every class keeps a row to learn from. Where no group can be spared (one speaker, or each the only
+    one with some class) the rows are split by class instead, and ``how`` says so.
+
+    Args:
+        y: class codes, int64 ``[N]``.
+        groups: one a row; rows of one group stay together. Without groups, augmented copies of one
+            recording may fall on both sides: give the original's id as group then.
+    """
+    random = np.random.default_rng([seed, 1])
+    if share == 0:
+        return Split(np.arange(len(y)), np.zeros(0, np.int64), "none")
+    how, taken = "rows, stratified by class", []
+    if groups is not None:
+        names, codes = np.unique(np.asarray(groups), return_inverse=True)
+        taken = _spared_groups(y, codes, share, random)
+        how += f": none of {len(names)} groups can be spared"
+    if taken:
+        validation = np.flatnonzero(np.isin(codes, taken))
+        how = f"{len(taken)} of {len(names)} groups: {', '.join(str(names[g]) for g in sorted(taken))}"
+    else:
+        parts = []
+        for code in np.unique(y):  # at least one row of each class that has two or more
+            rows = random.permutation(np.flatnonzero(y == code))
+            parts.append(rows[: min(max(round(share * len(rows)), 1), len(rows) - 1)])
+        validation = np.sort(np.concatenate(parts))
+    if not len(validation):  # one row of each class
+        how = "none: no class has a row to spare"
+    return Split(np.setdiff1d(np.arange(len(y)), validation), validation, how)
+
+
+def _spared_groups(y: np.ndarray, codes: np.ndarray, share: float, random: np.random.Generator) -> list[int]:
+    """Groups in a random order until they have ``share`` of the rows."""
+    num_classes = int(y.max()) + 1
+    table = np.stack([np.bincount(y[codes == g], minlength=num_classes) for g in range(codes.max() + 1)])
+    left = table.sum(axis=0)  # rows of each class to learn from
+    had = left > 0
+    taken: list[int] = []
+    for group in random.permutation(len(table)):
+        rest = left - table[group]
+        enough = len(y) - rest.sum() <= LARGEST_SHARE * len(y)
+        if enough and (rest[had] > 0).all():
+            taken.append(int(group))
+            left = rest
+        if len(y) - left.sum() >= share * len(y):
+            break
+    return taken

@@ -37,11 +37,6 @@ class Standardised(nn.Module):
         out: Tensor = self.body((x - self.mean) * self.scale, lengths)
         return out
 
-    def layer_weights(self) -> np.ndarray | None:
-        """float32 ``[L]``, where the network sums layers."""
-        layer_sum = getattr(self.body, "layer_sum", None)
-        return layer_sum.weights().detach().cpu().numpy() if isinstance(layer_sum, LayerSum) else None
-
 
 class LayerSum(nn.Module):
     """Softmax weights over layers, learned; equal at first."""
@@ -66,25 +61,16 @@ def dense(sizes: list[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class MlpNetwork(nn.Module):
-    """Pooled rows ``[B, D]``."""
+class PooledNetwork(nn.Module):
+    """Pooled rows ``[B, D]``, or of all layers ``[B, L, D]`` and their weighted sum, then dense layers.
 
-    def __init__(self, dim: int, hidden: int, num_hidden: int, dropout: float, num_classes: int) -> None:
+    ``shape`` is of a row; ``hidden`` the sizes of the layers between it and the classes.
+    """
+
+    def __init__(self, shape: tuple[int, ...], hidden: list[int], dropout: float, num_classes: int) -> None:
         super().__init__()
-        self.head = dense([dim, *[hidden] * num_hidden, num_classes], dropout)
-
-    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
-        return self.head(x)
-
-
-class LayerWeightsNetwork(nn.Module):
-    """Pooled rows of all layers ``[B, L, D]``: weighted sum, then dense layers."""
-
-    def __init__(self, shape: tuple[int, int], hidden: list[int], dropout: float, num_classes: int) -> None:
-        super().__init__()
-        num_layers, dim = shape
-        self.layer_sum = LayerSum(num_layers)
-        self.head = dense([dim, *hidden, num_classes], dropout)
+        self.layer_sum = LayerSum(shape[0]) if len(shape) == 2 else nn.Identity()
+        self.head = dense([shape[-1], *hidden, num_classes], dropout)
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         return self.head(self.layer_sum(x))
@@ -98,11 +84,10 @@ class SuperbNetwork(nn.Module):
     the head costs one frame a recording instead of hundreds.
     """
 
-    def __init__(self, shape: tuple[int, int], projection: int, num_classes: int) -> None:
+    def __init__(self, shape: tuple[int, ...], projection: int, num_classes: int) -> None:
         super().__init__()
-        num_layers, dim = shape
-        self.layer_sum = LayerSum(num_layers)
-        self.projector = nn.Linear(dim, projection)
+        self.layer_sum = LayerSum(shape[0])
+        self.projector = nn.Linear(shape[1], projection)
         self.output = nn.Linear(projection, num_classes)
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
@@ -128,10 +113,8 @@ class BiLstmLayer(nn.Module):
 
         States beyond a recording's end are without meaning.
         """
-        time, row = (
-            torch.arange(len(x), device=x.device)[:, None],
-            torch.arange(len(lengths), device=x.device),
-        )
+        time = torch.arange(len(x), device=x.device)[:, None]
+        row = torch.arange(len(lengths), device=x.device)
         turned = torch.where(time < lengths, lengths - 1 - time, time)  # [T, B]
         ahead = self.forwards(x)[0]
         back = self.backwards(x[turned, row])[0]
@@ -210,16 +193,10 @@ class AttentiveStatsNetwork(nn.Module):
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         hidden = self.frame(x)  # [sum of lengths, H]
         scores = self.score(hidden).squeeze(1).float()
-        statistics = [
-            self.statistics(h, e.softmax(dim=0))
-            for h, e in zip(hidden.float().split(lengths), scores.split(lengths), strict=True)
-        ]
+        statistics = []
+        for frames, score in zip(hidden.float().split(lengths), scores.split(lengths), strict=True):
+            weights = score.softmax(dim=0)[:, None]  # [T, 1]: no matrix product, which autocast would round
+            mean = (weights * frames).sum(dim=0)
+            variance = (weights * (frames - mean).square()).sum(dim=0)
+            statistics.append(torch.cat([mean, variance.clamp(min=MIN_VARIANCE).sqrt()]))
         return self.output(self.dropout(torch.stack(statistics)))
-
-    @staticmethod
-    def statistics(hidden: Tensor, weights: Tensor) -> Tensor:
-        """``[T, H]`` and ``[T]`` to ``[2 H]``."""
-        weights = weights[:, None]  # not products of matrices, which autocast would round to bf16
-        mean = (weights * hidden).sum(dim=0)
-        variance = (weights * (hidden - mean).square()).sum(dim=0)
-        return torch.cat([mean, variance.clamp(min=MIN_VARIANCE).sqrt()])

@@ -8,9 +8,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from classifiers.models.torch import BiLstm
-from classifiers.models.torch.inputs import Frames, Moments, Pooled, batches, passes, time_means
-from classifiers.models.torch.splitting import split_validation
+from classifiers.models.torch.inputs import (
+    Frames,
+    Moments,
+    Pooled,
+    batches,
+    passes,
+    split_validation,
+    time_means,
+)
+from classifiers.models.torch.models import BiLstm
 from extractor.errors import InputError
 
 

@@ -24,7 +24,7 @@ from classifiers.commands.train import command as hser_train
 from classifiers.commands.train import result_lines
 from classifiers.lookup.evaluation import evaluate
 from classifiers.models.table import CLASSIFIERS, build
-from classifiers.models.torch import MODELS
+from classifiers.models.torch.models import MODELS
 from classifiers.report.page import report_html
 from classifiers.results.metrics import CAUTION, Predictions
 from classifiers.results.result import FoldInfo, Result
