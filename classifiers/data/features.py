@@ -20,10 +20,8 @@ from classifiers.data.frame_rows import FrameRows
 from classifiers.data.joining import Part, join, labelled, named, resolved
 from classifiers.data.runs import (
     augmentations_of,
-    is_clean,
     missing_notes,
     open_run,
-    originals_of,
     tested_rows,
 )
 from classifiers.data.source import COPIES, FRAMES, Labelling, Source
@@ -63,10 +61,10 @@ class Features:
         self.y = np.array([code[name] for name in self.labels], np.int64)
         first = self._parts[0]
         rows = first.rows
-        originals, augmentations = originals_of(first.store), augmentations_of(first.store)
+        originals, augmentations = first.store.originals, augmentations_of(first.store)
         self.originals = [originals[row] for row in rows.tolist()]
         self.augmentations = [augmentations[row] for row in rows.tolist()]
-        self.clean = is_clean(first.store)[rows]
+        self.clean = first.store.clean[rows]
 
     @classmethod
     def open(

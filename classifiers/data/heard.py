@@ -19,8 +19,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from classifiers.data.runs import is_clean, originals_of
-from extractor.augment.copies import UNALTERED
 from extractor.errors import StoreError
 from extractor.store import Store
 from extractor.store.aside import aside
@@ -59,7 +57,7 @@ class Overlap:
 
 def heard_of(store: Store, rows: np.ndarray) -> Heard:
     """What ``rows`` (int64) of a run were made of."""
-    checksums, originals = store.checksums, originals_of(store)
+    checksums, originals = store.checksums, store.originals
     rendered = _rendered(store)
     chosen = rows.tolist()
     speakers = store.labels("speaker") if "speaker" in store.columns else []
@@ -78,7 +76,7 @@ def overlap(heard: Heard, store: Store) -> Overlap:
     known, here = _corpora(heard.corpus), _corpora(str(store.environment.get(CORPUS, "")))
     copy = np.zeros(len(store), bool)
     if not known or not here or known & here:
-        originals = _each_digest(originals_of(store))
+        originals = _each_digest(store.originals)
         copy = np.isin(originals, heard.rendered) | (_rendered(store) & np.isin(originals, heard.originals))
         copy &= ~audio
     names = store.labels("speaker") if "speaker" in store.columns else [""] * len(store)
@@ -106,9 +104,9 @@ def _named(speaker: str, corpus: str) -> str:
 
 def _rendered(store: Store) -> np.ndarray:
     """bool [N]: copies whose audio was augmented before the run, and whose checksum is of that."""
-    if store.settings.get("augmentation", UNALTERED) != UNALTERED:
+    if store.info.augmented:
         return np.zeros(len(store), bool)
-    return ~is_clean(store)
+    return ~store.clean
 
 
 def _each_digest(texts: Sequence[str]) -> np.ndarray:

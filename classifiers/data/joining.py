@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from classifiers.data.label_maps import as_classes
-from classifiers.data.runs import augmentations_of, is_clean, tested_rows
-from classifiers.data.source import CLEAN, FRAMES, OPEN_LAYERS, Labelling, Source
-from extractor.errors import InputError, SettingsError, unknown
+from classifiers.data.runs import augmentations_of, tested_rows
+from classifiers.data.source import CLEAN, OPEN_LAYERS, Labelling, Source
+from extractor.errors import InputError, SettingsError
 from extractor.inputs.corpora.words import is_missing
 from extractor.store import Store
 
@@ -35,27 +35,13 @@ def named(ids: Sequence[str]) -> str:
 
 def resolved(source: Source, store: Store) -> Part:
     """A source with its pooling and layers by name. Raises SettingsError for one that is not there."""
-    pooled = [name for name in store.poolings if name != FRAMES]
-    pooling = source.pooling
-    if pooling is None:
-        choices = pooled or store.poolings
-        if len(choices) != 1:
-            known = ", ".join(choices) or "none"
-            raise SettingsError(f"{source.path}: name a pooling (RUN:pooling); there are: {known}")
-        pooling = choices[0]
-    if pooling not in store.poolings:
-        raise SettingsError(f"{source.path}: {unknown('pooling', pooling, store.poolings)}")
-    layers, there = source.layers, store.layers
-    if isinstance(layers, str):
-        if layers not in OPEN_LAYERS:
-            raise SettingsError(f"--layer {layers!r}: write a number, 6,12, all, best or each")
-        if len(there) == 1:
-            layers = (there[0],)
-    else:
-        layers = tuple(there[n] if -len(there) <= n < 0 else n for n in layers)
-        for layer in layers:
-            if layer not in there:
-                raise SettingsError(f"{source.path}: layer {layer} is not stored; there are: {there}")
+    layers = source.layers
+    if isinstance(layers, str) and layers not in OPEN_LAYERS:
+        raise SettingsError(f"--layer {layers!r}: write a number, 6,12, all, best or each")
+    fixed = None if isinstance(layers, str) else layers
+    numbers, pooling = store.resolve(fixed, source.pooling, frames=True, hint=" (RUN:pooling)")
+    if fixed is not None or len(numbers) == 1:
+        layers = tuple(numbers)
     rows = np.arange(len(store))
     return Part(replace(source, pooling=pooling, layers=layers), store, rows, pooling)
 
@@ -113,7 +99,7 @@ def labelled(parts: Sequence[Part], labelling: Labelling, notes: list[str]) -> l
         notes.append(f"{first.source.path}: {named(unlabelled)} without {labelling.column}: left out")
     notes += found
     if labelling.copies == "none":
-        clean = is_clean(first.store)
+        clean = first.store.clean
         used = clean if labelling.test_on == CLEAN else clean | _tested(first.store, clean, labelling.test_on)
         of_rows = used[first.rows]
         if not of_rows.all():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.data.runs import augmentations_of, is_clean, open_run, tested_rows
+from classifiers.data.runs import augmentations_of, open_run, tested_rows
 from classifiers.data.source import CLEAN, Source
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.inputs.corpora.words import Renamer, known
@@ -149,7 +149,7 @@ def _count(
 ) -> dict[str, int]:
     """Rows of each label, most frequent first."""
     store = open_run(Source.parse(run.split(",")[0]).path, incomplete)
-    rows = tested_rows(is_clean(store), augmentations_of(store), test_on, str(store.path))
+    rows = tested_rows(store.clean, augmentations_of(store), test_on, str(store.path))
     if left_out:
         rows = rows & ~np.isin(np.array(store.ids, object), np.array(list(left_out), object))
     labels = np.array(store.labels(column), object)[rows]

@@ -1,10 +1,8 @@
 """Runs as they are read to learn from, to report on and to search: whole, and with their copies told apart.
 
-Every reader of the package opens its run here, so that none takes an unfinished run for a whole one; and
-which rows are recordings as they are, and which are augmented copies, is asked here alone.
-
-A copy is a row that says so in the columns that `hser-extract --augment` and the manifest of `hser-augment`
-have: ``original`` (the recording's id), ``copy`` (0 is the recording as it is), ``augmentation``.
+Every reader of the package opens its run here, so that none takes an unfinished run for a whole one.
+Which rows are recordings as they are, and which are augmented copies, the store says (`Store.clean`,
+`Store.originals`); what was done to a copy is in its column ``augmentation``, and is read here.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ NOT_RECORDED = "not recorded"  # of what an earlier version did not write down
 
 
 _DRAWN_BY = {"masks": "specaugment", "join": "copypaste", "silence": "timemask", "band": "bandpass"}
-_ORIGINAL, _COPY, _AUGMENTATION = "original", "copy", "augmentation"
+_AUGMENTATION = "augmentation"
 
 
 def open_run(path: str | PathLike[str], incomplete: bool = False) -> Store:
@@ -48,31 +46,12 @@ def missing_notes(store: Store) -> list[str]:
     return notes
 
 
-# Which rows are recordings as they are
-
-
-def has_copies(store: Store) -> bool:
-    """Whether its rows say what they are copies of."""
-    return {_ORIGINAL, _COPY} <= set(store.columns)
-
-
-def is_clean(store: Store) -> np.ndarray:
-    """bool [N]: false for augmented copies. A row that says nothing of it is a recording as it is."""
-    if not has_copies(store):
-        return np.ones(len(store), bool)
-    return np.array([number in ("", "0") for number in store.labels(_COPY)], bool)
-
-
-def originals_of(store: Store) -> list[str]:
-    """Of every row the id of the recording that it is, or is a copy of."""
-    if not has_copies(store):
-        return store.ids
-    return [name or own for name, own in zip(store.labels(_ORIGINAL), store.ids, strict=True)]
+# Which rows are tested
 
 
 def augmentations_of(store: Store) -> list[str]:
     """Of every row the names of its augmentations, joined by +; "none" for a recording as it is."""
-    clean = is_clean(store)
+    clean = store.clean
     if _AUGMENTATION not in store.columns or clean.all():
         return [UNALTERED if each else "unnamed" for each in clean.tolist()]
     recipes = store.labels(_AUGMENTATION)

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from classifiers.data.label_maps import as_classes
-from classifiers.data.runs import encoder_words, is_clean, missing_notes, open_run, originals_of
+from classifiers.data.runs import encoder_words, missing_notes, open_run
 from classifiers.lookup.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.lookup.neighbours import Groups, nearest, unit
 from classifiers.lookup.vote import NO_VOTE, vote
@@ -136,21 +136,21 @@ def evaluate(
     _check(made)
     store = open_run(run, made.incomplete)
     rows = _take_part(store, made, progress or (lambda note: None))
+    layers, pooling = store.resolve(made.layers, made.pooling)  # all are checked before one is read
+    made = replace(made, pooling=pooling)
     scores = []
-    for layer in _layers(store, made.layers):
+    for layer in layers:
         scores.append(_score_layer(store, rows, layer, made))
         if progress is not None:
             progress(f"layer {layer}: UA {scores[-1].ua:.1%}")
     best = max(scores, key=lambda score: score.ua)
     duplicates = None
     if made.duplicates_above is not None:
-        duplicates = find_near_duplicates(
-            store, best.layer, made.pooling, made.leave_out, made.duplicates_above
-        )
+        duplicates = find_near_duplicates(store, best.layer, pooling, made.leave_out, made.duplicates_above)
     queries = rows.emotion[rows.clean]
     return Evaluation(
         run=str(store.path),
-        pooling=made.pooling or next(name for name in store.poolings if name != "none"),
+        pooling=pooling,
         normalisation=made.normalisation,
         leave_out=made.leave_out,
         k=made.k,
@@ -178,16 +178,6 @@ def _check(options: EvaluationOptions) -> None:
         raise SettingsError(f"--temperature {options.temperature}: must be more than 0")
 
 
-def _layers(store: Store, asked: Sequence[int] | None) -> list[int]:
-    """The model's numbers of the layers to score; all are checked before one is read."""
-    there = store.layers
-    layers = there if asked is None else [there[n] if -len(there) <= n < 0 else n for n in asked]
-    for layer in layers:
-        if layer not in there:
-            raise SettingsError(f"{store.path}: layer {layer} is not stored; there are: {there}")
-    return layers
-
-
 def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], None]) -> _Rows:
     """Rows that have an emotion and a group; of augmented ones the copies only where they count."""
     known = [*store.columns, *GROUP_COLUMNS]
@@ -202,7 +192,7 @@ def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], N
     emotion = np.array(classes, object)
     unlabelled = np.array([is_missing(label) for label in written], bool)
     group = np.array(_column(store, options.leave_out), object)
-    clean = is_clean(store)
+    clean = store.clean
     if not clean.any():
         raise InputError(
             f"{store.path}: holds augmented copies only, and recordings as they are is what is looked up;"
@@ -225,7 +215,7 @@ def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], N
         index=kept,
         emotion=emotion_codes,
         group=group_codes,
-        original=factor(np.array(originals_of(store), object)[kept])[1],
+        original=factor(np.array(store.originals, object)[kept])[1],
         clean=clean[kept],
         emotions=list(emotions),
         num_groups=len(groups),

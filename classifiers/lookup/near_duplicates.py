@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.data.runs import is_clean
 from classifiers.lookup.neighbours import similar_pairs, unit
 from extractor.store import Store
 from extractor.store.where import factor
@@ -58,7 +57,7 @@ def find_near_duplicates(
     As many products as there are pairs of rows, a block at a time. ``group`` names a label, "id" or
     "path". ``most`` pairs are shown, those of the same audio first.
     """
-    rows = np.flatnonzero(is_clean(store))
+    rows = np.flatnonzero(store.clean)
     emotion, of_group = store.labels("emotion"), _column(store, group)
     path, audio, emotion_code, group_code = (
         factor(np.array(values, object)[rows])[1]

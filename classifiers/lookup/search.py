@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from classifiers.data.runs import has_copies, is_clean, missing_notes, open_run, originals_of
+from classifiers.data.runs import missing_notes, open_run
 from classifiers.lookup.hits import Hits, Neighbour, shares_of
 from classifiers.lookup.memory import MAX_ROWS, MemoryIndex, Searchable
 from classifiers.lookup.query import Query, QueryEncoder
-from extractor.errors import InputError, SettingsError, StoreError, unknown
+from extractor.errors import InputError, SettingsError, StoreError
 from extractor.store import Store
 from extractor.store.where import Factored, factor, parse_where
 from extractor.types import Failure
@@ -86,7 +86,7 @@ class Lookup:
         self.layer, self.pooling = encoder.layer, encoder.pooling
         self._encoder = encoder
         self._columns: dict[str, Factored] = {}
-        self._clean = is_clean(store)  # bool [N]
+        self._clean = store.clean  # bool [N]
         self._original: np.ndarray | None = None  # int64 [N], of the recording that each row is a copy of
         self._indexed = np.isin(store.positions, index.positions)  # bool [N]: rows can be removed from it
 
@@ -194,9 +194,9 @@ class Lookup:
         own = np.zeros(len(self.store), bool)
         if query.row is not None:
             own[query.row] = True
-            if has_copies(self.store):
+            if self.store.has_copies:
                 if self._original is None:
-                    self._original = factor(originals_of(self.store))[1]
+                    self._original = factor(self.store.originals)[1]
                 own |= self._original == self._original[query.row]
         if rules.exclude_own_file:
             own |= self._same_file(query)
@@ -309,24 +309,18 @@ def _choose(store: Store, layer: int | None, pooling: str | None) -> tuple[int, 
     """Which layer and pooling: as asked, or the only index, or the only ones that are stored."""
     from extractor.index import list_indexes
 
-    layers, poolings = store.layers, [name for name in store.poolings if name != "none"]
-    if layer is not None and -len(layers) <= layer < 0:
-        layer = layers[layer]
-    if layer is not None and layer not in layers:
-        raise SettingsError(f"{store.path}: layer {layer} is not stored; there are: {layers}")
-    if pooling is not None and pooling not in poolings:
-        raise SettingsError(f"{store.path}: {unknown('pooling', pooling, poolings)}")
-    stored = [(p, n) for p in poolings for n in layers]
-    indexed = [(p, n) for p, n, *_ in list_indexes(store.path)] if store.path.is_dir() else []
-    for there in (indexed, stored):
-        fitting = [(p, n) for p, n in there if pooling in (None, p) and layer in (None, n)]
-        if len(fitting) == 1:
-            return fitting[0][1], fitting[0][0]
-        if fitting:
-            shown = ", ".join(f"{p}:{n}" for p, n in fitting)
-            what = "indexes" if there is indexed else "poolings and layers"
-            raise SettingsError(f"{store.path}: name a --layer and --pooling; there are {what} {shown}")
-    raise StoreError(f"{store.path}: only frames are stored; extract with a pooling to look things up")
+    poolings = store.pooled if pooling is None else [pooling]
+    if not poolings:
+        raise StoreError(f"{store.path}: only frames are stored; extract with a pooling to look things up")
+    layers, _ = store.resolve(layer, poolings[0])
+    stored = [(name, number) for name in poolings for number in layers]
+    indexed = [each[:2] for each in list_indexes(store.path) if each[:2] in stored]  # none of a packed file
+    choices = indexed or stored
+    if len(choices) > 1:
+        shown = ", ".join(f"{name}:{number}" for name, number in choices)
+        what = "indexes" if indexed else "poolings and layers"
+        raise SettingsError(f"{store.path}: name a --layer and --pooling; there are {what} {shown}")
+    return choices[0][1], choices[0][0]
 
 
 def _open_index(store: Store, layer: int, pooling: str) -> tuple[Searchable, list[str]]:

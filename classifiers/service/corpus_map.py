@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifiers.charts.plane import PROJECTIONS, Projection, choose_projection
-from classifiers.data.runs import is_clean
 
 if TYPE_CHECKING:
     from classifiers.lookup import Lookup
@@ -30,7 +29,7 @@ class CorpusMap:
         self.index = lookup.index
         self.store, self.layer, self.pooling = store, lookup.layer, lookup.pooling
         rows = np.flatnonzero(np.isin(store.positions, lookup.index.positions))
-        originals = is_clean(store)
+        originals = store.clean
         rows = rows[originals[rows]] if originals.any() else rows
         self.num_rows = len(rows)
         if len(rows) > max_points:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.data.runs import open_run
-from classifiers.data.source import FRAMES, Source
+from classifiers.data.source import Source
 from classifiers.models.table import POOLED
 from classifiers.results.metrics import CAUTION as OF_SEVERAL
 from classifiers.results.result import to_json
@@ -164,7 +164,7 @@ def _sources(source: Source, pooling: str | None, incomplete: bool) -> Iterator[
     """The run with each pooling, and each layer, fixed."""
     store = open_run(source.path, incomplete)
     named = source.pooling or pooling
-    poolings = [named] if named else [name for name in store.poolings if name != FRAMES]
+    poolings = [named] if named else store.pooled
     for name in poolings:
         for layer in store.layers:
             yield Source(source.path, name, (layer,))

@@ -18,14 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classifiers.data.runs import (
-    augmentations_of,
-    has_copies,
-    is_clean,
-    missing_notes,
-    open_run,
-    originals_of,
-)
+from classifiers.data.runs import augmentations_of, missing_notes, open_run
 from classifiers.results.result import to_json
 from classifiers.training.conditions import encoder_words
 from extractor.errors import InputError, StoreError
@@ -95,11 +88,9 @@ def measure_stability(
     pooling or layer.
     """
     store = open_run(run, incomplete)
-    if not has_copies(store):
+    if not store.has_copies:
         raise StoreError(f"{store.path}: has no augmented copies; extract with --augment")
-    if pooling is None and "none" in store.poolings:
-        pooled = [name for name in store.poolings if name != "none"]
-        pooling = pooled[0] if len(pooled) == 1 else None
+    numbers, pooling = store.resolve(layers, pooling)
     copies, originals, unpaired = _pairs(store)
     if not len(copies):
         raise InputError(f"{store.path}: no copy has its original beside it; extract without --no-clean")
@@ -108,7 +99,7 @@ def measure_stability(
     if len(groups) > 1:
         groups[EVERY] = np.arange(len(copies))
     found = []
-    for layer in store.layers if layers is None else layers:
+    for layer in numbers:
         clean = store.load_rows(originals, layer, pooling)
         moved = store.load_rows(copies, layer, pooling)
         cosine = cosines(clean, moved)
@@ -116,17 +107,23 @@ def measure_stability(
             of = cosine[pairs]
             found.append(
                 Score(
-                    pooling or store.poolings[0], layer, kind, len(pairs), float(of.mean()), float(of.std()),
-                    float(of.min()), linear_cka(clean[pairs], moved[pairs]),
+                    pooling,
+                    layer,
+                    kind,
+                    len(pairs),
+                    float(of.mean()),
+                    float(of.std()),
+                    float(of.min()),
+                    linear_cka(clean[pairs], moved[pairs]),
                 )
-            )  # fmt: skip
+            )
     notes, encoder = tuple(missing_notes(store)), encoder_words(store.settings)
-    return Stability(str(store.path), found[0].pooling, tuple(found), unpaired, encoder, notes)
+    return Stability(str(store.path), pooling, tuple(found), unpaired, encoder, notes)
 
 
 def _pairs(store: Store) -> tuple[np.ndarray, np.ndarray, int]:
     """Rows of copies and of their originals, aligned; and how many copies have none."""
-    is_original, original = is_clean(store), originals_of(store)
+    is_original, original = store.clean, store.originals
     clean = {original[row]: row for row in np.flatnonzero(is_original).tolist()}
     copies = np.flatnonzero(~is_original).tolist()
     paired = [row for row in copies if original[row] in clean]

@@ -13,7 +13,7 @@ import numpy as np
 from classifiers.data.features import Features
 from classifiers.data.heard import NAMED, overlap
 from classifiers.data.label_maps import LabelMap, map_labels, restricted
-from classifiers.data.runs import augmentations_of, is_clean, open_run, tested_rows
+from classifiers.data.runs import augmentations_of, open_run, tested_rows
 from classifiers.data.source import CLEAN, FRAMES, Labelling, Source
 from classifiers.data.stacked import different_settings
 from classifiers.results.metrics import (
@@ -136,7 +136,7 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
     sources = _sources(model, run, incomplete)
     stores = [open_run(source.path, incomplete) for source in sources]
     first = stores[0]
-    tested = tested_rows(is_clean(first), augmentations_of(first), test_on, str(first.path))
+    tested = tested_rows(first.clean, augmentations_of(first), test_on, str(first.path))
     if not model.heard:
         note = f"{run}: whether any of it was heard in training is unknown: {model.path} was made before that"
         notes = [f"{note} was kept; train again to know"]

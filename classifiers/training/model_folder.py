@@ -34,7 +34,7 @@ from classifiers.charts.results import charts_of, histories_of, tested
 from classifiers.data.features import FRAMES, Source
 from classifiers.data.heard import FILE as HEARD
 from classifiers.data.heard import Heard, heard_of, read_heard, write_heard
-from classifiers.data.runs import is_clean, open_run
+from classifiers.data.runs import open_run
 from classifiers.models.files import SKOPS, kind_of, read_estimator, write_estimator
 from classifiers.models.table import LAYERS, Row, row
 from classifiers.results.metrics import confusion_matrix
@@ -239,7 +239,7 @@ def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> H
     store, trained = open_run(source.path, incomplete=True), set(ids)  # the rows that were learned from
     of_model = np.array([name in trained for name in store.ids], bool)
     if config.get("copies") == "none":
-        of_model &= is_clean(store)
+        of_model &= store.clean
     return heard_of(store, np.flatnonzero(of_model))
 
 

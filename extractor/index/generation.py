@@ -91,12 +91,8 @@ def resolve(store: Store, layer: int, pooling: str | None) -> tuple[int, str]:
     """The model's number of a layer, and the pooling's name. Raises ``SettingsError`` as Store does."""
     if store.path.is_file():
         raise StoreError(f"{store.path}: a packed run has no index; name the run folder it was made from")
-    if pooling is None:
-        pooled = [name for name in store.poolings if name != "none"]
-        pooling = pooled[0] if len(pooled) == 1 else None
-    store.load_rows([], layer, pooling)  # raises for what is not there
-    assert pooling is not None
-    return (store.layers[layer] if layer < 0 else layer), pooling
+    (number,), pooling = store.resolve(layer, pooling)
+    return number, pooling
 
 
 def settings_digest(store: Store) -> str:

@@ -47,7 +47,7 @@ def relabel(run: str | PathLike[str], manifest: Manifest) -> Relabelled:
     """
     with RunWriter.resume(_folder(run)) as writer:
         rows, columns = writer.manifest() or [], writer.columns
-        copied = writer.info.settings.get("augmentation", "none") != "none"
+        copied = writer.info.augmented
         own = columns[: -len(COPY_COLUMNS)] if copied else columns  # a copy's own columns are the last
         taken = [name for name in COPY_COLUMNS if copied and name in manifest.columns]
         if taken:

@@ -83,7 +83,7 @@ def merge(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incompl
     first = opened[0]
     for run in opened:
         _check(first, run, incomplete)
-    copied = first.info.settings.get("augmentation", "none") != "none"
+    copied = first.info.augmented
     columns = _united([run.lines.columns for run in opened], copied)
     aside = out.with_name(out.name + TMP)
     with writable(out):

@@ -22,6 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import SettingsError, StoreError, unknown
 from extractor.store.edition import read_edition
 from extractor.store.parts import (
@@ -158,6 +159,44 @@ class Store:
         return list(self.shapes)
 
     @property
+    def pooled(self) -> list[str]:
+        """The poolings that give a row one vector: all but `none`, which keeps its frames."""
+        return [name for name in self.shapes if name != NO_POOLING]
+
+    def resolve(
+        self,
+        layers: int | Sequence[int] | None = None,
+        pooling: str | None = None,
+        *,
+        frames: bool = False,
+        hint: str = "",
+    ) -> tuple[list[int], str]:
+        """Which layers, by the model's own numbers, and which pooling are meant.
+
+        Negative layers count from the last one that is stored; None are all of them. A ``pooling`` that
+        is None is the only one. ``frames``: the pooling `none` may be meant as well, which is the only
+        one where nothing is pooled. ``hint``: where a pooling is named, for the message.
+        Raises ``SettingsError`` for a layer or a pooling that is not there, or a choice that is open.
+        """
+        there, known = self.layers, self.poolings if frames else self.pooled
+        if pooling is None:
+            choices = self.pooled or known
+            if len(choices) != 1:
+                shown = ", ".join(choices) or "none"
+                raise SettingsError(f"{self.path}: name a pooling{hint}; there are: {shown}")
+            pooling = choices[0]
+        if pooling == NO_POOLING and not frames:
+            raise SettingsError("frames are of different length: read them with frames(row)")
+        if pooling not in known:
+            raise SettingsError(f"{self.path}: {unknown('pooling', pooling, known)}")
+        asked = there if layers is None else [layers] if isinstance(layers, int | np.integer) else layers
+        numbers = [there[number] if -len(there) <= number < 0 else int(number) for number in asked]
+        for number in numbers:
+            if number not in there:
+                raise SettingsError(f"{self.path}: layer {number} is not stored; there are: {there}")
+        return numbers, pooling
+
+    @property
     def batches(self) -> list[int]:
         """Batches of the plan that were committed when the store was opened."""
         return sorted(batch for source in self._sources for batch in source.batches)
@@ -226,6 +265,28 @@ class Store:
         """float64 [N], seconds."""
         return self.num_samples / SAMPLE_RATE
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether its rows say what they are augmented copies of.
+
+        So they do in the columns that `hser-extract --augment` and the manifest of `hser-augment` have.
+        """
+        return {*COPY_COLUMNS[:2]} <= set(self.columns)
+
+    @property
+    def clean(self) -> np.ndarray:
+        """bool [N]: false for augmented copies. A row that says nothing of it is a recording as it is."""
+        if not self.has_copies:
+            return np.ones(len(self), bool)
+        return np.array([number in ("", "0") for number in self.labels(COPY_COLUMNS[1])], bool)
+
+    @property
+    def originals(self) -> list[str]:
+        """Of every row the id of the recording that it is, or is a copy of."""
+        if not self.has_copies:
+            return self.ids
+        return [name or own for name, own in zip(self.labels(COPY_COLUMNS[0]), self.ids, strict=True)]
+
     def labels(self, name: str) -> list[str]:
         """One label of every row; ``""`` where it is not known."""
         if name not in self.columns:
@@ -286,13 +347,11 @@ class Store:
         pooling: str | None = None,
     ) -> np.ndarray:
         """``load`` for some rows, in the order given; of the file, their chunks alone are read."""
-        pooling = self._pooling(pooling)
-        indices = self._layer_indices(layer)
+        layers, pooling = self.resolve(layer, pooling)
         rows = self._row_indices(rows)
-        width = self.shapes[pooling]
-        out = np.empty((len(rows), len(indices), width), np.float32)
-        for k, index in enumerate(indices):
-            self._read_rows(rows, out[:, k], chunkwise(pooling, index))
+        out = np.empty((len(rows), len(layers), self.shapes[pooling]), np.float32)
+        for k, number in enumerate(layers):
+            self._read_rows(rows, out[:, k], chunkwise(pooling, self.layers.index(number)))
         return out[:, 0] if isinstance(layer, int | np.integer) else out
 
     def iter_rows(
@@ -314,7 +373,9 @@ class Store:
             raise SettingsError(f"{self.path}: no frames are stored; extract with --pooling {NO_POOLING}")
         if isinstance(row, str):
             row = self._row_of(row)
-        index: int | slice = slice(None) if layer is None else self._layer_indices(layer)[0]
+        index: int | slice = slice(None)
+        if layer is not None:
+            index = self.layers.index(self.resolve(layer, NO_POOLING, frames=True)[0][0])
         found: list[np.ndarray] = [np.zeros(0)]
 
         def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
@@ -405,29 +466,6 @@ class Store:
         if len(indices) and (indices.min() < -len(self) or indices.max() >= len(self)):
             raise SettingsError(f"{self.path}: row {indices.max()} asked for, there are {len(self)}")
         return indices % len(self) if len(indices) else indices
-
-    def _pooling(self, pooling: str | None) -> str:
-        pooled = [name for name in self.shapes if name != NO_POOLING]
-        if pooling == NO_POOLING:
-            raise SettingsError("frames are of different length: read them with frames(row)")
-        if pooling is None:
-            if len(pooled) != 1:
-                raise SettingsError(f"{self.path}: name a pooling; there are: {', '.join(pooled) or 'none'}")
-            return pooled[0]
-        if pooling not in pooled:
-            raise SettingsError(f"{self.path}: {unknown('pooling', pooling, pooled)}")
-        return pooling
-
-    def _layer_indices(self, layer: int | Sequence[int] | None) -> list[int]:
-        layers = self.layers
-        if layer is None:
-            return list(range(len(layers)))
-        asked = [layer] if isinstance(layer, int | np.integer) else list(layer)
-        named = [layers[number] if -len(layers) <= number < 0 else number for number in asked]
-        for number in named:
-            if number not in layers:
-                raise SettingsError(f"{self.path}: layer {number} is not stored; there are: {layers}")
-        return [layers.index(number) for number in named]
 
     def _read_errors(self) -> list[Failure]:
         failures: dict[Any, Failure] = {}  # by id; of an edited run by position

@@ -66,6 +66,11 @@ class RunInfo:
     storage_dtype: str
     format: int = FORMAT
 
+    @property
+    def augmented(self) -> bool:
+        """Whether the run makes augmented copies: then their own columns are the last of its labels."""
+        return bool(self.settings.get("augmentation", "none") != "none")
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 

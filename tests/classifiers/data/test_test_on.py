@@ -18,7 +18,7 @@ from classifiers.commands.evaluate import hser_evaluate
 from classifiers.commands.report import command as hser_report
 from classifiers.commands.train import command as hser_train
 from classifiers.data.features import Features, Source
-from classifiers.data.runs import augmentations_of, is_clean, kind_of, originals_of
+from classifiers.data.runs import augmentations_of, kind_of
 from classifiers.lookup.evaluation import evaluate
 from classifiers.studies.cross_corpus import cross_matrix
 from classifiers.studies.transfer import transfer
@@ -235,7 +235,7 @@ def test_what_hser_augment_writes_is_copies_again(tmp_path: Path) -> None:
     assert config is not None
     render([manifest], config, tmp_path / "wavs", device="cpu")
     store = extract(tmp_path / "wavs" / "manifest.csv", model="mfcc", pooling="meanstd", out=tmp_path / "run")
-    assert is_clean(store).sum() == len(store) // 2
+    assert store.clean.sum() == len(store) // 2
     assert set(augmentations_of(store)) == {"none", "gain"}
     result = run_experiment(Experiment((str(tmp_path / "run"),), test_on="gain"))
     assert result.figures()["num_tested"] == len(store) // 2
@@ -244,8 +244,8 @@ def test_what_hser_augment_writes_is_copies_again(tmp_path: Path) -> None:
     both = extract(
         [manifest, tmp_path / "only" / "manifest.csv"], model="mfcc", pooling="meanstd", out=tmp_path / "both"
     )
-    assert is_clean(both).sum() == len(both) // 2
-    assert sorted(originals_of(both)) == sorted(2 * Store(tmp_path / "both").ids[: len(both) // 2])
+    assert both.clean.sum() == len(both) // 2
+    assert sorted(both.originals) == sorted(2 * Store(tmp_path / "both").ids[: len(both) // 2])
     assert (
         run_experiment(Experiment((str(tmp_path / "both"),), test_on="copies")).figures()["num_tested"] == 24
     )

@@ -322,8 +322,9 @@ def test_a_run_that_its_table_does_not_show_does_not_end_well(quiet: list[str], 
     for i in range(6):
         soundfile.write(results / f"{i}.wav", np.full(8_000 + 100 * i, 0.1), 16_000)
     code = (
-        "from extractor import cli, committing; from extractor.store import writer;"
-        " committing.GROUP_BYTES = 1; writer.FREE_MARGIN_BYTES = 1 << 62; writer.MOST_PIECES = 2; cli.main()"
+        "from extractor.commands import extract; from extractor.run import committing;"
+        " from extractor.store import writer; committing.GROUP_BYTES = 1;"
+        " writer.FREE_MARGIN_BYTES = 1 << 62; writer.MOST_PIECES = 2; extract.main()"
     )
     words = [str(results), "--model", "mfcc", "--batch-seconds", "0.1", "--out", str(run), *quiet]
     ran = subprocess.run(
