@@ -46,6 +46,8 @@ from extractor.store.run_folder import (
 from extractor.store.sources import ReadRows, Source, chunkwise, list_sources, read_source
 from extractor.types import SAMPLE_RATE, Failure
 
+_ORIGINAL, _COPY, _ = COPY_COLUMNS
+
 
 class Store:
     """The rows of a run, in manifest order, as they were when the store was opened.
@@ -271,21 +273,21 @@ class Store:
 
         So they do in the columns that `hser-extract --augment` and the manifest of `hser-augment` have.
         """
-        return {*COPY_COLUMNS[:2]} <= set(self.columns)
+        return {_ORIGINAL, _COPY} <= set(self.columns)
 
     @property
     def clean(self) -> np.ndarray:
         """bool [N]: false for augmented copies. A row that says nothing of it is a recording as it is."""
         if not self.has_copies:
             return np.ones(len(self), bool)
-        return np.array([number in ("", "0") for number in self.labels(COPY_COLUMNS[1])], bool)
+        return np.array([number in ("", "0") for number in self.labels(_COPY)], bool)
 
     @property
     def originals(self) -> list[str]:
         """Of every row the id of the recording that it is, or is a copy of."""
         if not self.has_copies:
             return self.ids
-        return [name or own for name, own in zip(self.labels(COPY_COLUMNS[0]), self.ids, strict=True)]
+        return [name or own for name, own in zip(self.labels(_ORIGINAL), self.ids, strict=True)]
 
     def labels(self, name: str) -> list[str]:
         """One label of every row; ``""`` where it is not known."""
