@@ -65,9 +65,9 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
 
 def fitted(x: np.ndarray, y: np.ndarray, groups: np.ndarray, rows: np.ndarray, c: float) -> Any:
     """The table's classifier, which standardises, on ``rows``. Every class must be among them."""
-    from classifiers.models.table import build
+    from classifiers.models.table import row
 
-    return build(CLASSIFIER, {"C": c}, SEED, int(y.max()) + 1).fit(x[rows], y[rows], groups=groups[rows])
+    return row(CLASSIFIER).make({"C": c}, SEED).fit(x[rows], y[rows], groups=groups[rows])
 
 
 def best_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray, splits: Any, candidates: Any) -> float:

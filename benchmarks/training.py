@@ -229,10 +229,10 @@ def _import_all(classifier: str) -> None:
     import sklearn.metrics  # noqa: F401
 
     import classifiers.training.experiment  # noqa: F401
-    from classifiers.models.table import build
+    from classifiers.models.table import row
 
     y = np.arange(40) % 2
-    build(classifier, {}, 0, 2).fit(np.random.default_rng(0).standard_normal((40, 2), np.float32), y)
+    row(classifier).make({}, 0).fit(np.random.default_rng(0).standard_normal((40, 2), np.float32), y)
 
 
 def _threads() -> int:

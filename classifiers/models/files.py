@@ -14,13 +14,10 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from extractor.errors import InputError, StoreError
 from extractor.store.aside import aside
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SKOPS, SAFETENSORS = "skops", "safetensors"
 
@@ -61,34 +58,13 @@ TYPES = frozenset(
 FORMER_MODULES = {"classifiers.calibrated_svm": "classifiers.models.calibrated_svm"}
 # How skops makes them. Those that call functions or methods by name are not among them.
 LOADERS = frozenset(
-    {
-        "BytearrayNode",
-        "DictNode",
-        "JsonNode",
-        "ListNode",
-        "NdArrayNode",
-        "ObjectNode",
-        "TreeNode",
-        "TupleNode",
-        "TypeNode",
-    }
+    f"{kind}Node"
+    for kind in ("Bytearray", "Dict", "Json", "List", "NdArray", "Object", "Tree", "Tuple", "Type")
 )
-_SCHEMA = "schema.json"  # in the zip file
 
+_SCHEMA = "schema.json"  # in the zip file
 _ZIP, _PICKLES = b"PK\x03\x04", (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _HEADER_KEY = "hser"  # of the safetensors header, whose values are texts
-# What skops and safetensors raise for a file that is not what its name says.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    EOFError,
-    RuntimeError,
-    OSError,
-)
 
 
 def kind_of(estimator: Any) -> str:
@@ -98,58 +74,58 @@ def kind_of(estimator: Any) -> str:
 
 def write_estimator(estimator: Any, path: Path) -> None:
     """Write a fitted estimator, by `kind_of`. Raises StoreUnwritable."""
-    data = _torch_bytes(estimator) if kind_of(estimator) == SAFETENSORS else _skops_bytes(estimator)
+    if kind_of(estimator) == SAFETENSORS:
+        from safetensors.torch import save
+
+        plain, tensors = estimator.state()
+        data = save(tensors, {_HEADER_KEY: json.dumps(plain)})
+    else:
+        import skops.io
+
+        data = skops.io.dumps(estimator)
     with aside(path) as file:
         file.write(data)
 
 
 def read_estimator(path: Path, kind: str) -> Any:
     """The fitted estimator. Raises StoreError for a file that is damaged, or of a type not trusted."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_ZIP))
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; the model folder is not complete") from error
-    if start.startswith(_PICKLES):
-        raise StoreError(f"{path}: is a pickle; those can run code and are never loaded")
-    return _READERS[kind](path, start)
+    from safetensors import SafetensorError
 
-
-def _skops_bytes(estimator: Any) -> bytes:
-    import skops.io
-
-    return skops.io.dumps(estimator)
-
-
-def _torch_bytes(estimator: Any) -> bytes:
-    from safetensors.torch import save
-
-    plain, tensors = estimator.state()
-    return save(tensors, {_HEADER_KEY: json.dumps(plain)})
-
-
-def _read_skops(path: Path, start: bytes) -> Any:
-    import skops.io
-
-    if start != _ZIP:
-        raise StoreError(f"{path}: not a skops file; train again")
     try:
         data = path.read_bytes()  # once: what is checked is what is loaded
-        with zipfile.ZipFile(io.BytesIO(data)) as files:
-            schema = json.loads(files.read(_SCHEMA))
-            if _renamed(schema):
-                data = _with_schema(files, schema)
-        named = {
-            (f"{n.get('__module__')}.{n.get('__class__')}", str(n["__loader__"])) for n in _nodes(schema)
-        }
-        foreign = sorted({name for name, _ in named} - TYPES | {loader for _, loader in named} - LOADERS)
-        if foreign:
-            raise StoreError(
-                f"{path}: holds what no model of hser has, and is not loaded: {', '.join(foreign)}"
-            )
-        return skops.io.loads(data, trusted=sorted(TYPES))
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; the model folder is not complete") from error
+    if data.startswith(_PICKLES):
+        raise StoreError(f"{path}: is a pickle; those can run code and are never loaded")
+    if kind == SKOPS and not data.startswith(_ZIP):
+        raise StoreError(f"{path}: not a skops file; train again")
+    damaged = (  # what skops and safetensors raise for a file that is not what its name says
+        *(zipfile.BadZipFile, SafetensorError, InputError, ValueError, TypeError, KeyError),
+        *(AttributeError, ImportError, EOFError, RuntimeError, OSError),
+    )
+    try:
+        return _read_skops(path, data) if kind == SKOPS else _read_torch(path)
+    except damaged as error:
+        raise StoreError(
+            f"{path}: cannot be read as a model ({type(error).__name__}: {error}); train again"
+        ) from error
+
+
+def _read_skops(path: Path, data: bytes) -> Any:
+    import skops.io
+
+    with zipfile.ZipFile(io.BytesIO(data)) as files:
+        schema = json.loads(files.read(_SCHEMA))
+        former = [node for node in _nodes(schema) if node.get("__module__") in FORMER_MODULES]
+        for node in former:
+            node["__module__"] = FORMER_MODULES[node["__module__"]]
+        if former:
+            data = _with_schema(files, schema)
+    named = {(f"{n.get('__module__')}.{n.get('__class__')}", str(n["__loader__"])) for n in _nodes(schema)}
+    foreign = sorted({name for name, _ in named} - TYPES | {loader for _, loader in named} - LOADERS)
+    if foreign:
+        raise StoreError(f"{path}: holds what no model of hser has, and is not loaded: {', '.join(foreign)}")
+    return skops.io.loads(data, trusted=sorted(TYPES))
 
 
 def _nodes(node: Any) -> Iterator[dict[str, Any]]:
@@ -163,14 +139,6 @@ def _nodes(node: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(each)
 
 
-def _renamed(schema: Any) -> bool:
-    """Give nodes of `FORMER_MODULES` the names of today; whether there were any."""
-    former = [node for node in _nodes(schema) if node.get("__module__") in FORMER_MODULES]
-    for node in former:
-        node["__module__"] = FORMER_MODULES[node["__module__"]]
-    return bool(former)
-
-
 def _with_schema(files: zipfile.ZipFile, schema: Any) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as written:
@@ -179,22 +147,12 @@ def _with_schema(files: zipfile.ZipFile, schema: Any) -> bytes:
     return out.getvalue()
 
 
-def _read_torch(path: Path, start: bytes) -> Any:
-    from safetensors import SafetensorError, safe_open
+def _read_torch(path: Path) -> Any:
+    from safetensors import safe_open
 
     from classifiers.models.torch.models import from_state
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            plain = json.loads((file.metadata() or {})[_HEADER_KEY])
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        return from_state(plain, tensors)
-    except (SafetensorError, InputError, *_DAMAGED) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"{path}: cannot be read as a model ({type(error).__name__}: {error}); train again")
-
-
-_READERS = {SKOPS: _read_skops, SAFETENSORS: _read_torch}
+    with safe_open(path, framework="pt") as file:
+        plain = json.loads((file.metadata() or {})[_HEADER_KEY])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    return from_state(plain, tensors)

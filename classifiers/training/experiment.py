@@ -83,7 +83,10 @@ def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
         "asked": experiment.to_dict(),
     }
     if experiment.tune:
-        used["search"] = {name: asdict(of) for name, of in experiment.row.space.items()}
+        used["search"] = {
+            name: {"values": of} if isinstance(of, tuple) else asdict(of)
+            for name, of in experiment.row.space.items()
+        }
     if experiment.fusion == GATE:
         used["gate_prior"] = PRIOR
     return used

@@ -12,7 +12,7 @@ import numpy as np
 
 from classifiers.data.features import Features
 from classifiers.data.frame_rows import FrameRows
-from classifiers.models.table import FRAMES, LAYERS, Row, build
+from classifiers.models.table import FRAMES, LAYERS, Row
 from classifiers.results.metrics import unweighted_accuracy
 from classifiers.training.fit_progress import FitProgress
 from classifiers.training.protocols import Rows
@@ -101,14 +101,14 @@ class Learner:
         """On ``rows`` of ``x``. Labels are renumbered without gaps, as some classifiers need them."""
         self.refuse_too_few(rows)
         codes, y = np.unique(self.features.y[rows], return_inverse=True)
-        estimator = build(self.row.name, {**self.params, **params}, seed, len(codes))
+        estimator = self.row.make({**self.params, **params}, seed)
         neighbours = estimator.get_params().get("classifier__n_neighbors", 0)
         if neighbours > len(y):
             raise InputError(
                 f"{self._where}--classifier {self.row.name} looks for {neighbours} neighbours, a fold has"
                 f" {len(y)} training rows; write --param n_neighbors=1, or fewer --folds"
             )
-        extra: dict[str, Any] = {self.row.groups_as: self.groups[rows]} if self.row.groups_as else {}
+        extra: dict[str, Any] = {"groups": self.groups[rows]} if self.row.groups else {}
         if self.row.reports:
             extra["progress"] = self.progress.epoch
         with warnings.catch_warnings(record=True) as caught:

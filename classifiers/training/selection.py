@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.models.table import Choice, Range
+from classifiers.models.table import suggested
 from classifiers.training.learner import Inputs, Learner, Setting, Splits
 from extractor.errors import SettingsError
 
@@ -92,8 +92,7 @@ def _best_of_search(
     """The best of ``tune`` trials and of the defaults."""
     import optuna
 
-    space: dict[str, Range | Choice] = learner.row.space
-    if not space:
+    if not learner.row.space:
         raise SettingsError(
             f"--tune: {learner.row.name} has nothing to search; take --grid parameter=value,..."
         )
@@ -101,8 +100,7 @@ def _best_of_search(
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
 
     def objective(trial: optuna.Trial) -> float:
-        params = {name: of.suggest(trial, name) for name, of in space.items()}
-        return learner.score(x, splits, params, seed)
+        return learner.score(x, splits, suggested(trial, learner.row.space), seed)
 
     default = learner.score(x, splits, {}, seed)
     study.optimize(objective, n_trials=tune)

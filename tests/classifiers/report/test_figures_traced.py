@@ -23,7 +23,7 @@ from classifiers.commands.lookup import hser_lookup
 from classifiers.commands.train import command as hser_train
 from classifiers.commands.train import result_lines
 from classifiers.lookup.evaluation import evaluate
-from classifiers.models.table import CLASSIFIERS, build
+from classifiers.models.table import CLASSIFIERS
 from classifiers.models.torch.models import MODELS
 from classifiers.report.page import report_html
 from classifiers.results.metrics import CAUTION, Predictions
@@ -64,7 +64,7 @@ def words_of(figure: Figure) -> str:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_defaults_of_the_table_are_those_of_a_fit_and_stand_in_the_help(name: str) -> None:
     row = CLASSIFIERS[name]
-    estimator = build(name, {}, 0, 3)
+    estimator = row.make({}, 0)
     inner = getattr(estimator, "named_steps", {}).get("classifier", estimator)
     made = inner.get_params(deep=False)
     assert row.defaults

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from classifiers.commands.train import result_lines
 from classifiers.models.calibrated_svm import CalibratedSVM
-from classifiers.models.table import ALIASES, CLASSIFIERS, LAYERS, POOLED, build
+from classifiers.models.table import ALIASES, CLASSIFIERS, LAYERS, POOLED
 from classifiers.results.result import Result
 from classifiers.studies.layers import run_layer_study
 from classifiers.training.conditions import conditions_of
@@ -354,7 +354,7 @@ def test_unknown_names_list_the_nearest(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=message):
             experiment_from({"features": "x", **wrong}, "file.yaml")
     with pytest.raises(SettingsError, match="known: n_neighbors"):
-        build("knn", {"n_neighbours": 3}, 0, 2)
+        CLASSIFIERS["knn"].make({"n_neighbours": 3}, 0)
 
 
 def test_layers_that_a_classifier_cannot_take_are_refused(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_the_table_is_whole() -> None:
         assert row.grid
         assert row.space
         if row.input in (POOLED, LAYERS):
-            estimator = row.make({}, 0, 3)
+            estimator = row.make({}, 0)
             assert hasattr(estimator, "fit")
             assert hasattr(estimator, "predict_proba")
     assert set(ALIASES.values()) <= set(CLASSIFIERS)
