@@ -172,7 +172,8 @@ def measure(model_name: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
     encoding = median(figures[ENCODE])
     rows = []
     for text in asked():
-        leaves = list(parse(text).leaves())
+        augmentation = parse(text)
+        leaves = augmentation.inner or (augmentation,)
         share = median(figures[text]) / encoding
         aim = SPECTRAL_AIM if any(isinstance(leaf, SPECTRAL) for leaf in leaves) else AIM
         baseline = figures.get(f"torchaudio, {text}")

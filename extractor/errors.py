@@ -9,6 +9,7 @@
     │   ├── StoreLocked       another process is writing to it
     │   └── StoreUnwritable   disk full, read-only, no permission
     ├── ProcessDied       one of several processes of a run ended before its work was done
+    ├── CannotAugment     one recording, as asked; becomes a row of errors.jsonl, never ends a run
     └── DecodeError       one recording; becomes a row of errors.jsonl, never ends a run
 
 Every message names the file or the option and the remedy. The commands print it after
@@ -57,6 +58,10 @@ class StoreUnwritable(StoreError):
 
 class ProcessDied(HserError):
     """One of the processes of a run on several devices ended before its work was done."""
+
+
+class CannotAugment(HserError):
+    """One recording cannot be augmented as asked; the message is the reason shown to the user."""
 
 
 class DecodeError(HserError):

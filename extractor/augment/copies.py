@@ -15,14 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extractor.errors import InputError, SettingsError
+from extractor.augment.drawing import NOISE, NOTHING, RECORDING, Augmentation, Clip, Pool, Source
+from extractor.augment.table import Recipe, draw
+from extractor.augment.text import parse, parse_recipe
+from extractor.errors import CannotAugment, InputError, SettingsError
 from extractor.types import MIN_SAMPLES, SAMPLE_RATE, Failure, Manifest, Utterance
 
 if TYPE_CHECKING:
-    from extractor.augment import Augmentation, Clip, Config, Pool, Recipe, Source
+    from extractor.augment.config import Config
 
 COLUMNS = ("original", "copy", "augmentation")  # behind the manifest's own
-UNALTERED = "none"  # the recipe of a recording as it is
+UNALTERED = NOTHING  # the recipe of a recording as it is
 
 
 def configured(
@@ -38,7 +41,7 @@ def configured(
     ``copies``, ``seed`` and ``clean`` win over what the file says; without an augmentation they are
     refused, unless not ``alone``: something else gives them a meaning. Raises SettingsError.
     """
-    from extractor.augment import Augmentation, Config, load_yaml, parse
+    from extractor.augment.config import Config, load_yaml
 
     asked = {"copies": copies, "seed": seed, "clean": clean}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -61,8 +64,6 @@ class Copies:
     def __init__(self, config: Config, manifest: Manifest, workers: int = 2) -> None:
         """Raises InputError for a noise folder without recordings or a label that is in the way, and
         SettingsError where the corpus has not the labels that the augmentation draws by."""
-        from extractor.augment import check, folders, needs_partners
-
         taken = [name for name in COLUMNS if name in manifest.columns]
         if taken:
             raise InputError(
@@ -72,10 +73,10 @@ class Copies:
         self.config = config
         self.columns = (*manifest.columns, *COLUMNS)
         self._emotion, self._speaker = (manifest.columns.index(name) for name in ("emotion", "speaker"))
-        self.needs_partners = needs_partners(config.augmentation)
-        self._noise = {folder: _noise_clips(folder, workers) for folder in folders(config.augmentation)}
+        self.needs_partners = config.augmentation.needs_partners
+        self._noise = {folder: _noise_clips(folder, workers) for folder in config.augmentation.folders}
         # By labels alone: nothing has been probed yet.
-        check(config.augmentation, self.pool({u.id: (u, 0) for u in manifest.utterances}))
+        config.augmentation.check(self.pool({u.id: (u, 0) for u in manifest.utterances}))
 
     def expand(self, originals: Sequence[Utterance]) -> list[Utterance]:
         """Every recording as often as it is wanted; what is done to a copy is drawn by `draw`."""
@@ -103,8 +104,6 @@ class Copies:
 
     def partners(self, copy: Utterance) -> set[str]:
         """Ids of the recordings that it takes in."""
-        from extractor.augment import RECORDING
-
         recipe = copy.labels[-1]
         if not recipe or recipe == UNALTERED:
             return set()
@@ -124,8 +123,6 @@ class Copies:
 
     def recipe(self, utterance: Utterance) -> Recipe:
         """What was drawn for it."""
-        from extractor.augment import parse_recipe
-
         return parse_recipe(utterance.labels[-1])
 
     def drawn_by(self, original: Utterance) -> tuple[str, str, str]:
@@ -134,16 +131,8 @@ class Copies:
 
     def pool(self, originals: Mapping[str, tuple[Utterance, int]]) -> Pool:
         """What may be drawn from. ``originals``: by id, with lengths at 16 kHz."""
-        from extractor.augment import Pool
-
         found = originals.items() if self.needs_partners else ()
-        return Pool((self._source(name, u, n) for name, (u, n) in found), self._noise)
-
-    def _source(self, name: str, utterance: Utterance, num_samples: int) -> Source:
-        from extractor.augment import Source
-
-        _, emotion, speaker = self.drawn_by(utterance)
-        return Source(name, num_samples, emotion, speaker)
+        return Pool((Source(name, n, *self.drawn_by(u)[1:]) for name, (u, n) in found), self._noise)
 
     def draw(
         self, utterance: Utterance, num_samples: int, pool: Pool
@@ -152,12 +141,10 @@ class Copies:
 
         ``num_samples``: of the recording, at 16 kHz.
         """
-        from extractor.augment import CannotAugment, draw
-
         number, original = self.number(utterance), self.original(utterance)
         if number == 0:
             return utterance, num_samples, None
-        source = self._source(original, utterance, num_samples)
+        source = Source(original, num_samples, *self.drawn_by(utterance)[1:])
         try:
             recipe = draw(self.config.augmentation, source, self.config.seed, number, pool)
         except CannotAugment as error:
@@ -183,8 +170,6 @@ class Sounds:
 
     def utterance(self, clip: Clip) -> Utterance:
         """The clip as something to decode. A recording that left the input is gone."""
-        from extractor.augment import NOISE
-
         if clip.kind == NOISE:
             return Utterance(clip.id, clip.id)
         return self._recordings.get(clip.id, Utterance(clip.id, clip.id))
@@ -193,7 +178,6 @@ class Sounds:
 def _noise_clips(folder: str, workers: int) -> list[Clip]:
     """The recordings of a folder of noise, with their lengths; named as the user wrote the folder."""
     from extractor.audio.probe import num_samples_16k, probe
-    from extractor.augment import NOISE, Clip
     from extractor.inputs.manifest import read_manifest
 
     recordings = read_manifest([folder], "files").utterances

@@ -1,9 +1,9 @@
-"""Parameters of augmentations and operations: what each takes, how it is written, when it is refused.
+"""The kit for parameters: what each takes, how it is written, when it is refused.
 
-A row of the tables is a frozen dataclass whose fields are annotated with a kind (`Number`, `Interval`, ...)
-and a line that says what it is: ``rate: Annotated[Range, Interval(0.25, 4), "times as fast"]``. The kind
-reads a value from text, from YAML or from Python alike, and writes it back so that it is read again as
-exactly the same: numbers by ``repr``, so no digit is lost.
+A kind (`Number`, `Whole`, ...) reads a value from text, from YAML or from Python alike, says what it expects,
+and writes a value as text so that it is read again as exactly the same: numbers by ``repr``, so no digit is
+lost. A row of a table is a frozen dataclass whose fields are annotated with a kind and a line that says what
+it is: ``rate: Annotated[Range, Interval(0.25, 4), "times as fast"]``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from typing import Annotated, Any, ClassVar, TypeAlias, get_args, get_origin, get_type_hints
 
 from extractor.errors import SettingsError, unknown
 
@@ -24,149 +25,133 @@ Spans: TypeAlias = tuple[tuple[int, int], ...]  # [first, last) each
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})(?:\s*(?:\.\.|-)\s*({_NUMBER}))?")
 _SPAN = re.compile(r"(\d+)-(\d+)")
-# What needs no quotes; `extractor.augment.syntax` reads values by the same pattern.
+# What needs no quotes; `extractor.augment.text` reads values by the same pattern.
 PLAIN = r'[^\s,+|()"]+'
-
-
-class Kind(Protocol):
-    """What a parameter takes. ``expected`` says it to a person: "a number within 0 to 1"."""
-
-    @property
-    def expected(self) -> str: ...
-
-    def read(self, value: object) -> Any:
-        """The value as the dataclass keeps it; raises ValueError where it is not of this kind."""
-        ...
-
-    def text(self, value: Any) -> str: ...
-
-    def plain(self, value: Any) -> object:
-        """The value as YAML writes it."""
-        ...
 
 
 def number_text(value: float) -> str:
     """The shortest text that is read as the same number; whole ones without a point."""
-    text = repr(value)
-    return text.removesuffix(".0")
-
-
-def _number(value: object) -> float:
-    if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
+    return repr(value).removesuffix(".0")
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
-    """A number within ``low`` to ``high``; ``above``: beyond ``low``, not ``low`` itself."""
-
-    low: float
-    high: float
-    unit: str = ""
-    above: bool = False
+class Kind:
+    """What a parameter takes. ``expected`` says it to a person: "a number within 0 to 1"."""
 
     @property
     def expected(self) -> str:
-        return f"a number {self.limits}{self.unit and ' ' + self.unit}"
+        raise NotImplementedError  # each kind has its own
+
+    def read(self, value: Any) -> Any:
+        """The value as it is kept, from text or Python; raises ValueError where it is of another kind."""
+        raise NotImplementedError
+
+    def holds(self, value: object) -> bool:
+        """Whether a Python value, as it is, is of this kind: a text is no number here."""
+        try:
+            self.read(value)
+        except ValueError:
+            return False
+        return not isinstance(value, str)
+
+    def text(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Kind):
+    """A number within ``low`` to ``high``; ``above``, ``below``: not these ends themselves."""
+
+    low: float
+    high: float = math.inf
+    unit: str = ""
+    above: bool = False
+    below: bool = False
+    words: str = ""  # that say it better than these do
+
+    @property
+    def expected(self) -> str:
+        return self.words or f"a number{self.limits}"
 
     @property
     def limits(self) -> str:
         low, high = number_text(self.low), number_text(self.high)
-        return f"above {low} and at most {high}" if self.above else f"within {low} to {high}"
+        if self.high == math.inf:
+            limits = f" above {low}" if self.above else f", {low} or more"
+        elif self.below:
+            limits = f" between {low} and {high}" if self.above else f" from {low} up to but not {high}"
+        else:
+            limits = f" above {low} and at most {high}" if self.above else f" within {low} to {high}"
+        return f"{limits}{self.unit and ' ' + self.unit}"
 
-    def within(self, value: float) -> bool:
-        return self.low <= value <= self.high and not (self.above and value == self.low)
-
-    def read(self, value: object) -> float:
-        number = _number(value)
-        if not self.within(number):
+    def read(self, value: Any) -> Any:
+        if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError  # noqa: TRY004 - as for any value that does not fit
+        number = float(value)
+        beyond_low = number > self.low if self.above else number >= self.low
+        below_high = number < self.high if self.below else number <= self.high
+        if not (math.isfinite(number) and beyond_low and below_high):
             raise ValueError
         return number
 
     def text(self, value: float) -> str:
         return number_text(value)
 
-    def plain(self, value: float) -> object:
-        return int(value) if value == int(value) else value
-
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(Number):
     """A range to draw from, ``a..b`` or ``a-b``, or one number: always that one."""
-
-    low: float
-    high: float
-    unit: str = ""
-    above: bool = False
 
     @property
     def expected(self) -> str:
-        return "a range a..b, or one number, " + self._end.expected.removeprefix("a number ")
+        return f"a range a..b, or one number,{self.limits}"
 
-    @property
-    def _end(self) -> Number:
-        return Number(self.low, self.high, self.unit, self.above)
-
-    def read(self, value: object) -> Range:
-        ends: tuple[object, ...]
+    def read(self, value: Any) -> Range:
         if isinstance(value, str):
             match = _RANGE.fullmatch(value.strip())
             if match is None:
                 raise ValueError
-            ends = match.groups() if match[2] else (match[1], match[1])
-        elif isinstance(value, list | tuple):
-            ends = tuple(value)
-        else:
-            ends = (value, value)
+            value = match.groups() if match[2] else match[1]
+        ends = value if isinstance(value, list | tuple) else (value, value)
         if len(ends) != 2:
             raise ValueError
-        first, last = (self._end.read(end) for end in ends)
+        first, last = (Number.read(self, end) for end in ends)
         if last < first:
             raise ValueError
         return first, last
 
-    def text(self, value: Range) -> str:
+    def text(self, value: Range) -> str:  # type: ignore[override]  # what `read` gives
         # ".." and not "-": it is read alike for negative numbers and powers of ten.
         return number_text(value[0]) if value[0] == value[1] else "..".join(map(number_text, value))
 
-    def plain(self, value: Range) -> object:
-        first, last = (self._end.plain(end) for end in value)
-        return first if first == last else [first, last]
-
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(Kind):
     """A whole number within ``low`` to ``high``."""
 
     low: int
-    high: int
+    high: int | None = None
     unit: str = ""
 
     @property
     def expected(self) -> str:
-        return f"a whole number within {self.low} to {self.high}{self.unit and ' ' + self.unit}"
+        limits = f", {self.low} or more" if self.high is None else f" within {self.low} to {self.high}"
+        return f"a whole number{limits}{self.unit and ' ' + self.unit}"
 
-    def read(self, value: object) -> int:
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        if not isinstance(text, str) or not re.fullmatch(r"[+-]?\d{1,20}", text):
+    def read(self, value: Any) -> int:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole and not (isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,20}", value)):
             raise ValueError
-        number = int(text)
-        if not self.low <= number <= self.high:
+        number = int(value)
+        if number < self.low or (self.high is not None and number > self.high):
             raise ValueError
         return number
 
-    def text(self, value: int) -> str:
-        return str(value)
-
-    def plain(self, value: int) -> object:
-        return value
-
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Kind):
     """One of some names."""
 
     names: tuple[str, ...]
@@ -175,45 +160,54 @@ class Choice:
     def expected(self) -> str:
         return "one of " + ", ".join(self.names)
 
-    def read(self, value: object) -> str:
+    def read(self, value: Any) -> str:
         if value not in self.names:
             raise ValueError
         return str(value)
 
-    def text(self, value: str) -> str:
-        return value
-
-    def plain(self, value: str) -> object:
-        return value
-
 
 @dataclass(frozen=True, slots=True)
-class Flag:
-    """Yes or no."""
+class Flag(Kind):
+    """Yes or no, or as Python says it."""
 
-    expected: str = "yes or no"
+    words: str = "yes or no"
 
-    def read(self, value: object) -> bool:
-        if isinstance(value, bool):
-            return value
-        if value not in ("yes", "no"):
+    @property
+    def expected(self) -> str:
+        return self.words
+
+    def read(self, value: Any) -> bool:
+        if not isinstance(value, bool) and value not in ("yes", "no"):
             raise ValueError
-        return value == "yes"
+        return value in (True, "yes")
 
     def text(self, value: bool) -> str:
         return "yes" if value else "no"
 
-    def plain(self, value: bool) -> object:
-        return value
+
+@dataclass(frozen=True, slots=True)
+class OrNone(Kind):
+    """Of another kind, or None: not limited, not used."""
+
+    kind: Kind
+
+    @property
+    def expected(self) -> str:
+        return f"{self.kind.expected}, or None"
+
+    def read(self, value: Any) -> Any:
+        return None if value is None else self.kind.read(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class Name(Kind):
     """A path, an id: any text but none. Quoted where it has characters that mean something here."""
 
-    expected: str = "a text"
+    @property
+    def expected(self) -> str:
+        return "a text"
 
-    def read(self, value: object) -> str:
+    def read(self, value: Any) -> str:
         if not isinstance(value, str) or not value:
             raise ValueError
         return value
@@ -224,12 +218,9 @@ class Name:
         # Escapes what cannot be printed; an undecodable file name (lone surrogates) survives, too.
         return json.dumps(value, ensure_ascii=not value.isprintable())
 
-    def plain(self, value: str) -> object:
-        return value
-
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Kind):
     """Parts ``[first, last)`` of an axis: ``3-10;20-28``."""
 
     unit: str
@@ -238,26 +229,19 @@ class Parts:
     def expected(self) -> str:
         return f"parts as in 3-10;20-28, in {self.unit}"
 
-    def read(self, value: object) -> Spans:
+    def read(self, value: Any) -> Spans:
         if isinstance(value, str):
             matches = [_SPAN.fullmatch(part) for part in value.split(";")]
-            pairs: list[Any] = [match and (int(match[1]), int(match[2])) for match in matches]
-        elif isinstance(value, list | tuple):
-            pairs = list(value)
-        else:
-            raise ValueError  # noqa: TRY004 - as for any value that does not fit
-        spans = []
-        for pair in pairs:
-            if pair is None or len(pair) != 2 or not 0 <= pair[0] < pair[1]:
-                raise ValueError
-            spans.append((int(pair[0]), int(pair[1])))
-        return tuple(spans)
+            value = [match.groups() if match else () for match in matches]
+        if not isinstance(value, list | tuple) or any(len(pair) != 2 for pair in value):
+            raise ValueError
+        spans = tuple((int(first), int(last)) for first, last in value)
+        if any(not 0 <= first < last for first, last in spans):
+            raise ValueError
+        return spans
 
     def text(self, value: Spans) -> str:
         return ";".join(f"{first}-{last}" for first, last in value)
-
-    def plain(self, value: Spans) -> object:
-        return [list(span) for span in value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,10 +297,11 @@ class Row:
     def said(self) -> dict[str, Any]:
         """The parameters that are written: not those left out, and ``p`` only where it is not 1."""
         values = {name: getattr(self, name) for name in parameters(type(self))}
-        unsaid = {name for name, value in values.items() if value is None or value == ()}
-        if values.get("p") == 1:
-            unsaid.add("p")
-        return {name: value for name, value in values.items() if name not in unsaid}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and value != () and not (name == "p" and value == 1)
+        }
 
     @property
     def text(self) -> str:

@@ -8,18 +8,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, ClassVar, NamedTuple
 
-from extractor.augment.chance import DECIMALS, Random
-from extractor.augment.operation import Augmentation, Operation
-from extractor.augment.parameters import (
-    Choice,
-    Interval,
-    Number,
-    Parts,
-    Range,
-    Spans,
-    Whole,
-)
-from extractor.augment.pool import Pool, Source
+from extractor.augment.drawing import DECIMALS, Augmentation, Operation, Operations, Pool, Random, Source
+from extractor.augment.parameters import Choice, Interval, Number, Parts, Range, Spans, Whole
 from extractor.types import SAMPLE_RATE
 
 # As `cuda_kernels.spectral` has them (tested); that module imports torch, and drawing needs none.
@@ -57,7 +47,7 @@ class TimeStretch(Augmentation):
     name: ClassVar[str] = "stretch"
     rate: Annotated[Range, Interval(0.25, 4), "times as fast"] = (0.8, 1.25)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> tuple[Operation, ...]:
+    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
         return (Stretch(random.within(self.rate)),)
 
 
@@ -130,20 +120,20 @@ class SpecAugment(Augmentation):
         given = {f: getattr(self, f) for f in Policy._fields if getattr(self, f) is not None}
         return POLICIES[self.policy]._replace(**given)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> tuple[Operation, ...]:
+    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
         bounds, tau = self.bounds, num_frames(source.num_samples)
         warp = _draw_warp(min(bounds.warp, tau // 4), tau - 1, random)
-        bands = []
+        bands, spans = [], []
         for _ in range(bounds.frequency_masks):
             f = random.whole(0, bounds.frequency_width)
             first = random.index(max(NUM_CHANNELS - f, 1))
             bands.append((bin_of(first), bin_of(first + f)))
-        spans = []
         for _ in range(bounds.time_masks):
             t = random.whole(0, min(bounds.time_width, int(bounds.time_share * tau)))
             first = random.index(max(tau - t, 1))
             spans.append((first, first + t))
-        return (MaskSpectrogram(*warp, bands=_not_empty(bands), spans=_not_empty(spans)),)
+        filled = (tuple(span for span in each if span[0] < span[1]) for each in (bands, spans))
+        return (MaskSpectrogram(*warp, *filled),)
 
 
 def _draw_warp(most: int, last: int, random: Random) -> tuple[float | None, float | None]:
@@ -153,13 +143,9 @@ def _draw_warp(most: int, last: int, random: Random) -> tuple[float | None, floa
     """
     if not most:
         return None, None
-    point = random.number(most, last - most)
-    moved = round(point + random.number(-most, most), DECIMALS)
+    point = random.within((most, last - most))
+    moved = round(point + random.within((-most, most)), DECIMALS)
     return point, min(max(moved, 0.5), last - 0.5)
-
-
-def _not_empty(spans: list[tuple[int, int]]) -> Spans:
-    return tuple((first, last) for first, last in spans if first < last)
 
 
 def bin_of(channel: int) -> int:
@@ -182,10 +168,6 @@ class Shift(Operation):
     name: ClassVar[str] = "pitch"
     semitones: Annotated[float, Number(-24, 24, "semitones"), "higher by"]
 
-    @property
-    def ratio(self) -> Fraction:
-        return pitch_ratio(self.semitones)
-
 
 @dataclass(frozen=True, slots=True)
 class PitchShift(Augmentation):
@@ -197,7 +179,7 @@ class PitchShift(Augmentation):
     name: ClassVar[str] = "pitch"
     semitones: Annotated[Range, Interval(-24, 24, "semitones"), "higher by"] = (-2.0, 2.0)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> tuple[Operation, ...]:
+    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
         return (Shift(random.within(self.semitones)),)
 
 

@@ -22,7 +22,7 @@ from extractor.commands.options import (
 from extractor.run.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
-    from extractor.augment import Config
+    from extractor.augment.config import Config
     from extractor.run.render import Copy, Rendered
 
 EPILOG = """\b

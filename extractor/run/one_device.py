@@ -21,7 +21,7 @@ from extractor.types import SAMPLE_RATE, Manifest, Seconds, __version__
 if TYPE_CHECKING:
     import torch
 
-    from extractor.augment import Config
+    from extractor.augment.config import Config
     from extractor.augment.copies import Copies
     from extractor.encoders import Model
     from extractor.run.indexing import Wanted
@@ -172,9 +172,8 @@ def _corpus_note(manifest: Manifest) -> str:
 
 
 def _check_masks(config: Config, model: Model) -> None:
-    from extractor.augment import is_latent
 
-    if is_latent(config.augmentation) and not model.encoder.can_mask:
+    if config.augmentation.inside_encoder and not model.encoder.can_mask:
         why = "has no CNN" if model.spectral else "has no mask embedding (masked_spec_embed)"
         raise SettingsError(
             f"--augment latent: {model.spec} {why}, so its latent features cannot be masked;"

@@ -22,7 +22,7 @@ from extractor.types import SAMPLE_RATE, Decoded, Failure, Seconds, Utterance
 if TYPE_CHECKING:
     import numpy as np
 
-    from extractor.augment import Config
+    from extractor.augment.config import Config
     from extractor.run.staging import Job
 
 BATCH: Seconds = 60.0  # audio decoded and augmented at once
@@ -72,7 +72,6 @@ def render(
     import torch
 
     from extractor.audio.decode import DecodeOptions
-    from extractor.augment import is_latent
     from extractor.augment.copies import Copies
     from extractor.encoders import resolve_device
     from extractor.inputs.manifest import read_manifest
@@ -81,7 +80,7 @@ def render(
     from extractor.run.jobs import Jobs
     from extractor.run.pipeline import num_cores
 
-    if is_latent(config.augmentation):
+    if config.augmentation.inside_encoder:
         raise SettingsError("--augment latent: masks are made inside the encoder; there is nothing to hear")
     if limit is not None and limit < 1:
         raise SettingsError(f"--limit {limit}: must be at least 1")

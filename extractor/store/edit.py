@@ -185,10 +185,10 @@ def _refuse_redraw(
     new_columns: Sequence[str],
 ) -> None:
     """Refuse labels by which copies were drawn: other recordings would be drawn for them now."""
-    from extractor.augment import needs_partners, parse
+    from extractor.augment import parse
 
     augmentation = writer.info.settings["augmentation"]
-    if not needs_partners(parse(augmentation)):
+    if not parse(augmentation).needs_partners:
         return
     changed = []
     for old, new in pairs:

@@ -22,8 +22,17 @@ from extractor.augment import (
     parse,
     parse_recipe,
 )
-from extractor.augment.apply import STEPS, augment, cut, passes, spectral_edit
-from extractor.augment.filters import HALF_WIDTH, TRANSITION, band_pass, impulse_response
+from extractor.augment.apply import (
+    HALF_WIDTH,
+    STEPS,
+    TRANSITION,
+    augment,
+    band_pass,
+    cut,
+    impulse_response,
+    passes,
+    spectral_edit,
+)
 from extractor.augment.spectral import MaskSpectrogram
 from tests.conftest import relative_error, shared
 

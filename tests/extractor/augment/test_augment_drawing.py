@@ -17,7 +17,6 @@ from extractor.augment import (
     AUGMENTATIONS,
     NOISE,
     OPERATIONS,
-    CannotAugment,
     Clip,
     LatentMask,
     LatentMasks,
@@ -25,15 +24,11 @@ from extractor.augment import (
     Recipe,
     Source,
     SpecAugment,
-    check,
     draw,
-    folders,
-    is_latent,
-    needs_partners,
     parse,
     parse_recipe,
 )
-from extractor.augment.chance import Random
+from extractor.augment.drawing import Random
 from extractor.augment.spectral import (
     HOP,
     N_FFT,
@@ -45,7 +40,7 @@ from extractor.augment.spectral import (
     num_frames,
     pitch_ratio,
 )
-from extractor.errors import SettingsError
+from extractor.errors import CannotAugment, SettingsError
 
 N = 48_000
 MANY = 2000  # recordings in tests of a distribution
@@ -240,7 +235,7 @@ def test_bounds_given_beside_a_policy_are_kept() -> None:
         assert operation.warp_from is None
         assert len(operation.spans) <= 5
         assert all(last - first <= 3 for first, last in operation.spans)
-    assert is_latent(parse("gain+(stretch|latent)")) and not is_latent(SpecAugment())
+    assert parse("gain+(stretch|latent)").inside_encoder and not SpecAugment().inside_encoder
 
 
 def test_mel_channels_part_the_bins() -> None:
@@ -464,15 +459,15 @@ def test_a_corpus_that_cannot_serve_is_refused_before_anything_runs(
     text: str, sources: list[Source], reason: str
 ) -> None:
     with pytest.raises(SettingsError, match=reason):
-        check(parse(text), Pool(sources))
+        parse(text).check(Pool(sources))
 
 
 def test_what_is_needed_is_known_beforehand() -> None:
-    check(parse([*AUGMENTATIONS, "noise:folder=noise"]), POOL)
+    parse([*AUGMENTATIONS, "noise:folder=noise"]).check(POOL)
     tree = parse("stretch+(noise:folder=b|(noise:folder=a+noise:folder=b)|latent)")
-    assert folders(tree) == ["b", "a"]
-    assert is_latent(tree) and not needs_partners(tree)
-    assert needs_partners(parse("(gain|copypaste):p=0.1"))
+    assert tree.folders == ("b", "a")
+    assert tree.inside_encoder and not tree.needs_partners
+    assert parse("(gain|copypaste):p=0.1").needs_partners
 
 
 # ------------------------------------------------------------------- the numbers themselves
