@@ -7,8 +7,6 @@ classifier's own decision.
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +17,15 @@ import numpy as np
 from classifiers.charts.plane import UMAP_SEED, choose_projection
 from classifiers.data.features import FRAMES, Source
 from classifiers.data.runs import open_run
+from classifiers.results.files import read_csv, write_csv
 from extractor.errors import StoreError
 from extractor.store import Store
-from extractor.store.aside import aside
 
 FILE = "projection.csv"
 MAX_POINTS = 3000  # more hide each other, and a report carries every one of them
 SAMPLE_SEED = 0
 UMAP_DIMENSIONS = 50  # principal components that UMAP starts from: faster, and the rest is mostly noise
 TITLES = {"umap": "UMAP", "pca": "principal components"}
-_TEXT = ("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +131,16 @@ def _standardised(block: np.ndarray) -> np.ndarray:
 
 def write_projection(projection: Projection, path: Path) -> None:
     """One line a row: id, method, x y of two dimensions, x y z of three."""
-    text = io.StringIO(newline="")
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(["id", "method", "x2", "y2", "x3", "y3", "z3"])
-    for name, two, three in zip(projection.ids, projection.points2, projection.points3, strict=True):
-        out.writerow([name, projection.method, *(f"{value:.5g}" for value in (*two, *three))])
-    with aside(path) as file:
-        file.write(text.getvalue().encode(*_TEXT))
+    header = ["id", "method", "x2", "y2", "x3", "y3", "z3"]
+    points = np.hstack([projection.points2, projection.points3])
+    rows = zip(projection.ids, points, strict=True)
+    write_csv(path, header, ([id_, projection.method, *(f"{v:.5g}" for v in of)] for id_, of in rows))
 
 
 def read_projection(path: Path) -> Projection:
     """Raises StoreError for a file that is none."""
     try:
-        lines = list(csv.DictReader(io.StringIO(path.read_bytes().decode(*_TEXT), newline="")))
+        lines = read_csv(path)
         points = np.array([[float(line[name]) for name in ("x2", "y2", "x3", "y3", "z3")] for line in lines])
         if not np.isfinite(points).all() or not len(lines):
             raise StoreError(f"{path}: damaged: no points, or points that are not finite")

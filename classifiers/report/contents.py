@@ -11,10 +11,10 @@ from typing import Any
 
 from classifiers.charts.projection import FILE as PROJECTION
 from classifiers.charts.projection import Projection, read_projection
+from classifiers.results.files import settled
 from classifiers.results.result import Result
 from classifiers.studies.layers import NAME as STUDY
 from classifiers.training.conditions import Conditions, conditions
-from classifiers.training.folder_aside import settled
 from classifiers.training.model_folder import (
     Origin,
     conditions_of_model,

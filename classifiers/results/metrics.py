@@ -12,18 +12,20 @@ Classes that no row has are no part of a mean. A figure that is not defined is N
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from extractor.errors import InputError, SettingsError, unknown
+from extractor.errors import InputError
 
 # Of the best of several figures of the same recordings, wherever it is named.
 CAUTION = "the highest is a little too high: all were tested on the same recordings"
+METRICS = ("UA", "WA", "macro_f1", "weighted_f1")
 ECE_BINS = 15  # as Guo et al.
 EXACT_BELOW = 25  # discordant rows: below, the chi-squared approximation of McNemar's test is poor
+LEVEL = 0.95  # of the intervals
 RESAMPLED_AT_ONCE = 100  # bootstrap draws in memory together
 
 
@@ -53,29 +55,28 @@ def scores(y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> dic
     if not np.isfinite(proba).all():
         raise InputError(f"probabilities of {int((~np.isfinite(proba)).any(axis=1).sum())} rows are NaN")
     confusion = confusion_matrix(y_true, proba.argmax(axis=1), len(classes))
-    by_class = _by_class(confusion[None].astype(np.float64))
+    figures = _figures(confusion)
     return {
-        **{name: float(function(confusion[None])[0]) for name, function in METRICS.items()},
+        **{name: float(figures[name]) for name in METRICS},
         "roc_auc": roc_auc(y_true, proba),
         "ece": expected_calibration_error(y_true, proba),
         **{
-            name: dict(zip(classes, values[0].tolist(), strict=True))
-            for name, values in zip(("precision", "recall", "f1"), by_class, strict=True)
+            name: dict(zip(classes, figures[name].tolist(), strict=True))
+            for name in ("precision", "recall", "f1")
         },
         "support": dict(zip(classes, confusion.sum(axis=1).tolist(), strict=True)),
         "confusion": confusion.tolist(),
     }
 
 
-def scores_by(
-    kinds: Sequence[str], y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """UA, WA, macro_f1, weighted_f1 and num_tested of the rows of each kind, by name."""
+def scores_by(kinds: Sequence[Any], predictions: Predictions) -> dict[Any, dict[str, Any]]:
+    """`METRICS` and num_tested of the rows of each kind, by name; ``kinds``: one a row."""
     found = {}
     for kind in sorted(set(kinds)):
         rows = np.flatnonzero(np.array(kinds, object) == kind)
-        every = scores(y_true[rows], proba[rows], classes)
-        found[kind] = {name: every[name] for name in METRICS} | {"num_tested": len(rows)}
+        y_true, proba = predictions.y_true[rows], predictions.proba[rows]
+        figures = _figures(confusion_matrix(y_true, proba.argmax(axis=1), proba.shape[1]))
+        found[kind] = {name: float(figures[name]) for name in METRICS} | {"num_tested": len(rows)}
     return found
 
 
@@ -97,47 +98,35 @@ def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -
     return cells.reshape(num_classes, num_classes)
 
 
-# Of confusion matrices [..., C, C], so that bootstrap draws are scored together.
+def _figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Of confusion matrices [..., C, C], so that bootstrap draws are scored together.
 
-
-def _by_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 [..., C]. Recall is NaN for a class without rows, the others 0."""
+    `METRICS` [...]; precision, recall and f1 [..., C], of which recall is NaN for a class without rows.
+    """
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     recall = np.divide(right, true, out=np.full_like(right, np.nan), where=true > 0)
     precision = np.divide(right, predicted, out=np.zeros_like(right), where=predicted > 0)
     f1 = np.divide(2 * right, true + predicted, out=np.zeros_like(right), where=true + predicted > 0)
-    return precision, recall, f1
 
+    def mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return (np.where(true > 0, values, 0.0) * weight).sum(axis=-1) / weight.sum(axis=-1)
 
-def _mean_over_present(values: np.ndarray, confusion: np.ndarray, weighted: bool = False) -> np.ndarray:
-    true = confusion.sum(axis=-1).astype(np.float64)
-    weight = true if weighted else (true > 0).astype(np.float64)
-    return (np.where(true > 0, values, 0.0) * weight).sum(axis=-1) / weight.sum(axis=-1)
-
-
-def _ua(confusion: np.ndarray) -> np.ndarray:
-    return _mean_over_present(_by_class(confusion)[1], confusion)
-
-
-def _wa(confusion: np.ndarray) -> np.ndarray:
-    return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1))
-
-
-def _macro_f1(confusion: np.ndarray) -> np.ndarray:
-    return _mean_over_present(_by_class(confusion)[2], confusion)
-
-
-def _weighted_f1(confusion: np.ndarray) -> np.ndarray:
-    return _mean_over_present(_by_class(confusion)[2], confusion, weighted=True)
-
-
-METRICS = {"UA": _ua, "WA": _wa, "macro_f1": _macro_f1, "weighted_f1": _weighted_f1}
+    present = (true > 0).astype(np.float64)
+    return {
+        "UA": mean(recall, present),
+        "WA": np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1)),
+        "macro_f1": mean(f1, present),
+        "weighted_f1": mean(f1, true.astype(np.float64)),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+    }
 
 
 def unweighted_accuracy(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -> float:
     """UA of int [M] each."""
-    return float(_ua(confusion_matrix(y_true, y_pred, num_classes)))
+    return float(_figures(confusion_matrix(y_true, y_pred, num_classes))["UA"])
 
 
 def drop(own: float | None, elsewhere: float) -> float | None:
@@ -149,101 +138,70 @@ def drop(own: float | None, elsewhere: float) -> float | None:
 
 
 def roc_auc(y_true: np.ndarray, proba: np.ndarray) -> float:
-    """Mean over the classes that some rows have and some have not; NaN where there is none."""
+    """Mean over the classes that some rows have and some have not; NaN where there is none.
+
+    Of a class: the chance that a row of it scores above another, ties half (Mann and Whitney 1947).
+    """
     areas = []
-    for code in range(proba.shape[1]):
+    for code, score in enumerate(proba.T):
         positive = y_true == code
-        if positive.any() and not positive.all():
-            areas.append(_area(positive, proba[:, code]))
+        n = int(positive.sum())
+        if 0 < n < len(score):
+            _, of_row, count = np.unique(score, return_inverse=True, return_counts=True)
+            rank = (np.cumsum(count) - (count - 1) / 2)[of_row]  # mean rank of equal scores, from 1
+            areas.append((rank[positive].sum() - n * (n + 1) / 2) / (n * (len(score) - n)))
     return float(np.mean(areas)) if areas else math.nan
 
 
-def _area(positive: np.ndarray, score: np.ndarray) -> float:
-    """Chance that a positive row scores above a negative one, ties half (Mann and Whitney 1947)."""
-    _, code, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[code]  # mean rank of equal scores, from 1
-    n = int(positive.sum())
-    return float((rank[positive].sum() - n * (n + 1) / 2) / (n * (len(score) - n)))
-
-
-def expected_calibration_error(y_true: np.ndarray, proba: np.ndarray, bins: int = ECE_BINS) -> float:
+def expected_calibration_error(y_true: np.ndarray, proba: np.ndarray) -> float:
     """Mean over rows of |share right - mean confidence| of the row's bin of confidence."""
     confidence = proba.max(axis=1).astype(np.float64)
     right = proba.argmax(axis=1) == y_true
-    number = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # bins are (a, b]
-    gap = np.bincount(number, right - confidence, minlength=bins)
+    number = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)  # bins are (a, b]
+    gap = np.bincount(number, right - confidence, minlength=ECE_BINS)
     return float(np.abs(gap).sum() / len(y_true))
 
 
 # Intervals and tests
 
 
-def bootstrap_interval(
-    predictions: Predictions | Sequence[Predictions],
-    metric: str = "UA",
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    groups: Sequence[str] | None = None,
-) -> tuple[float, float]:
-    """`bootstrap_intervals` of one metric."""
-    return bootstrap_intervals(predictions, (metric,), n, seed, level, groups)[metric]
-
-
 def bootstrap_intervals(
-    predictions: Predictions | Sequence[Predictions],
-    metrics: Iterable[str] = METRICS,
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    groups: Sequence[str] | None = None,
+    predictions: Sequence[Predictions], groups: Sequence[str] | None = None, n: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over rows drawn with replacement (Efron 1979), the same for all metrics.
+    """Percentile intervals, 95 %, of `METRICS` over ``n`` draws of rows with replacement (Efron 1979).
 
     Args:
         predictions: of one seed, or of several: then of the mean over seeds, a row being drawn for
             all of them at once.
-        metrics: some of `METRICS`.
         groups: group of every row of the features; whole groups (speakers) are drawn instead. Wider
             and more honest where rows of a group are alike, rough where there are few groups.
     """
-    drawn: dict[str, list[np.ndarray]] = {metric: [] for metric in metrics}
-    for metric in drawn:
-        if metric not in METRICS:
-            raise SettingsError(unknown("metric", metric, METRICS))
-    each = list(predictions) if isinstance(predictions, Sequence) else [predictions]
-    counts = _confusion_by_unit(each, groups)
-    num_classes, num_units = each[0].proba.shape[1], len(counts[0])
+    num_classes = predictions[0].proba.shape[1]
+    # What a row, or a group, adds to each seed's confusion when it is drawn: float64 [units, C * C].
+    tested = np.unique(np.concatenate([p.rows for p in predictions])).tolist()
+    names = tested if groups is None else [groups[row] for row in tested]
+    code = {name: k for k, name in enumerate(dict.fromkeys(names))}
+    unit_of = {row: code[name] for row, name in zip(tested, names, strict=True)}
+    num_units = len(code)
+    counts = []
+    for p in predictions:
+        unit = np.array([unit_of[row] for row in p.rows.tolist()])
+        cell = (unit * num_classes + p.y_true) * num_classes + p.y_pred
+        flat = np.bincount(cell, minlength=num_units * num_classes**2)
+        counts.append(flat.reshape(num_units, num_classes**2).astype(np.float64))
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
     rng = np.random.default_rng(seed)
     for start in range(0, n, RESAMPLED_AT_ONCE):
         size = min(RESAMPLED_AT_ONCE, n - start)
         weight = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size).astype(np.float64)
-        confusions = [(weight @ c).reshape(size, num_classes, num_classes) for c in counts]
-        for metric, values in drawn.items():
-            values.append(np.mean([METRICS[metric](confusion) for confusion in confusions], axis=0))
+        each = [_figures((weight @ c).reshape(size, num_classes, num_classes)) for c in counts]
+        for name, values in drawn.items():
+            values.append(np.mean([figures[name] for figures in each], axis=0))
     intervals = {}
-    for metric, values in drawn.items():
-        low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2])
-        intervals[metric] = (float(low), float(high))
+    for name, values in drawn.items():
+        low, high = np.quantile(np.concatenate(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        intervals[name] = (float(low), float(high))
     return intervals
-
-
-def _confusion_by_unit(each: Sequence[Predictions], groups: Sequence[str] | None) -> list[np.ndarray]:
-    """float64 [units, C * C] of each seed: confusion that a row, or a group, adds when it is drawn."""
-    num_classes = each[0].proba.shape[1]
-    tested = np.unique(np.concatenate([p.rows for p in each]))
-    unit_of = {row: k for k, row in enumerate(tested.tolist())}
-    if groups is not None:
-        code = {name: k for k, name in enumerate(dict.fromkeys(groups[row] for row in tested.tolist()))}
-        unit_of = {row: code[groups[row]] for row in tested.tolist()}
-    num_units = max(unit_of.values()) + 1
-    counts = []
-    for p in each:
-        unit = np.array([unit_of[row] for row in p.rows.tolist()])
-        cell = p.y_true * num_classes + p.proba.argmax(axis=1)
-        flat = np.bincount(unit * num_classes**2 + cell, minlength=num_units * num_classes**2)
-        counts.append(flat.reshape(num_units, num_classes**2).astype(np.float64))
-    return counts
 
 
 def mcnemar(a: Predictions, b: Predictions) -> dict[str, Any]:
@@ -258,8 +216,8 @@ def mcnemar(a: Predictions, b: Predictions) -> dict[str, Any]:
         raise InputError("McNemar's test needs two models that were tested on the same recordings")
     if not np.array_equal(a.y_true[order_a], b.y_true[order_b]):
         raise InputError("McNemar's test needs the same labels: the two models were tested on different ones")
-    right_a = (a.proba.argmax(axis=1) == a.y_true)[order_a]
-    right_b = (b.proba.argmax(axis=1) == b.y_true)[order_b]
+    right_a = (a.y_pred == a.y_true)[order_a]
+    right_b = (b.y_pred == b.y_true)[order_b]
     n01, n10 = int((~right_a & right_b).sum()), int((right_a & ~right_b).sum())
     total, fewer = n01 + n10, min(n01, n10)
     if total < EXACT_BELOW:

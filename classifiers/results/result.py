@@ -7,28 +7,24 @@ result.json       the experiment, folds with what was selected, provenance, note
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from classifiers.results.files import read_csv, write_csv, write_json
 from classifiers.results.metrics import Predictions, bootstrap_intervals, mcnemar, scores, scores_by
 from extractor.errors import InputError, StoreError
-from extractor.store.aside import aside
-from extractor.store.run_folder import write_text
 
 FORMAT = 1
 PREDICTIONS, METRICS_FILE, RESULT = "predictions.csv", "metrics.json", "result.json"
-_TEXT = ("utf-8", "surrogateescape")  # ids may be file names that are no valid UTF-8
-_FIXED = ("seed", "fold", "row", "id", "true", "predicted", "confidence")
+_COLUMNS = ("seed", "fold", "row", "id", "true", "predicted", "confidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +81,23 @@ class Result:
         values = {name: [one[name] for one in each] for name in names}
         differ = self.seeds_differ
         spread = {name: float(np.std(of, ddof=1)) if differ else math.nan for name, of in values.items()}
-        known = bool(self.speakers) and all(self.speakers) and len(set(self.speakers)) > 1
+        known = all(self.speakers) and len(set(self.speakers)) > 1
+        # Some papers average folds; a fold that lacks a class has fewer recalls to average.
+        folds = scores_by(self.predictions[0].fold.tolist(), self.predictions[0]).values()
+        of_folds = {name: [fold[name] for fold in folds] for name in ("UA", "WA")}
         return {
             "mean": {name: float(np.mean(of)) for name, of in values.items()},
             "deviation": spread,
             "interval": self._intervals(self.originals or None),
             "interval_by_speaker": self._intervals(self.speakers) if known else None,
-            "folds": self._over_folds(),
+            "folds": {
+                name: {"mean": float(np.mean(of)), "deviation": float(np.std(of))}
+                for name, of in of_folds.items()
+            },
             "seeds": [{"seed": seed, **one} for seed, one in zip(self.seeds, each, strict=True)],
             "seeds_differ": differ,
             "recall": mean_by_class(each, "recall", self.classes),
-            "weights": self.weights(),
+            "weights": self._weights(),
             "classes": list(self.classes),
             "num_tested": len(self.predictions[0].rows),
             "speaker_dependent": self.speaker_dependent,
@@ -108,10 +110,7 @@ class Result:
         """Means over seeds."""
         if not self.augmentations:
             return {}
-        each = [
-            scores_by([self.augmentations[row] for row in p.rows.tolist()], p.y_true, p.proba, self.classes)
-            for p in self.predictions
-        ]
+        each = [scores_by([self.augmentations[row] for row in p.rows.tolist()], p) for p in self.predictions]
         return {
             name: {key: float(np.mean([of[name][key] for of in each])) for key in figures}
             | {"num_tested": figures["num_tested"]}
@@ -127,97 +126,79 @@ class Result:
             for other in self.predictions[1:]
         )
 
-    def selected(self) -> list[dict[str, Any]]:
-        """Of each classifier: its features, its mean weight, and how many folds chose which value of what."""
+    def _by_classifier(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Of each classifier its features, and what was selected for it in every fold of every seed."""
         folds = [fold.members for of_seed in self.folds for fold in of_seed]
         if not folds:
             return []
-        sources = list(self.config["features"])
+        sources = list(self.config.get("features", ()))
         names = sources if len(folds[0]) == len(sources) else [" + ".join(sources)]
+        return list(zip(names, map(list, zip(*folds, strict=True)), strict=True))
+
+    def selected(self) -> list[dict[str, Any]]:
+        """Of each classifier: its features, its mean weight, and how many folds chose which value of what."""
         chosen = []
-        for each, name in zip(zip(*folds, strict=True), names, strict=True):
-            settings = [{k: v for k, v in member.items() if k != "weight"} for member in each]
-            keys = dict.fromkeys(key for setting in settings for key in setting)
-            counts = {key: Counter(str(setting.get(key)) for setting in settings) for key in keys}
-            weight = float(np.mean([member["weight"] for member in each]))
+        for name, members in self._by_classifier():
+            weight = float(np.mean([member["weight"] for member in members]))
+            keys = dict.fromkeys(key for member in members for key in member if key != "weight")
+            counts = {key: Counter(str(member.get(key)) for member in members) for key in keys}
             chosen.append(
                 {"features": name, "weight": weight}
                 | {key: dict(count.most_common()) for key, count in counts.items() if set(count) != {"None"}}
             )
         return chosen
 
-    def weights(self) -> list[dict[str, Any]] | None:
+    def _weights(self) -> list[dict[str, Any]] | None:
         """Of each classifier of a late fusion: its features, mean, lowest and highest weight of the folds."""
-        folds = [fold.members for of_seed in self.folds for fold in of_seed]
-        if not folds or len(folds[0]) == 1:
+        of_each = [(name, [each["weight"] for each in members]) for name, members in self._by_classifier()]
+        if len(of_each) < 2:
             return None
-        of_each = zip(*([member["weight"] for member in fold] for fold in folds), strict=True)
         return [
             {"features": name, "mean": float(np.mean(of)), "lowest": min(of), "highest": max(of)}
-            for name, of in zip(self.config["features"], of_each, strict=True)
+            for name, of in of_each
         ]
 
     def _intervals(self, groups: Sequence[str] | None) -> dict[str, list[float]]:
-        of_each = bootstrap_intervals(self.predictions, groups=groups)
+        of_each = bootstrap_intervals(self.predictions, groups)
         return {name: list(bounds) for name, bounds in of_each.items()}
 
-    def _over_folds(self) -> dict[str, Any]:
-        """Some papers average folds; a fold that lacks a class has fewer recalls to average."""
-        p = self.predictions[0]
-        each = [scores(p.y_true[p.fold == k], p.proba[p.fold == k], self.classes) for k in np.unique(p.fold)]
-        values = {name: [one[name] for one in each] for name in ("UA", "WA")}
-        return {
-            name: {"mean": float(np.mean(of)), "deviation": float(np.std(of))} for name, of in values.items()
-        }
+    def compare(self, other: Result) -> dict[str, Any]:
+        """McNemar's test against another result of the same recordings, by id; the first seeds.
 
-    def compare(self, other: Result, seed: int = 0) -> dict[str, Any]:
-        """McNemar's test against another result of the same recordings, by id; the seed-th seeds.
-
-        Raises InputError where recordings or labels differ.
+        Raises InputError where recordings, labels or classes differ.
         """
-        number: dict[str, int] = {}
-        mine = _by_id(self, seed, number)
-        return mcnemar(mine, _by_id(other, seed, number, self.classes))
+        if self.classes != other.classes:
+            raise InputError(f"the models tell different classes apart: {self.classes} and {other.classes}")
+        number: dict[str, int] = {}  # rows by id, the same for both
+        first, second = (
+            replace(
+                p, rows=np.array([number.setdefault(of.ids[row], len(number)) for row in p.rows.tolist()])
+            )
+            for of, p in ((self, self.predictions[0]), (other, other.predictions[0]))
+        )
+        return mcnemar(first, second)
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the three files; each appears whole. Raises StoreUnwritable."""
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        with aside(path / PREDICTIONS) as file:
-            file.write(self._csv().encode(*_TEXT))
-        write_text(path / METRICS_FILE, [to_json(self.figures())])
-        rest = {
-            "format": FORMAT,
-            "config": self.config,
-            "classes": self.classes,
-            "ids": self.ids,
-            "speakers": self.speakers,
-            "seeds": self.seeds,
-            "folds": [[asdict(fold) for fold in folds] for folds in self.folds],
-            "provenance": self.provenance,
-            "notes": self.notes,
-            "speaker_dependent": self.speaker_dependent,
-            "incomplete": self.incomplete,
-            "originals": self.originals,
-            "augmentations": self.augmentations,
-            "used": self.used,
-        }
-        write_text(path / RESULT, [to_json(rest)])
+        header = [*_COLUMNS, *(f"p_{name}" for name in self.classes)]
+        write_csv(path / PREDICTIONS, header, self._lines())
+        write_json(path / METRICS_FILE, self.figures())
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "predictions"}
+        write_json(
+            path / RESULT,
+            {"format": FORMAT} | plain | {"folds": [[asdict(fold) for fold in of] for of in self.folds]},
+        )
 
-    def _csv(self) -> str:
-        text = io.StringIO(newline="")
-        out = csv.writer(text, lineterminator="\n")
-        out.writerow([*_FIXED, *(f"p_{name}" for name in self.classes)])
+    def _lines(self) -> Iterator[list[Any]]:
+        """Of the predictions; probabilities as the shortest text that reads back as the same float32."""
         for seed, p, folds in zip(self.seeds, self.predictions, self.folds, strict=True):
-            for row, fold, true, proba in zip(
-                p.rows.tolist(), p.fold.tolist(), p.y_true, p.proba, strict=True
+            for row, fold, true, best, proba in zip(
+                p.rows.tolist(), p.fold.tolist(), p.y_true, p.y_pred, p.proba, strict=True
             ):
-                best = int(proba.argmax())
-                # Shortest text that reads back as the same float32.
                 shares = [np.format_float_positional(value, unique=True, trim="0") for value in proba]
-                fixed = (seed, folds[fold].name, row, self.ids[row], self.classes[true], self.classes[best])
-                out.writerow([*fixed, shares[best], *shares])
-        return text.getvalue()
+                named = (self.ids[row], self.classes[true], self.classes[best], shares[best])
+                yield [seed, folds[fold].name, row, *named, *shares]
 
     @classmethod
     def load(cls, folder: str | PathLike[str]) -> Result:
@@ -227,16 +208,24 @@ class Result:
             values = json.loads((path / RESULT).read_text(encoding="utf-8"))
             if values.pop("format") != FORMAT:
                 raise StoreError(f"{path / RESULT}: not of format {FORMAT}; use the hser that wrote it")
-            folds = [[FoldInfo(**fold) for fold in of_seed] for of_seed in values.pop("folds")]
-            classes = tuple(values.pop("classes"))
-            text = (path / PREDICTIONS).read_bytes().decode(*_TEXT)
-            lines = list(csv.DictReader(io.StringIO(text, newline="")))
-            names = [{fold.name: k for k, fold in enumerate(of_seed)} for of_seed in folds]
-            predictions = [
-                _read_predictions([line for line in lines if line["seed"] == str(seed)], of_seed, classes)
-                for seed, of_seed in zip(values["seeds"], names, strict=True)
-            ]
-            return cls(classes=classes, folds=folds, predictions=predictions, **values)
+            values["classes"] = tuple(values["classes"])
+            values["folds"] = [[FoldInfo(**fold) for fold in of_seed] for of_seed in values["folds"]]
+            lines = read_csv(path / PREDICTIONS)
+            code = {name: k for k, name in enumerate(values["classes"])}
+            predictions = []
+            for seed, folds in zip(values["seeds"], values["folds"], strict=True):
+                number = {fold.name: k for k, fold in enumerate(folds)}
+                of_seed = [line for line in lines if line["seed"] == str(seed)]
+                proba = [[float(line[f"p_{name}"]) for name in code] for line in of_seed]
+                predictions.append(
+                    Predictions(
+                        rows=np.array([int(line["row"]) for line in of_seed], np.int64),
+                        fold=np.array([number[line["fold"]] for line in of_seed], np.int64),
+                        y_true=np.array([code[line["true"]] for line in of_seed], np.int64),
+                        proba=np.array(proba, np.float32).reshape(len(of_seed), len(code)),
+                    )
+                )
+            return cls(predictions=predictions, **values)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(f"{path}: no result here ({error.filename} is missing)") from error
         except (ValueError, KeyError, TypeError, UnicodeError) as error:
@@ -252,42 +241,3 @@ def mean_by_class(
         known = [seed[figure][name] for seed in seeds if np.isfinite(seed[figure][name])]
         means[name] = float(np.mean(known)) if known else math.nan
     return means
-
-
-def _read_predictions(
-    lines: Sequence[dict[str, str]], fold: dict[str, int], classes: tuple[str, ...]
-) -> Predictions:
-    code = {name: k for k, name in enumerate(classes)}
-    proba = [[float(line[f"p_{name}"]) for name in classes] for line in lines]
-    return Predictions(
-        rows=np.array([int(line["row"]) for line in lines], np.int64),
-        fold=np.array([fold[line["fold"]] for line in lines], np.int64),
-        y_true=np.array([code[line["true"]] for line in lines], np.int64),
-        proba=np.array(proba, np.float32).reshape(len(lines), len(classes)),
-    )
-
-
-def _by_id(
-    result: Result, seed: int, number: dict[str, int], classes: tuple[str, ...] | None = None
-) -> Predictions:
-    """Predictions with rows numbered by id, the same for every result that shares ``number``."""
-    if classes is not None and classes != result.classes:
-        raise InputError(f"the models tell different classes apart: {classes} and {result.classes}")
-    p = result.predictions[seed]
-    rows = [number.setdefault(result.ids[row], len(number)) for row in p.rows.tolist()]
-    return Predictions(np.array(rows, np.int64), p.fold, p.y_true, p.proba)
-
-
-def to_json(value: Any) -> str:
-    """JSON with null for what is not a number, since JSON has no NaN."""
-    return json.dumps(_plain(value), indent=1) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(of) for key, of in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(of) for of in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -26,15 +26,15 @@ from classifiers.data.heard import heard_of, overlap
 from classifiers.data.label_maps import LabelMap, common_classes, map_labels, restricted
 from classifiers.data.source import Source
 from classifiers.data.stacked import Stacked, refuse_different_models
+from classifiers.results.files import write_file, write_json
 from classifiers.results.metrics import (
     Predictions,
     augmentation_lines,
-    bootstrap_interval,
+    bootstrap_intervals,
     drop,
     scores,
     scores_by,
 )
-from classifiers.results.result import to_json
 from classifiers.training.conditions import Conditions, conditions
 from classifiers.training.config import CONCAT, Experiment
 from classifiers.training.experiment import (
@@ -48,7 +48,6 @@ from classifiers.training.experiment import (
 from classifiers.training.fit_progress import FitProgress, Say
 from classifiers.training.learner import Learner, aligned, take
 from extractor.errors import InputError, SettingsError, unknown
-from extractor.store.run_folder import write_text
 
 NORMALISATIONS = ("none", "corpus")
 OTHERS = "all others"  # as training corpus of a row of the matrix
@@ -107,9 +106,8 @@ class Matrix:
         from classifiers.charts.studies import transfer_map
 
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
         cells = [asdict(cell) | {"drop": self.drop(cell)} for cell in self.cells]
-        write_text(path / "cross_corpus.json", [to_json(asdict(self) | {"cells": cells})])
+        write_json(path / "cross_corpus.json", asdict(self) | {"cells": cells})
         found = [[self.cell(train, test) for test in self.names] for train in self.rows]
         ua = np.array([[np.nan if cell is None else cell.figures["UA"] for cell in row] for row in found])
         chance = 1 / len(self.classes)
@@ -265,7 +263,7 @@ def _transfers(
         cell = _cell(corpus.name, other.name, made, corpus.features.classes, str(setting))
         kinds = [other.features.augmentations[row] for row in rows.tolist()]
         copies = not other.features.clean[rows].all()
-        by_kind = scores_by(kinds, made.y_true, made.proba, corpus.features.classes) if copies else {}
+        by_kind = scores_by(kinds, made) if copies else {}
         cell = replace(cell, heard=int(heard[other.name][rows].sum()), by_augmentation=by_kind)
         finished.put(cell, [])
         if say is not None:
@@ -322,8 +320,7 @@ class _Finished:
     def put(self, cell: Transfer, notes: Sequence[str]) -> None:
         self._kept[self._key(cell.train, cell.test)] = {"cell": asdict(cell), "notes": list(notes)}
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._path, [json.dumps(self._kept, indent=1)])  # NaN stays NaN: read by us alone
+            write_file(self._path, json.dumps(self._kept, indent=1))  # NaN stays NaN: read by us alone
 
 
 def _content(features: Features) -> str:
@@ -346,7 +343,7 @@ def _cell(
     train: str, test: str, made: Predictions, classes: Sequence[str], selected: str, within: bool = False
 ) -> Transfer:
     figures = scores(made.y_true, made.proba, classes)
-    return Transfer(train, test, within, figures, bootstrap_interval(made), selected)
+    return Transfer(train, test, within, figures, bootstrap_intervals([made])["UA"], selected)
 
 
 def matrix_lines(matrix: Matrix) -> list[str]:

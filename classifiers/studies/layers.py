@@ -8,11 +8,9 @@ too high for what a new recording will see: `--layer best` selects inside the tr
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,13 @@ from typing import Any
 from classifiers.data.runs import open_run
 from classifiers.data.source import Source
 from classifiers.models.table import POOLED
+from classifiers.results.files import write_csv, write_json
 from classifiers.results.metrics import CAUTION as OF_SEVERAL
-from classifiers.results.result import to_json
 from classifiers.training.conditions import Conditions, conditions
 from classifiers.training.config import Experiment
 from classifiers.training.experiment import open_features, run_experiment
 from classifiers.training.fit_progress import Say
 from extractor.errors import SettingsError, StoreError
-from extractor.store.run_folder import write_text
 
 NAME = "layer_study"
 CAUTION = f"{OF_SEVERAL}; --layer best is not"
@@ -70,13 +67,8 @@ class LayerStudy:
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the three files. Raises StoreUnwritable."""
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / f"{NAME}.json", [to_json(asdict(self) | {"caution": CAUTION})])
-        text = io.StringIO(newline="")
-        out = csv.DictWriter(text, list(asdict(self.scores[0])), lineterminator="\n")
-        out.writeheader()
-        out.writerows(asdict(score) for score in self.scores)
-        write_text(path / f"{NAME}.csv", [text.getvalue()])
+        write_json(path / f"{NAME}.json", asdict(self) | {"caution": CAUTION})
+        write_csv(path / f"{NAME}.csv", list(asdict(self.scores[0])), map(astuple, self.scores))
         self._draw(path / f"{NAME}.png")
 
     def _draw(self, path: Path) -> None:

@@ -9,21 +9,18 @@ cka      linear centred kernel alignment (Kornblith et al. 2019, eq. 4) between 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from classifiers.data.runs import augmentations_of, missing_notes, open_run
-from classifiers.results.result import to_json
+from classifiers.results.files import write_csv, write_json
 from classifiers.training.conditions import encoder_words
 from extractor.errors import InputError, StoreError
 from extractor.store import Store
-from extractor.store.run_folder import write_text
 
 EVERY = "all copies"  # the kind that holds all
 
@@ -62,13 +59,8 @@ class Stability:
         from classifiers.charts.studies import stability_chart
 
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "stability.json", [to_json(asdict(self))])
-        text = io.StringIO(newline="")
-        out = csv.DictWriter(text, list(asdict(self.scores[0])), lineterminator="\n")
-        out.writeheader()
-        out.writerows(asdict(score) for score in self.scores)
-        write_text(path / "stability.csv", [text.getvalue()])
+        write_json(path / "stability.json", asdict(self))
+        write_csv(path / "stability.csv", list(asdict(self.scores[0])), map(astuple, self.scores))
         by_kind: dict[str, list[tuple[int, float, float]]] = {}
         for score in self.scores:
             by_kind.setdefault(score.kind, []).append((score.layer, score.cosine, score.cka))

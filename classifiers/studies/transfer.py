@@ -16,22 +16,22 @@ from classifiers.data.label_maps import LabelMap, map_labels, restricted
 from classifiers.data.runs import augmentations_of, open_run, tested_rows
 from classifiers.data.source import CLEAN, FRAMES, Labelling, Source
 from classifiers.data.stacked import different_settings
+from classifiers.results.files import write_json
 from classifiers.results.metrics import (
     Predictions,
     augmentation_lines,
-    bootstrap_interval,
+    bootstrap_intervals,
     drop,
     scores,
     scores_by,
 )
-from classifiers.results.result import Result, to_json
+from classifiers.results.result import Result
 from classifiers.studies.cross_corpus import check_normalisation
 from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import labelling_of, open_features, run_experiment, train_on_all
 from classifiers.training.fit_progress import Say
 from classifiers.training.model_folder import Model, conditions_of_model, heard_by, load_model, origin_of
 from extractor.errors import InputError, SettingsError, StoreError
-from extractor.store.run_folder import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +229,11 @@ def _on_run(
         labels,
         model.classes,
         scores(y_true, made.proba, model.classes),
-        bootstrap_interval(made, groups=features.originals if copies else None),
+        bootstrap_intervals([made], features.originals if copies else None)["UA"],
         within,
         tuple(notes),
         tested.test_on,
-        scores_by(features.augmentations, y_true, made.proba, model.classes) if copies else {},
+        scores_by(features.augmentations, made) if copies else {},
         None if tested.heard is None else len(tested.heard & set(features.ids)),
         result.speaker_dependent,
         str(conditions_of_model(result, model.origins, normalise)),
@@ -316,6 +316,4 @@ def transfer_lines(found: Sequence[Transferred]) -> list[str]:
 
 def save_transfers(found: Sequence[Transferred], folder: str | PathLike[str]) -> None:
     """``transfer.json``. Raises StoreUnwritable."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    write_text(path / "transfer.json", [to_json([asdict(each) | {"drop": each.drop} for each in found])])
+    write_json(Path(folder) / "transfer.json", [asdict(each) | {"drop": each.drop} for each in found])

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from os import PathLike
@@ -37,15 +36,13 @@ from classifiers.data.heard import Heard, heard_of, read_heard, write_heard
 from classifiers.data.runs import open_run
 from classifiers.models.files import SKOPS, kind_of, read_estimator, write_estimator
 from classifiers.models.table import LAYERS, Row, row
+from classifiers.results.files import folder_aside, plain, settled, write_csv, write_file, write_json
 from classifiers.results.metrics import confusion_matrix
-from classifiers.results.result import METRICS_FILE, RESULT, Result, to_json
+from classifiers.results.result import METRICS_FILE, RESULT, Result
 from classifiers.training.conditions import Conditions, conditions_of, source_values
 from classifiers.training.config import Experiment
-from classifiers.training.folder_aside import folder_aside, settled
 from classifiers.training.fusion import FusedClassifier
 from extractor.errors import SettingsError, StoreError
-from extractor.store.aside import aside
-from extractor.store.run_folder import write_text
 
 FORMAT = 1
 MODEL, PROVENANCE, CONFIG = "model.json", "provenance.json", "config.yaml"
@@ -140,8 +137,8 @@ def write_model(
         result.save(new)
         of_model = _of_model(row(experiment["classifier"]), estimator, members, sources)
         written = {"used": result.used, "selected": {"folds": _of_folds(result), "model": of_model}}
-        write_text(new / CONFIG, [_yaml({**experiment, **written})])
-        write_text(new / PROVENANCE, [to_json([asdict(origin) for origin in origins])])
+        write_file(new / CONFIG, _yaml({**experiment, **written}))
+        write_json(new / PROVENANCE, [asdict(origin) for origin in origins])
         write_heard([heard_by(source, result.ids, experiment) for source in sources], new / HEARD)
         files = []
         for number, member in enumerate(members):
@@ -162,7 +159,7 @@ def write_model(
             },
             "versions": {name: version(name) for name in _VERSIONS},
         }
-        write_text(new / MODEL, [to_json(about)])
+        write_json(new / MODEL, about)
     # UMAP takes longer than all the rest: the model is safe before it begins.
     picture = project_rows(sources, _tested_ids(result), _learned_weights(members[0]), projection)
     figure = plots.captioned(_map(picture, result), str(conditions_of(result)))
@@ -247,14 +244,14 @@ def _yaml(values: Mapping[str, Any]) -> str:
     import yaml
 
     # Through JSON: tuples and numpy's numbers have no place in a file that people edit.
-    return yaml.safe_dump(json.loads(to_json(values)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
 
 
 def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:
     y_true, proba = tested(result)
     confusion = confusion_matrix(y_true, proba.argmax(axis=1), len(result.classes)).tolist()
     rows = [[name, *counts] for name, counts in zip(result.classes, confusion, strict=True)]
-    _write_csv(new / "confusion_matrix.csv", ["true \\ predicted", *result.classes], rows)
+    write_csv(new / "confusion_matrix.csv", ["true \\ predicted", *result.classes], rows)
     histories: dict[str, Sequence[Mapping[str, float]]] = dict(histories_of(result))
     for number, member in enumerate(members):
         if getattr(member, "history_", None):
@@ -262,7 +259,7 @@ def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Ori
     if histories:
         names = list(dict.fromkeys(name for h in histories.values() for epoch in h for name in epoch))
         lines = [[fit, *(epoch.get(n, "") for n in names)] for fit, h in histories.items() for epoch in h]
-        _write_csv(new / "training_history.csv", ["fit", *names], lines)
+        write_csv(new / "training_history.csv", ["fit", *names], lines)
     fits = {
         f"seed {seed}, {fold.name}": fold.layer_weights
         for seed, folds in zip(result.seeds, result.folds, strict=True)
@@ -274,14 +271,7 @@ def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Ori
         fits[FINAL] = learned
     if fits:
         header = ["fit", *(f"layer {layer}" for layer in origin.layers)]
-        _write_csv(new / LAYER_WEIGHTS, header, [[fit, *of] for fit, of in fits.items()])
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    with aside(path) as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        write_csv(new / LAYER_WEIGHTS, header, [[fit, *of] for fit, of in fits.items()])
 
 
 def _write_charts(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:

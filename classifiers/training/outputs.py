@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.data.source import Source
+from classifiers.results.files import settled
 from classifiers.training.config import Experiment, experiment_from
-from classifiers.training.folder_aside import settled
 from extractor.errors import HserError, SettingsDiffer, SettingsError
 from extractor.store.run_folder import RUN
 

@@ -14,14 +14,13 @@ from sklearn import metrics as sk
 from classifiers.results.metrics import (
     METRICS,
     Predictions,
-    bootstrap_interval,
     bootstrap_intervals,
     expected_calibration_error,
     mcnemar,
     scores,
 )
 from classifiers.results.result import FoldInfo, Result
-from extractor.errors import InputError, SettingsError, StoreError
+from extractor.errors import InputError, StoreError
 
 CLASSES = ("anger", "calm", "fear", "neutral")
 # Sums of a few hundred float64: rounding stays far below.
@@ -106,7 +105,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
         y = rng.integers(2, size=200)
         guess = np.where(right, y, 1 - y)
         p = Predictions(np.arange(200), np.zeros(200, int), y, np.eye(2, dtype=np.float32)[guess])
-        low, high = bootstrap_interval(p, "WA", n=400, seed=k)
+        low, high = bootstrap_intervals([p], n=400, seed=k)["WA"]
         covered += low <= truth <= high
     assert abs(covered / experiments - 0.95) < 0.031 + 0.01  # a percentile interval is a little short
 
@@ -118,29 +117,18 @@ def test_rows_that_are_alike_within_a_speaker_widen_the_interval() -> None:
     y = rng.integers(2, size=300)
     guess = np.where(rng.uniform(size=300) < skill, y, 1 - y)
     p = Predictions(np.arange(300), np.zeros(300, int), y, np.eye(2, dtype=np.float32)[guess])
-    rows = bootstrap_interval(p, "WA")
-    speakers = bootstrap_interval(p, "WA", groups=[str(s) for s in speaker])
+    rows = bootstrap_intervals([p])["WA"]
+    speakers = bootstrap_intervals([p], [str(s) for s in speaker])["WA"]
     assert speakers[1] - speakers[0] > 1.5 * (rows[1] - rows[0])
 
 
 def test_an_interval_is_drawn_from_its_seed_alone_and_narrows_with_seeds() -> None:
     each = [drawn(seed=0), drawn(seed=0, skill=1.0)]
-    assert bootstrap_interval(each[0], seed=3) == bootstrap_interval(each[0], seed=3)
-    assert bootstrap_interval(each[0], seed=3) != bootstrap_interval(each[0], seed=4)
+    once = bootstrap_intervals(each[:1], seed=3)
+    assert once == bootstrap_intervals(each[:1], seed=3) != bootstrap_intervals(each[:1], seed=4)
     # Twice the same predictions say no more than once.
-    assert bootstrap_interval(each) == pytest.approx(bootstrap_interval(each[0]), abs=EXACT)
-    with pytest.raises(SettingsError, match="known: UA"):
-        bootstrap_interval(each[0], "UAR")
-
-
-def test_intervals_of_all_metrics_are_of_the_same_draws_as_one_alone() -> None:
-    groups = [str(k % 7) for k in range(len(drawn(seed=0).rows))]
-    for of in (None, groups):
-        together = bootstrap_intervals([drawn(seed=0), drawn(seed=1)], n=250, seed=3, groups=of)
-        assert together == {
-            name: bootstrap_interval([drawn(seed=0), drawn(seed=1)], name, n=250, seed=3, groups=of)
-            for name in METRICS
-        }
+    for name, bounds in bootstrap_intervals(each, seed=3).items():
+        assert bounds == pytest.approx(once[name], abs=EXACT)
 
 
 def paired(n01: int, n10: int, both: int = 50) -> tuple[Predictions, Predictions]:

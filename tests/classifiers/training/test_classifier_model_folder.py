@@ -25,10 +25,10 @@ from classifiers.charts.projection import read_projection
 from classifiers.data.features import Features, Source
 from classifiers.models.files import TYPES
 from classifiers.models.table import CLASSIFIERS, LAYERS
+from classifiers.results.files import folder_aside, settled
 from classifiers.results.result import Result
 from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import open_features
-from classifiers.training.folder_aside import folder_aside, settled
 from classifiers.training.model_folder import MODEL, Model, load_model, refuse_foreign, write_model
 from extractor import SettingsError, StoreError, extract
 
