@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.lengths import audio_seconds
-from extractor.encoders.checkpoint import MODELS
+from extractor.encoders.families import MODELS
 from extractor.types import SAMPLE_RATE
 
 BATCH_SIZES = (1, 4, 8, 16)  # tried on a CPU
@@ -65,7 +65,7 @@ def transformers_model(
 
     row = MODELS[name]
     torch.manual_seed(0)
-    config = AutoConfig.for_model(row.kind, **row.architecture)
+    config = AutoConfig.for_model(row.family, **row.architecture)
     chosen = {} if attention is None else {"attn_implementation": attention}
     # FlashAttention 2 refuses models that are built in fp32.
     built = torch.float32 if attention is None else dtype
@@ -239,7 +239,7 @@ def torchaudio_model(name: str, dtype: torch.dtype, device: torch.device) -> Any
 
 def can_pad(name: str) -> bool:
     """Whether torchaudio's model takes lengths: its WavLM asserts that there is no mask."""
-    return MODELS[name].kind != "wavlm"
+    return MODELS[name].family != "wavlm"
 
 
 def with_torchaudio(

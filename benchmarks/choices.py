@@ -46,7 +46,7 @@ def sdpa(
     bias: Tensor | None = None,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """`extractor.encoders.attention.attend`, with PyTorch's attention for each utterance."""
+    """`extractor.encoders.transformer.attend`, with PyTorch's attention for each utterance."""
     dim = qkv.shape[1] // 3
     out = qkv.new_zeros(len(qkv), dim)
     start = 0
@@ -88,7 +88,7 @@ _CHOICES = (
     Choice(
         "weights laid out once; bias, GELU and sum in the product",
         "`F.linear`, `F.conv2d`, `F.gelu`",
-        {"extractor.encoders.products._packs": lambda device, dtype: False},
+        {"extractor.encoders.linear._packs": lambda device, dtype: False},
         at_load=True,
     ),
     Choice(

@@ -46,8 +46,8 @@ from benchmarks.common import median, print_table, result_path, spread, take_tur
 from benchmarks.lengths import audio_seconds, find, label, read
 from benchmarks.peak import working_bytes
 from extractor.encoders import Model, resolve_device, resolve_dtype
-from extractor.encoders.checkpoint import MODELS
-from extractor.encoders.products import Linear
+from extractor.encoders.families import MODELS
+from extractor.encoders.linear import Linear
 from extractor.errors import SettingsError, unknown
 from extractor.plan.batches import plan_batches
 from extractor.run.batch import BatchEncoder
@@ -108,8 +108,8 @@ def check(settings: Settings) -> None:
     from benchmarks.lengths import lengths_of
 
     for name in settings.models:
-        if name not in MODELS or MODELS[name].kind == "whisper":
-            raise SettingsError(unknown("model", name, [m for m in MODELS if MODELS[m].kind != "whisper"]))
+        if name not in MODELS or MODELS[name].family == "whisper":
+            raise SettingsError(unknown("model", name, [m for m in MODELS if MODELS[m].family != "whisper"]))
     for name in settings.lengths:
         lengths_of(name)
     for name in settings.contenders:

@@ -37,8 +37,8 @@ from cuda_kernels.add_norm import add_norm
 from cuda_kernels.attention import GatedBias, attend_packed
 from cuda_kernels.packing import Packing, pack
 from cuda_kernels.positional_conv import lay_out, positional_conv
-from extractor.encoders.attention import attend
 from extractor.encoders.fused import ATTENTION, best_attention
+from extractor.encoders.transformer import attend
 
 LENGTHS = (1, 63, 0, 400, 127, 500, 1000, 3)  # frames
 LONGEST = 1024  # that biases have distances for
@@ -207,13 +207,13 @@ def check_model(kind: str, norm: str, device: str) -> Iterator[Finding]:
         changed += sum(not torch.equal(a, b) for a, b in zip(once, again, strict=True))
     what = f"{kind}, {norm} norm"
     yield Finding("layers-fused", f"{what}, fp32: worst relative error", largest(errors), LAYERS_RELATIVE)
-    if ours.fused is not None and ours.fused.recordings is not None:
-        recordings = ours.fused.recordings
+    if ours.fused is not None and ours.fused.graphs is not None:
+        graphs = ours.fused.graphs
         yield Finding("layers-fused", f"{what}: layers that graphs change", changed, 0)
         yield Finding(
-            "layers-fused", f"{what}: rooms with graphs", len(recordings.recorded), 1, at_least=True
+            "layers-fused", f"{what}: shape buckets with graphs", len(graphs.recorded), 1, at_least=True
         )
-        yield Finding("layers-fused", f"{what}: seconds to record", recordings.seconds, 60.0)
+        yield Finding("layers-fused", f"{what}: seconds to record", graphs.seconds, 60.0)
 
 
 # --- Speeds -------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def flex(qkv: Tensor, packing: Packing, bias: GatedBias | None) -> Callable[[], 
 def product_ways() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     from types import SimpleNamespace
 
-    from extractor.encoders.products import Conv
+    from extractor.encoders.linear import Conv
     from extractor.encoders.wav2vec2 import PositionalConv
     from extractor.encoders.weights import Weights
 
@@ -328,7 +328,7 @@ def product_ways() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
         x = torch.randn(num_rows, C, device=device, dtype=dtype)
         weight = torch.randn(C, C, kernel) * (C * kernel) ** -0.5
         convolution = Conv(weight, None, dtype, device, stride=2)
-        convolution.product = None
+        convolution.as_linear = None
         w = weight.to(device, dtype).transpose(1, 2).flatten(1)  # [C, K C]
         T = (num_rows - kernel) // 2 + 1
         pairs, third = x[: 2 * T].view(T, 2 * C), x[2::2][:T]

@@ -26,8 +26,7 @@ from torch import Tensor
 from benchmarks.common import print_table, write_result
 from benchmarks.encoder import read, recordings
 from extractor.encoders import Encoder, Model
-from extractor.encoders.int8 import can_run_int8
-from extractor.encoders.products import Linear
+from extractor.encoders.linear import Linear, can_run_int8
 from extractor.encoders.weights import Weights
 from extractor.run.fidelity import cosines
 
@@ -67,10 +66,10 @@ class Float8Linear(Linear):
 def float8() -> Iterator[None]:
     """Models that are built inside have their linear layers in E4M3."""
 
-    def product(weights: Weights, weight: Tensor, bias: Tensor) -> Linear:
+    def linear_of(weights: Weights, weight: Tensor, bias: Tensor) -> Linear:
         return Float8Linear(weight, bias)
 
-    with mock.patch.object(Weights, "product", product):
+    with mock.patch.object(Weights, "linear_of", linear_of):
         yield
 
 

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import CANNOT_RUN, median, print_table, spread, take_turns, write_result
-from extractor.encoders.attention import attend
-from extractor.encoders.products import Conv, Linear
+from extractor.encoders.linear import Conv, Linear
+from extractor.encoders.transformer import attend
 
 CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -21,7 +21,7 @@ BEGIN, LENGTH, FIRST, COLUMNS = range(4)
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ShapeBucket:
     """What a packing has room for, so that batches which differ share its shapes (see `Packing.load`)."""
 
     rows: int
@@ -29,7 +29,7 @@ class Room:
     longest: int  # rows
 
     def filled(self, lengths: Sequence[int]) -> list[int]:
-        """``lengths`` with utterances behind them that fill the room: first all rows, then with none.
+        """``lengths`` with utterances behind them that fill it up: first all rows, then with none.
 
         Raises ValueError where they do not fit.
         """
@@ -66,16 +66,16 @@ class Packing:
         return self.table[len(self.lengths) + 1 :].view(-1, COLUMNS)
 
     @property
-    def room(self) -> Room:
-        return Room(self.num_rows, len(self.lengths), self.longest)
+    def bucket(self) -> ShapeBucket:
+        return ShapeBucket(self.num_rows, len(self.lengths), self.longest)
 
     def load(self, other: Packing) -> None:
         """The other's utterances, in this one's tensors: for kernels that were recorded with them.
 
-        Raises ValueError unless both have the same room.
+        Raises ValueError unless both are of one bucket.
         """
-        if self.room != other.room:
-            raise ValueError(f"a packing of {other.room} does not fit one of {self.room}")
+        if self.bucket != other.bucket:
+            raise ValueError(f"a packing of {other.bucket} does not fit one of {self.bucket}")
         self.table.copy_(other.table)
 
 

@@ -1,115 +1,35 @@
 """A checkpoint by its name: a hub id, a local folder, or a config alone.
 
-checkpoint_files   where its files are: a folder, or the hub
-architecture       its config.json, every field checked before anything is made of it
-tensors            its weights, checked against the names and shapes of that architecture
-preparation        what it says of its input
+Its config is checked before anything is made of it. The config that encoders see has the family's fields
+alone: whatever else the file says (code to run, quantisation, defaults of training) reaches nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from extractor.encoders.architecture import FIELDS, architecture, read_architecture, skeleton
-from extractor.encoders.checkpoint_files import CONFIG, CheckpointFiles
+from extractor.encoders.checkpoint_files import CONFIG, CheckpointFiles, json_type
+from extractor.encoders.families import FAMILIES, MODELS, RELATIONS, Checkpoint
 from extractor.encoders.preparation import Preparation, assumed_preparation, read_preparation
 from extractor.encoders.tensors import MASK_EMBEDDING, describe_unused, read_tensors
 from extractor.errors import ModelError, unknown
 
-
-@dataclass(frozen=True, slots=True)
-class HubModel:
-    """A named model: where its weights are, and its architecture for runs with random weights."""
-
-    hub_id: str
-    kind: str  # `model_type` of its config
-    architecture: Mapping[str, Any]  # what differs from that config's defaults (the base models)
-
-
-_LARGE: dict[str, Any] = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "do_stable_layer_norm": True,
-    "feat_extract_norm": "layer",
-}
-_LARGE_BIAS = {**_LARGE, "conv_bias": True}
-_XLARGE = {**_LARGE_BIAS, "hidden_size": 1280, "num_hidden_layers": 48, "intermediate_size": 5120}
-
-
-def _whisper(d_model: int, layers: int, num_mel_bins: int = 80) -> dict[str, Any]:
-    """Radford et al. 2022, table 1: heads of 64, and four times the width between the products."""
-    return {
-        "d_model": d_model,
-        "encoder_layers": layers,
-        "encoder_attention_heads": d_model // 64,
-        "encoder_ffn_dim": 4 * d_model,
-        "num_mel_bins": num_mel_bins,
-    }
-
-
-_WHISPER = {
-    "tiny": _whisper(384, 4),
-    "base": _whisper(512, 6),
-    "small": _whisper(768, 12),
-    "medium": _whisper(1024, 24),
-}
-_WHISPER |= {f"{size}.en": row for size, row in _WHISPER.items()}  # English only
-_WHISPER |= {
-    "large-v2": _whisper(1280, 32),
-    "large-v3": _whisper(1280, 32, num_mel_bins=128),
-    "large-v3-turbo": _whisper(1280, 32, num_mel_bins=128),  # has fewer layers in its decoder
-}
-
-MODELS: dict[str, HubModel] = {
-    "hubert-base": HubModel("facebook/hubert-base-ls960", "hubert", {}),
-    "hubert-large": HubModel("facebook/hubert-large-ll60k", "hubert", _LARGE_BIAS),
-    "hubert-xlarge": HubModel("facebook/hubert-xlarge-ll60k", "hubert", _XLARGE),
-    "hubert-large-er": HubModel("superb/hubert-large-superb-er", "hubert", _LARGE_BIAS),
-    "wavlm-base": HubModel("microsoft/wavlm-base", "wavlm", {}),
-    "wavlm-base-plus": HubModel("microsoft/wavlm-base-plus", "wavlm", {}),
-    "wavlm-large": HubModel("microsoft/wavlm-large", "wavlm", _LARGE),
-    "wav2vec2-base": HubModel("facebook/wav2vec2-base", "wav2vec2", {}),
-    "wav2vec2-large": HubModel("facebook/wav2vec2-large-lv60", "wav2vec2", _LARGE_BIAS),
-    "xls-r": HubModel("facebook/wav2vec2-xls-r-300m", "wav2vec2", _LARGE_BIAS),
-    **{f"whisper-{size}": HubModel(f"openai/whisper-{size}", "whisper", _WHISPER[size]) for size in _WHISPER},
-}
-
 ADAPTER = "adapter_config.json"  # of a PEFT adapter, beside a model or alone
 RANDOM = "random:"  # prefix of a model spec: the architecture with random weights
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A `model_type` of `transformers`: its encoder alone."""
-
-    make: Callable[[Any], Any]  # the encoder with random weights, fp32, from a config
-    prefixes: tuple[str, ...]  # of its tensors' names, where it was saved inside another model
-    provenance: Mapping[str, str] = field(default_factory=dict)  # what else is to be said of each checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model's weights in fp32 on the CPU, and what is known of them."""
-
-    tensors: Mapping[str, Tensor]  # by the names of the `transformers` base model or encoder
-    config: Any
-    normalise: bool  # zero mean and unit variance over each utterance's own samples
-    provenance: Mapping[str, str]  # model, source, revision, weights (hash), normalisation, ...
-    mask_embedding: Tensor | None = None  # [D], what masked frames become; not every copy has it
-    notes: tuple[str, ...] = ()  # for the screen: what was assumed, and what of it is not used
+# Weights that are stored in other numbers than their own, by the field that says so.
+_QUANTISED = ("quantization_config", "compression_config")
+_SHOWN = 80  # characters of a value in a message
 
 
 def load_checkpoint(spec: str) -> Checkpoint:
-    """Read a checkpoint of one of the `KINDS`.
+    """Read a checkpoint of one of the `FAMILIES`.
 
     Args:
         spec: a name of `MODELS`, a local folder in the hub's layout, any other hub id
@@ -130,27 +50,24 @@ def load_checkpoint(spec: str) -> Checkpoint:
     if commit and not files.local:
         files = CheckpointFiles(spec, source, commit)  # all files are of one state of the repository
     preparation = read_preparation(files, config)
-    kind = KINDS[config.model_type]
-    fields = {name: getattr(config, name) for name in FIELDS[config.model_type] if hasattr(config, name)}
-    tensors, unused = read_tensors(files, skeleton(config, kind.make, spec), kind.prefixes, fields)
+    family = FAMILIES[config.model_type]
+    fields = {name: getattr(config, name) for name in family.fields if hasattr(config, name)}
+    tensors, unused = read_tensors(files, skeleton(config, family.make, spec), family.prefixes, fields)
     # Names that stay the same when a folder moves or a hub model is named by its alias: they are
     # compared when a run is resumed.
     name, where = (Path(source).resolve().name, "local folder") if files.local else (source, "hub")
-    notes = [preparation.note, *_notes(files, said, tensors, unused, kind)]
+    unused += [name for name in tensors if name.startswith("adapter.")]
+    notes = [preparation.note, *_not_used(files, said, unused, family.prefixes)]
     mask_embedding = tensors.get(MASK_EMBEDDING)
     if mask_embedding is not None and not mask_embedding.isfinite().all():
         del tensors[MASK_EMBEDDING]
         notes.append(f"not used: its mask embedding ({MASK_EMBEDDING}), which is not finite")
-    return _checkpoint(
-        name, where, commit or revision or "none", tensors, config, preparation,
-        tuple(note for note in notes if note),
-    )  # fmt: skip
+    origin = {"model": name, "source": where, "revision": commit or revision or "none"}
+    return _checkpoint(origin, tensors, config, preparation, tuple(note for note in notes if note))
 
 
 def _checkpoint(
-    name: str,
-    source: str,
-    revision: str,
+    origin: Mapping[str, str],
     tensors: dict[str, Tensor],
     config: Any,
     preparation: Preparation,
@@ -159,27 +76,16 @@ def _checkpoint(
     # The mask embedding serves pretraining and `--augment latent` only, and hub copies differ in having
     # it, so it does not tell one model from another.
     mask_embedding = tensors.pop(MASK_EMBEDDING, None)
-    provenance = {
-        "model": name,
-        "source": source,
-        "revision": revision,
-        "weights": weights_hash(tensors),
-        "normalisation": preparation.said,
-        **KINDS[config.model_type].provenance,
-    }
+    read = {"weights": weights_hash(tensors), "normalisation": preparation.said}
+    provenance = {**origin, **read, **FAMILIES[config.model_type].provenance}
     return Checkpoint(tensors, config, preparation.normalise, provenance, mask_embedding, notes)
 
 
-def _notes(
-    files: CheckpointFiles,
-    said: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    unused: list[str],
-    kind: Kind,
+def _not_used(
+    files: CheckpointFiles, said: Mapping[str, Any], unused: list[str], prefixes: tuple[str, ...]
 ) -> list[str | None]:
     """What of a checkpoint is not used, a line each."""
-    adapter = [name for name in tensors if name.startswith("adapter.")]
-    notes = [describe_unused([*unused, *adapter], (*kind.prefixes, "model."))]
+    notes = [describe_unused(unused, (*prefixes, "model."))]
     if said.get("auto_map"):
         notes.append(f"not run: the code that the checkpoint brings (auto_map in {CONFIG})")
     if files.find(ADAPTER) is not None:
@@ -235,43 +141,94 @@ def _random(spec: str) -> Checkpoint:
         seed = int(seed_text)
     path = Path(name)
     if name in MODELS:
-        config = architecture(MODELS[name].kind, MODELS[name].architecture)
+        config = architecture(MODELS[name].family, MODELS[name].architecture)
     elif path.exists():
         folder = path if path.is_dir() else path.parent
         files = CheckpointFiles(spec, str(folder))
         config, _, _ = read_architecture(files, None if path.is_dir() else path)
     else:
         raise ModelError(unknown("architecture", name, MODELS) + "; or the path of a config")
-    kind = KINDS[config.model_type]
-    skeleton(config, kind.make, spec)  # whether it fits in memory
+    family = FAMILIES[config.model_type]
+    skeleton(config, family.make, spec)  # whether it fits in memory
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tensors = {name: tensor.float() for name, tensor in kind.make(config).state_dict().items()}
+        tensors = {name: tensor.float() for name, tensor in family.make(config).state_dict().items()}
     called = name if name in MODELS else path.resolve().name
-    return _checkpoint(
-        f"{RANDOM}{called}", f"random weights, seed {seed}", "none", tensors, config,
-        assumed_preparation(config, "random weights"),
-    )  # fmt: skip
+    origin = {"model": f"{RANDOM}{called}", "source": f"random weights, seed {seed}", "revision": "none"}
+    return _checkpoint(origin, tensors, config, assumed_preparation(config, "random weights"))
 
 
-def _make_base(config: Any) -> Any:
-    from transformers import AutoModel
+def read_architecture(
+    files: CheckpointFiles, path: Path | None = None
+) -> tuple[Any, Mapping[str, Any], Path]:
+    """The checked config, all that its file says, and the file (or ``path`` itself). Raises ModelError."""
+    path = path or files.find(CONFIG)
+    if path is None:
+        raise ModelError(
+            f"model {files.spec!r}: cannot read the config of {files.where}: it has no {CONFIG}"
+            " (without a network, name a local folder in the hub's layout)"
+        )
+    values = files.read_json(path)
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise files.refusal(path, f"model_type is of the kind {kind!r}", f"hser runs {', '.join(FAMILIES)}")
+    for name in _QUANTISED:
+        if values.get(name) is not None:
+            raise files.refusal(
+                path, f"{name} says that the weights are quantised",
+                "name the model that they were made of, or save it dequantised",
+            )  # fmt: skip
+    if values.get("transformers_weights") is not None:
+        raise files.refusal(
+            path, f"transformers_weights names {_shown(values['transformers_weights'])} for the weights",
+            "give the file the name model.safetensors, and take this field out",
+        )  # fmt: skip
+    return _checked(kind, values, files, path), values, path
 
-    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+def architecture(kind: str, values: Mapping[str, Any]) -> Any:
+    """The `transformers` config of a kind, from checked fields; the others as the kind has them."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(kind, **values)
 
 
-def _make_whisper(config: Any) -> Any:
-    """The encoder alone: the decoder, which is as large, is never in memory."""
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+def _checked(kind: str, values: Mapping[str, Any], files: CheckpointFiles, path: Path) -> Any:
+    fields = FAMILIES[kind].fields
+    for name, check in fields.items():
+        problem = check(values[name]) if name in values else None
+        if problem:
+            raise files.refusal(path, f"{name} is {_shown(values[name])}: {problem}")
+    given = {name: values[name] for name in fields if name in values}
+    if "layer_norm_eps" in given:
+        given["layer_norm_eps"] = float(given["layer_norm_eps"])
+    default = architecture(kind, {})
+    full = {name: given.get(name, getattr(default, name, None)) for name in fields}
+    for names, holds, wanted in RELATIONS:
+        if full.keys() >= {*names} and not holds(*(full[name] for name in names)):
+            named = ", ".join(f"{name} {_shown(full[name])}" for name in names)
+            raise files.refusal(path, f"{named}: {wanted}")
+    return architecture(kind, given)
 
-    return WhisperEncoder(config).float()
+
+def skeleton(config: Any, make: Callable[[Any], Any], spec: str) -> Mapping[str, Any]:
+    """Names and shapes of the weights that a config asks for, without any memory: ``meta`` tensors.
+
+    Raises ModelError where they are more than this machine's memory holds.
+    """
+    # On the meta device initialising costs nothing, but it draws all the same.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        wanted: Mapping[str, torch.Tensor] = make(config).state_dict()
+    num_bytes = 4 * sum(tensor.numel() for tensor in wanted.values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory:
+        raise ModelError(
+            f"model {spec!r}: its {CONFIG} asks for {num_bytes / 2**30:,.0f} GiB of weights, this machine has"
+            f" {memory / 2**30:,.0f} GiB of memory; is it the {CONFIG} of this model?"
+        )
+    return wanted
 
 
-_WHISPER_LAYERS = (
-    "0 is the transformer's input, after the convolutions and with the positions, k the output of its layer"
-    " k; the last is the encoder's last_hidden_state, with the final LayerNorm"
-)
-KINDS: dict[str, Kind] = {
-    **{name: Kind(_make_base, (f"{name}.",)) for name in ("hubert", "wavlm", "wav2vec2")},
-    "whisper": Kind(_make_whisper, ("model.encoder.", "encoder."), {"layer_convention": _WHISPER_LAYERS}),
-}
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, dict) else json_type(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

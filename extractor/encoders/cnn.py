@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_kernels.norm_gelu import group_norm_gelu
-from extractor.encoders.products import Conv, round_up
+from extractor.encoders.linear import Conv, receptive_field, round_up
 from extractor.encoders.weights import DEFAULT_EPS, Weights
 
 Activation = Callable[[Tensor], Tensor]
@@ -30,7 +30,7 @@ Activation = Callable[[Tensor], Tensor]
 _BLOCK_FRAMES = {"cpu": 64}
 _BLOCK_FRAMES_ELSEWHERE = 4096
 _NORMED_SAMPLES = 1 << 20  # of audio whose first layer's output is held at once: 0.2 GB in bf16
-_FRAME_MULTIPLE = 8  # of the frames in the last block: see products.ROW_MULTIPLE
+_FRAME_MULTIPLE = 8  # of the frames in the last block: see linear.ROW_MULTIPLE
 
 
 class ConvLayer:
@@ -206,14 +206,6 @@ def _groups(waveforms: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         group.append(waveform)
         filled += len(waveform)
     yield group
-
-
-def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Input rows that one output row sees."""
-    field = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        field = (field - 1) * stride + kernel
-    return field
 
 
 def blank(num_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from extractor.encoders.checkpoint_files import CheckpointFiles, json_type
+from extractor.encoders.families import FAMILIES
 from extractor.errors import ModelError
 from extractor.types import SAMPLE_RATE
 
@@ -25,7 +26,6 @@ PROCESSOR = "processor_config.json"
 PREPROCESSOR = "preprocessor_config.json"
 _NESTED = ("feature_extractor", "audio_processor")  # the first that is there, as in the reference
 _FLAT = ("feature_extractor_type", "do_normalize", "sampling_rate")  # any of them tells a flat one
-LOG_MEL = "log-mel as WhisperFeatureExtractor"
 _NONE = f"no {PREPROCESSOR} or {PROCESSOR}"
 
 
@@ -38,17 +38,8 @@ class Preparation:
     note: str | None = None  # for the screen, where it is assumed
 
 
-@dataclass(frozen=True, slots=True)
-class Extractor:
-    """A feature extractor as the checkpoint describes it."""
-
-    values: Mapping[str, Any]
-    path: Path  # of the file that was read
-    field: str = ""  # where in it, with a dot behind
-
-
-def read_extractor(files: CheckpointFiles) -> Extractor | None:
-    """What `AutoFeatureExtractor` would read, or None. Raises ModelError for a file that is malformed."""
+def _read_extractor(files: CheckpointFiles) -> tuple[Mapping[str, Any], Path, str] | None:
+    """What `AutoFeatureExtractor` would read, the file, and where in it, with a dot behind; or None."""
     processor = files.find(PROCESSOR)
     values = {} if processor is None else files.read_json(processor)
     field = next((name for name in _NESTED if name in values), None)
@@ -56,12 +47,12 @@ def read_extractor(files: CheckpointFiles) -> Extractor | None:
         nested = values[field]
         if not isinstance(nested, dict):
             raise files.refusal(processor, f"{field} is {json_type(nested)} where an object belongs")
-        return Extractor(nested, processor, f"{field}.")
+        return nested, processor, f"{field}."
     preprocessor = files.find(PREPROCESSOR)
     if preprocessor is not None:
-        return Extractor(files.read_json(preprocessor), preprocessor)
+        return files.read_json(preprocessor), preprocessor, ""
     if processor is not None and any(name in values for name in _FLAT):
-        return Extractor(values, processor)
+        return values, processor, ""
     return None
 
 
@@ -69,49 +60,50 @@ def read_preparation(files: CheckpointFiles, config: Any) -> Preparation:
     """Raises ModelError for what is malformed, or what hser does not compute."""
     from huggingface_hub import is_offline_mode
 
-    extractor = read_extractor(files)
+    family = FAMILIES[config.model_type]
+    extractor = _read_extractor(files)
     if extractor is not None:
-        _check(files, extractor, config)
-    elif files.unasked and not is_offline_mode():
+        values, path, field = extractor
+        _check(files, values, path, field, config)
+        if family.front_end is not None:
+            return assumed_preparation(config)
+        normalise = values.get("do_normalize", True)  # the reference's own default
+        return Preparation(normalise, f"{normalise} ({path.name})")
+    if files.unasked and not is_offline_mode():
         # It may well be there: an assumption would be another one when the network is back.
         raise ModelError(
             f"model {files.spec!r}: {files.where} has {_NONE}; try again with a network, or set"
             " HF_HUB_OFFLINE=1 to take what is in the cache for all there is"
         )
-    if extractor is not None and config.model_type == "whisper":
-        return Preparation(False, LOG_MEL)
-    if extractor is not None:
-        normalise = extractor.values.get("do_normalize", True)  # the reference's own default
-        return Preparation(normalise, f"{normalise} ({extractor.path.name})")
-    if config.model_type == "whisper":
-        note = f"assumed {LOG_MEL}: {files.where} has {_NONE}, which would say it"
-        return Preparation(False, f"{LOG_MEL} (assumed: {_NONE})", note)
     assumed = assumed_preparation(config, f"assumed: {_NONE}")
-    does = "to zero mean and unit variance" if assumed.normalise else "as it is"
-    note = (
-        f"assumed that the model takes each recording {does} (feat_extract_norm is"
-        f" {config.feat_extract_norm!r}): {files.where} has {_NONE}, which would say it"
-    )
+    if family.front_end is not None:
+        what = assumed.said
+        assumed = Preparation(False, f"{what} (assumed: {_NONE})")
+    else:
+        does = "to zero mean and unit variance" if assumed.normalise else "as it is"
+        norm = config.feat_extract_norm
+        what = f"that the model takes each recording {does} (feat_extract_norm is {norm!r})"
+    note = f"assumed {what}: {files.where} has {_NONE}, which would say it"
     return Preparation(assumed.normalise, assumed.said, note)
 
 
-def assumed_preparation(config: Any, why: str) -> Preparation:
+def assumed_preparation(config: Any, why: str = "") -> Preparation:
     """Where no file says anything: by the kind of norm, as the published checkpoints have it."""
-    if config.model_type == "whisper":
-        return Preparation(False, LOG_MEL)
+    family = FAMILIES[config.model_type]
+    if family.front_end is not None:
+        return Preparation(False, f"log-mel as {family.feature_extractor}")
     normalise = config.feat_extract_norm == "layer"
     return Preparation(normalise, f"{normalise} ({why}; by feat_extract_norm)")
 
 
-def _check(files: CheckpointFiles, extractor: Extractor, config: Any) -> None:
+def _check(files: CheckpointFiles, values: Mapping[str, Any], path: Path, field: str, config: Any) -> None:
     """That hser computes what the file asks for."""
-    whisper = config.model_type == "whisper"
-    values = extractor.values
+    family = FAMILIES[config.model_type]
 
     def refuse(problem: str, remedy: str) -> ModelError:
-        return files.refusal(extractor.path, f"{extractor.field}{problem}", remedy)
+        return files.refusal(path, f"{field}{problem}", remedy)
 
-    computed = "WhisperFeatureExtractor" if whisper else "Wav2Vec2FeatureExtractor"
+    computed = family.feature_extractor
     kind = values.get("feature_extractor_type", computed)
     if kind != computed:
         raise refuse(
@@ -124,26 +116,12 @@ def _check(files: CheckpointFiles, extractor: Extractor, config: Any) -> None:
         raise refuse(
             f"sampling_rate is {rate}: takes audio at {rate} Hz", f"hser encodes at {SAMPLE_RATE} Hz"
         )
-    if whisper:
-        for name, value in _front_end(config).items():
+    if family.front_end is not None:
+        for name, value in family.front_end(config).items():
             asked = values.get(name, value)
             if asked != value:
-                raise files.refusal(extractor.path, f"has {name} {asked}", f"hser computes {value:g} for it")
+                raise files.refusal(path, f"has {name} {asked}", f"hser computes {value:g} for it")
         return
     normalise = values.get("do_normalize", True)
     if not isinstance(normalise, bool):
         raise refuse(f"do_normalize is {json_type(normalise)} ({normalise!r})", "it must be true or false")
-
-
-def _front_end(config: Any) -> dict[str, float]:
-    """What `whisper.LogMel` computes, by the names of `WhisperFeatureExtractor`."""
-    from extractor.encoders.whisper import FFT_SAMPLES, HOP_SAMPLES, STRIDE
-
-    return {
-        "n_fft": FFT_SAMPLES,
-        "hop_length": HOP_SAMPLES,
-        "feature_size": config.num_mel_bins,
-        "chunk_length": config.max_source_positions * STRIDE / SAMPLE_RATE,
-        "padding_value": 0.0,
-        "dither": 0.0,
-    }

@@ -28,11 +28,10 @@ from cuda_kernels.backend import why_not_triton
 from cuda_kernels.packing import TILE_ROWS, Packing
 from cuda_kernels.positional_conv import lay_out, positional_conv
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms
-from extractor.encoders.attention import RelativePositionBias
 from extractor.encoders.cnn import Activation, FeatureEncoder
 from extractor.encoders.fused import FusedLayers, pack_frames
-from extractor.encoders.products import ROW_MULTIPLE, Conv, blank_rows, round_up
-from extractor.encoders.transformer import TransformerLayer
+from extractor.encoders.linear import ROW_MULTIPLE, Conv, blank_rows, round_up
+from extractor.encoders.transformer import RelativePositionBias, TransformerLayer
 from extractor.encoders.weights import Weights, fold_batch_norm, fold_weight_norm
 from extractor.types import FrameSink, LatentMask
 
@@ -127,7 +126,7 @@ class Wav2Vec2Encoder:
         self.projection = weights.linear(f"{projection}.projection")
         self.positions = PositionalConv(weights, config, conv_activation)
         self.norm = weights.norm("encoder.layer_norm")
-        self.norm_first = config.do_stable_layer_norm
+        self.pre_norm = config.do_stable_layer_norm
         self.layers = [
             TransformerLayer(weights, config, i, hidden_activation) for i in range(config.num_hidden_layers)
         ]
@@ -217,7 +216,7 @@ class Wav2Vec2Encoder:
         bias = None if self.bias is None or last == 0 else self.bias.square(max(lengths))
         for k, layer in enumerate(self.layers[:last], start=1):
             x = layer(x, lengths, bias)
-            if k == self.num_layers - 1 and self.norm_first:
+            if k == self.num_layers - 1 and self.pre_norm:
                 x = self.norm(x)
             sink.add(k, x[:N])
 
@@ -240,7 +239,7 @@ class Wav2Vec2Encoder:
         else:
             x = torch.cat([x, blank_rows(packing.num_rows - len(x), x)])
             x = self.positions.add_to(x, packing)
-        return x if self.norm_first else self.norm(x)
+        return x if self.pre_norm else self.norm(x)
 
     def hide(self, x: Tensor, lengths: Sequence[int], masks: Sequence[LatentMask | None]) -> None:
         """Mask ``x [sum of frames, D]`` in place: frames first, channels over them, as the reference."""

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_kernels.add_norm import norm_rows
-from extractor.encoders.int8 import Int8Linear
-from extractor.encoders.products import Linear, round_up
+from extractor.encoders.linear import Int8Linear, Linear, round_up
 
 # A product's outputs are padded to this on a GPU: rows of 16 values begin where wide loads can begin.
 _OUTPUT_MULTIPLE = 16
@@ -62,9 +61,9 @@ class Weights:
         return Norm(self.get(f"{name}.weight"), self.get(f"{name}.bias"), self.eps if eps is None else eps)
 
     def linear(self, name: str) -> Linear:
-        return self.product(self.raw(f"{name}.weight"), self.raw(f"{name}.bias"))
+        return self.linear_of(self.raw(f"{name}.weight"), self.raw(f"{name}.bias"))
 
-    def product(self, weight: Tensor, bias: Tensor) -> Linear:
+    def linear_of(self, weight: Tensor, bias: Tensor) -> Linear:
         """Of tensors that were made of the checkpoint's, float32."""
         if self.int8:
             return Int8Linear(weight, bias)
@@ -107,4 +106,4 @@ def fold_qkv(weights: Weights, name: str, num_heads: int, gated: bool) -> Linear
             blank = round_up(outputs, _OUTPUT_MULTIPLE) - outputs
             parts.append((parts[0][0].new_zeros(blank, D), parts[0][1].new_zeros(blank)))
     weight = torch.cat([w for w, _ in parts])
-    return weights.product(weight, torch.cat([b for _, b in parts]))
+    return weights.linear_of(weight, torch.cat([b for _, b in parts]))

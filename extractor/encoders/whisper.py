@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extractor.encoders.products import ROW_MULTIPLE, Conv, round_up
+from extractor.encoders.linear import ROW_MULTIPLE, Conv, round_up
 from extractor.encoders.weights import Weights
 from extractor.types import SAMPLE_RATE, FrameSink, LatentMask
 
@@ -93,9 +93,9 @@ class TransformerLayer:
         key, value = (weights.raw(f"{attention}.{p}_proj.weight") for p in "kv")
         value_bias = weights.raw(f"{attention}.v_proj.bias")
         scale = (len(query) // num_heads) ** -0.5
-        self.queries = weights.product(query * scale, query_bias * scale)
+        self.queries = weights.linear_of(query * scale, query_bias * scale)
         keys_bias = torch.cat([torch.zeros_like(value_bias), value_bias])  # keys have none
-        self.keys_values = weights.product(torch.cat([key, value]), keys_bias)
+        self.keys_values = weights.linear_of(torch.cat([key, value]), keys_bias)
         self.out = weights.linear(f"{attention}.out_proj")
         self.fc1, self.fc2 = weights.linear(f"{name}.fc1"), weights.linear(f"{name}.fc2")
         self.norm1 = weights.norm(f"{name}.self_attn_layer_norm")

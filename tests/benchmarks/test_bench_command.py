@@ -20,8 +20,8 @@ from benchmarks.cli import command
 from benchmarks.common import CANNOT_RUN, median
 from benchmarks.stand_ins import NORMS, SMALL, write_config
 from extractor.encoders import Model
-from extractor.encoders.checkpoint import MODELS, HubModel
-from extractor.encoders.int8 import can_run_int8
+from extractor.encoders.families import MODELS, HubModel
+from extractor.encoders.linear import can_run_int8
 from extractor.errors import SettingsError
 from extractor.types import SAMPLE_RATE
 

@@ -42,7 +42,7 @@ from benchmarks.stand_ins import NORMS, SMALL, write_clips, write_config, write_
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
 from extractor.encoders import Model
-from extractor.encoders.checkpoint import MODELS, HubModel
+from extractor.encoders.families import MODELS, HubModel
 from extractor.encoders.pooling import Piece, Pooler
 from extractor.plan.batches import plan_batches
 from extractor.run.batch import BatchEncoder
@@ -307,7 +307,7 @@ def test_choices_are_away_while_they_are_away(
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_sdpa_of_the_choices_is_attention(gated: bool) -> None:
-    from extractor.encoders.attention import attend
+    from extractor.encoders.transformer import attend
 
     rng = torch.Generator().manual_seed(0)
     lengths, heads = [33, 64], 2

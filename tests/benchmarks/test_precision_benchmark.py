@@ -14,8 +14,7 @@ from benchmarks import precision, readme
 from benchmarks.precision import E4M3, Float8Linear, float8, rounded
 from benchmarks.stand_ins import write_clips
 from extractor.encoders import Model
-from extractor.encoders.int8 import can_run_int8
-from extractor.encoders.products import Linear
+from extractor.encoders.linear import Linear, can_run_int8
 
 CPU = torch.device("cpu")
 

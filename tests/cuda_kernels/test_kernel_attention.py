@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cuda_kernels.attention import GatedBias, attend_packed
 from cuda_kernels.backend import interpreted
-from cuda_kernels.packing import COLUMNS, TILE_ROWS, Packing, Room, pack
+from cuda_kernels.packing import COLUMNS, TILE_ROWS, Packing, ShapeBucket, pack
 
 # One frame, one short of a block of keys, empty, more than a tile of queries, exactly one, odd.
 LENGTHS = [1, 63, 0, 200, TILE_ROWS, 33]
@@ -189,24 +189,24 @@ def test_every_row_is_in_one_tile_and_the_longest_utterances_come_first() -> Non
 
 
 def test_batches_of_one_room_share_its_shapes() -> None:
-    room = Room(rows=1024, utterances=16, longest=500)
+    bucket = ShapeBucket(rows=1024, utterances=16, longest=500)
     packings = [
-        pack(room.filled(lengths), torch.device("cpu"), room.longest)
+        pack(bucket.filled(lengths), torch.device("cpu"), bucket.longest)
         for lengths in ([500, 24], [1] * 12, [300, 300, 300], [500, 500, 24], [])
     ]
     assert {p.table.shape for p in packings} == {packings[0].table.shape}
     for packing in packings:
-        assert packing.room == room
+        assert packing.bucket == bucket
         assert covered(packing) == [1] * 1024
         packings[0].load(packing)
         assert torch.equal(packings[0].tiles, packing.tiles)
 
 
 def test_what_has_no_room_is_refused() -> None:
-    room, cpu = Room(rows=100, utterances=4, longest=50), torch.device("cpu")
+    bucket, cpu = ShapeBucket(rows=100, utterances=4, longest=50), torch.device("cpu")
     for lengths in ([51], [50, 51], [50, 50, 1], [10] * 5, [10] * 3):  # the last: two more to fill up
         with pytest.raises(ValueError, match="do not fit"):
-            room.filled(lengths)
+            bucket.filled(lengths)
     with pytest.raises(ValueError, match="does not fit"):
         pack([50, 50], cpu).load(pack([50, 49], cpu))
     with pytest.raises(ValueError, match="none may be negative"):

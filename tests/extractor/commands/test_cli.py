@@ -28,7 +28,7 @@ def hser(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_names_models_poolings_and_corpora_that_exist() -> None:
-    from extractor.encoders.checkpoint import MODELS
+    from extractor.encoders.families import MODELS
     from extractor.encoders.pooling import POOLINGS
     from extractor.encoders.spectral import SPECTRAL
     from extractor.inputs.corpora import CORPORA

@@ -17,9 +17,10 @@ import torch
 from conftest import MakeCheckpoint, make_model
 from safetensors.torch import load_file, save_file
 
-from extractor.encoders import architecture as architectures
-from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
+from extractor.encoders import checkpoint as checkpoints
+from extractor.encoders.checkpoint import load_checkpoint
 from extractor.encoders.checkpoint_files import CheckpointFiles
+from extractor.encoders.families import FAMILIES, MODELS
 from extractor.errors import ModelError
 
 HUGE = 10**18
@@ -95,8 +96,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(config: Any) -> Any:
         raise AssertionError(f"a model was made of {config}")
 
-    for kind in KINDS.values():
-        monkeypatch.setattr(type(kind), "make", property(lambda self: make), raising=False)
+    for family in FAMILIES.values():
+        monkeypatch.setattr(type(family), "make", property(lambda self: make), raising=False)
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), CASES, ids=str)
@@ -124,9 +125,9 @@ def test_every_field_that_a_model_is_made_of_has_its_range(monkeypatch: pytest.M
     not_shapes = re.compile(
         r"^_|dropout|layerdrop|drop|initializer|gradient|output_|return_|num_feat_extract"
     )
-    for kind, fields in architectures.FIELDS.items():
+    for kind, family in FAMILIES.items():
         asked: set[str] = set()
-        config = architectures.architecture(kind, {})
+        config = checkpoints.architecture(kind, {})
         getattribute = type(config).__getattribute__
 
         def note(self: Any, name: str, asked: set[str] = asked, original: Any = getattribute) -> Any:
@@ -136,7 +137,7 @@ def test_every_field_that_a_model_is_made_of_has_its_range(monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr(type(config), "__getattribute__", note)
             with torch.device("meta"):
-                KINDS[kind].make(config)
+                family.make(config)
         values = {name for name in asked if not not_shapes.search(name) and name in config.to_dict()}
         beside = {
             "dtype",
@@ -147,8 +148,8 @@ def test_every_field_that_a_model_is_made_of_has_its_range(monkeypatch: pytest.M
             "tie_word_embeddings",
         }
         beside |= {"max_target_positions", "problem_type", "is_encoder_decoder", "id2label", "label2id"}
-        assert len(values & set(fields)) > 6
-        assert values - beside <= set(fields), kind
+        assert len(values & set(family.fields)) > 6
+        assert values - beside <= set(family.fields), kind
 
 
 def test_every_switch_that_the_forward_pass_is_held_against_is_in_range(tmp_path: Path) -> None:
@@ -161,11 +162,11 @@ def test_every_switch_that_the_forward_pass_is_held_against_is_in_range(tmp_path
 
     configs = [AutoConfig.for_model(kind, **{**SMALL, **switches}) for kind, switches in SWITCHES]
     configs += [make_whisper(**switches).config for switches in WHISPER]
-    configs += [AutoConfig.for_model(row.kind, **row.architecture) for row in MODELS.values()]
+    configs += [AutoConfig.for_model(row.family, **row.architecture) for row in MODELS.values()]
     for config in configs:
         config.save_pretrained(tmp_path)
-        found, _, _ = architectures.read_architecture(CheckpointFiles("x", str(tmp_path)))
-        for name in architectures.FIELDS[config.model_type]:
+        found, _, _ = checkpoints.read_architecture(CheckpointFiles("x", str(tmp_path)))
+        for name in FAMILIES[config.model_type].fields:
             ours, theirs = (getattr(each, name, None) for each in (found, config))
             assert ours == (list(theirs) if isinstance(theirs, tuple) else theirs)
 

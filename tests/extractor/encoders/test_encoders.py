@@ -22,8 +22,8 @@ from extractor.encoders import (
     resolve_dtype,
     wav2vec2,
 )
-from extractor.encoders.checkpoint import KINDS as ALL_KINDS
-from extractor.encoders.checkpoint import MODELS, load_checkpoint
+from extractor.encoders.checkpoint import load_checkpoint
+from extractor.encoders.families import FAMILIES, MODELS
 from extractor.encoders.spectral import SPECTRAL
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 from extractor.errors import ModelError, SettingsError
@@ -148,22 +148,22 @@ def test_nan_in_one_recording_stays_in_it(kind: str) -> None:
 
 
 def test_scores_in_chunks_of_heads_and_queries_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from extractor.encoders import attention
+    from extractor.encoders import transformer
 
     encoder, audio = build(make_model("wavlm")), waveforms((33_333, 16_000))
     whole = encode(encoder, audio)
     for limit in (100_000, 1_000):  # two heads at a time; one head, a query at a time
-        monkeypatch.setattr(attention, "_SCORE_BYTES", limit)
+        monkeypatch.setattr(transformer, "_SCORE_BYTES", limit)
         for a, b in zip(encode(encoder, audio), whole, strict=True):
             assert relative_error(a[-1], b[-1]) < FP32_RELATIVE
 
 
 def test_unpacked_products_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from extractor.encoders import products
+    from extractor.encoders import linear
 
     model, audio = make_model("hubert"), waveforms()
     packed = encode(build(model), audio)
-    monkeypatch.setattr(products, "_packs", lambda device, dtype: False)
+    monkeypatch.setattr(linear, "_packs", lambda device, dtype: False)
     for a, b in zip(encode(build(model), audio), packed, strict=True):
         assert relative_error(a[-1], b[-1]) < FP32_RELATIVE
 
@@ -281,7 +281,7 @@ def test_another_sample_rate_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_table_names_known_kinds() -> None:
-    assert {row.kind for row in MODELS.values()} == set(ALL_KINDS)
+    assert {row.family for row in MODELS.values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", SPECTRAL)
@@ -375,7 +375,7 @@ def test_full_size_models_equal_the_reference(name: str) -> None:
     row = MODELS[name]
     torch.manual_seed(0)
     model = AutoModel.from_config(
-        AutoConfig.for_model(row.kind, **row.architecture), dtype=torch.float32
+        AutoConfig.for_model(row.family, **row.architecture), dtype=torch.float32
     ).eval()
     encoder, audio = build(model), waveforms((16_000, 50_001))
     for ours, waveform in zip(encode(encoder, audio), audio, strict=True):

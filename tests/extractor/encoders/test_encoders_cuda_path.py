@@ -18,9 +18,8 @@ from cuda_kernels.backend import interpreted
 from cuda_kernels.norm_gelu import kernel as norm_gelu_kernel
 from cuda_kernels.packing import TILE_ROWS, pack
 from cuda_kernels.positional_conv import kernel as positional_conv_kernel
-from extractor.encoders import fused, graphs, products
-from extractor.encoders.fused import ATTENTION, best_attention, pack_frames
-from extractor.encoders.graphs import Recordings
+from extractor.encoders import fused, linear
+from extractor.encoders.fused import ATTENTION, Graphs, best_attention, pack_frames
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 from extractor.types import LatentMask
 
@@ -28,9 +27,9 @@ CPU = torch.device("cpu")
 KINDS = ("hubert", "wavlm", "wav2vec2")
 LENGTHS = (400, 719, 8_000, 3_001)  # samples: one frame, around the stride, odd ones
 
-NORM_FIRST = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
-NORM_BEHIND = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
-SWITCHES: list[tuple[str, dict[str, Any]]] = [(k, s) for k in KINDS for s in (NORM_FIRST, NORM_BEHIND)]
+PRE_NORM = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
+POST_NORM = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
+SWITCHES: list[tuple[str, dict[str, Any]]] = [(k, s) for k in KINDS for s in (PRE_NORM, POST_NORM)]
 SWITCHES += [
     ("hubert", {"feat_proj_layer_norm": False}),
     ("hubert", {"conv_pos_batch_norm": True}),
@@ -109,7 +108,7 @@ def test_every_layer_is_that_of_the_other_way(kind: str, switches: dict[str, Any
 
 @pytest.mark.parametrize("kind", ["hubert", "wavlm"])
 def test_a_recording_alone_gives_what_it_gives_among_others(kind: str) -> None:
-    encoder, audio = build(make_model(kind, **NORM_FIRST), "triton", DEVICE), waveforms()
+    encoder, audio = build(make_model(kind, **PRE_NORM), "triton", DEVICE), waveforms()
     packed = encode(encoder, audio)
     assert_same([encode(encoder, [w])[0] for w in audio], packed)
 
@@ -123,7 +122,7 @@ def test_nan_in_one_recording_stays_in_it() -> None:
 
 
 def test_layers_behind_the_last_wanted_are_not_computed() -> None:
-    model, audio = make_model("hubert", **NORM_FIRST), waveforms()
+    model, audio = make_model("hubert", **PRE_NORM), waveforms()
     whole = encode(build(model, "torch"), audio)
     for last in (0, 1):
         some = encode(build(model, "torch"), audio, last_layer=last)
@@ -177,12 +176,12 @@ def recording(
     model, device = make_model(kind, **norm), DEVICE if backend == "triton" else CPU
     with_graphs, without = (build(model, backend, device) for _ in range(2))
     assert with_graphs.fused is not None and without.fused is not None
-    with_graphs.fused.recordings, without.fused.recordings = Recordings(with_graphs.fused, recorder), None
+    with_graphs.fused.graphs, without.fused.graphs = Graphs(with_graphs.fused, recorder), None
     return with_graphs, without
 
 
 @pytest.mark.parametrize(
-    ("kind", "norm"), [("wavlm", NORM_FIRST), ("hubert", NORM_BEHIND)], ids=["wavlm", "hubert"]
+    ("kind", "norm"), [("wavlm", PRE_NORM), ("hubert", POST_NORM)], ids=["wavlm", "hubert"]
 )
 def test_graphs_give_each_batch_of_a_room_what_it_gets_without(kind: str, norm: dict[str, Any]) -> None:
     recorder = Repeating()
@@ -193,14 +192,14 @@ def test_graphs_give_each_batch_of_a_room_what_it_gets_without(kind: str, norm: 
         for ours, theirs in zip(encode(with_graphs, audio), encode(without, audio), strict=True):
             assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
         # The layers, and the first one's norm where it comes first: a graph without work is not recorded.
-        launches = with_graphs.num_layers - 1 + with_graphs.norm_first
+        launches = with_graphs.num_layers - 1 + with_graphs.pre_norm
         assert recorder.recorded == (0 if i == 0 else launches)
         assert recorder.replayed == i * launches
 
 
 def test_only_the_layers_that_are_wanted_are_replayed() -> None:
     recorder = Repeating()
-    with_graphs, without = recording("hubert", NORM_FIRST, recorder, "torch")
+    with_graphs, without = recording("hubert", PRE_NORM, recorder, "torch")
     audio = waveforms((2_000,))
     for _ in range(2):
         (ours,) = encode(with_graphs, audio, last_layer=1)
@@ -210,9 +209,9 @@ def test_only_the_layers_that_are_wanted_are_replayed() -> None:
 
 
 def test_only_so_many_rooms_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "MAX_ROOMS", 1)
+    monkeypatch.setattr(fused, "MAX_BUCKETS", 1)
     recorder = Repeating()
-    with_graphs, _ = recording("hubert", NORM_BEHIND, recorder, "torch")
+    with_graphs, _ = recording("hubert", POST_NORM, recorder, "torch")
     for lengths in [(2_000,), (2_000, 2_000)] * 3:
         encode(with_graphs, waveforms(lengths))
     assert recorder.recorded == with_graphs.num_layers - 1
@@ -222,7 +221,7 @@ def test_where_graphs_cannot_be_recorded_it_says_so_once_and_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorder = Repeating(RuntimeError("operation not permitted when stream is capturing"))
-    with_graphs, without = recording("hubert", NORM_FIRST, recorder, "torch")
+    with_graphs, without = recording("hubert", PRE_NORM, recorder, "torch")
     audio = waveforms((2_000,))
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
@@ -246,10 +245,10 @@ def test_a_packing_has_room_for_a_batch_and_little_more() -> None:
 def test_convolutions_whose_windows_lie_end_to_end_are_products(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(8, 6, 2, generator=generator), torch.randn(8, generator=generator)
-    monkeypatch.setattr(products, "_packs", lambda device, dtype: False)
-    convolution = products.Conv(weight, bias, torch.float32, CPU, stride=2)
-    monkeypatch.setattr(products, "_is_product", lambda device, kernel, stride, groups: kernel == stride)
-    product = products.Conv(weight, bias, torch.float32, CPU, stride=2)
+    monkeypatch.setattr(linear, "_packs", lambda device, dtype: False)
+    convolution = linear.Conv(weight, bias, torch.float32, CPU, stride=2)
+    monkeypatch.setattr(linear, "_is_linear", lambda device, kernel, stride, groups: kernel == stride)
+    product = linear.Conv(weight, bias, torch.float32, CPU, stride=2)
     for num_rows in (2, 3, 64, 65):
         x = torch.randn(num_rows, 6, generator=generator)
         assert product(x).shape == convolution(x).shape == (num_rows // 2, 8)

@@ -16,7 +16,7 @@ from torch import Tensor
 from extractor import SettingsError, Store
 from extractor.audio.decode import DecodeOptions
 from extractor.encoders import Model, resolve_dtype
-from extractor.encoders.int8 import Int8Linear, can_run_int8, quantise_rows
+from extractor.encoders.linear import Int8Linear, can_run_int8, quantise_rows
 from extractor.progress import Silent
 from extractor.run.engine import run
 from extractor.run.fidelity import LEAST_COSINE, check_int8, cosines

