@@ -7,7 +7,9 @@ import itertools
 import os
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from extractor.errors import StoreUnwritable
@@ -39,6 +41,29 @@ def in_child(work: Callable[[], Any]) -> int:
 
 def exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def interrupted_everywhere(
+    work: Callable[[Path], Any], folder: Callable[[int], Path], how: str, every_pwrite: int = 1, step: int = 1
+) -> Iterator[tuple[Path, int]]:
+    """Do ``work`` in a child that is interrupted at operation 0, ``step``, ... until one gets through.
+
+    Yields each ``folder(k)`` as the interruption left it, and how the child ended: the last got THROUGH.
+    """
+
+    def child(path: Path, k: int) -> int:
+        interrupted = interrupt_at(k, how, every_pwrite)
+        work(path)
+        return SURVIVED if interrupted else THROUGH
+
+    code = BROKEN
+    for k in itertools.count(0, step):
+        path = folder(k)
+        code = exit_code(in_child(partial(child, path, k)))
+        assert code in (THROUGH, FAILED, SURVIVED, KILLED), f"operation {k}: exit code {code}"
+        yield path, code
+        if code == THROUGH:
+            return
 
 
 def interrupt_at(k: int, how: str, every_pwrite: int = 1) -> list[str]:

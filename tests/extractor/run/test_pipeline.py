@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import soundfile
 import soxr
 import torch
 from conftest import DEVICE, FP32_RELATIVE, MakeCheckpoint
-from interruptions import BROKEN, EVERY_PWRITE, THROUGH, exit_code, in_child, interrupt_at
+from interruptions import EVERY_PWRITE, interrupted_everywhere
 from store_cases import batches, content, manifest_of, one_row, opened, write_run
 
 from extractor import SettingsDiffer, SettingsError, Store, StoreUnwritable
@@ -236,21 +237,14 @@ def test_killed_at_any_file_operation_of_a_group_and_resumed_equals_uninterrupte
     results = batches(4, rows=[2, 1, 4, 2], failing=0.0)
     monkeypatch.setattr(run_writer, "MERGE_BYTES", 6 * num_bytes(one_row(0, 0)))
     write_together(tmp_path / "whole", results, group=2)
-    expected, code, k = content(tmp_path / "whole"), None, 0
-    while code != THROUGH:
-        run_folder = tmp_path / f"run{k}"
-
-        def work(run_folder: Path = run_folder, k: int = k) -> None:
-            interrupt_at(k, "kill", EVERY_PWRITE)
-            write_together(run_folder, results, group=2)
-
-        code = exit_code(in_child(work))
-        assert code != BROKEN
-        write_together(run_folder, results, group=2)
-        assert content(run_folder) == expected, k
-        assert verify(run_folder) == [], k
-        k += 1
-    assert k > 20
+    expected, times = content(tmp_path / "whole"), 0
+    work = partial(write_together, results=results, group=2)
+    for run_folder, _ in interrupted_everywhere(work, lambda k: tmp_path / f"{k}", "kill", EVERY_PWRITE):
+        work(run_folder)
+        assert content(run_folder) == expected, run_folder
+        assert verify(run_folder) == [], run_folder
+        times += 1
+    assert times > 20
 
 
 # To the device

@@ -6,13 +6,11 @@ or whose file system fails, at its k-th file operation; for every k until it get
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interruptions import EVERY_PWRITE, FAILED, KILLED, SURVIVED, THROUGH, exit_code, in_child, interrupt_at
+from interruptions import (
+    EVERY_PWRITE,
+    KILLED,
+    SURVIVED,
+    THROUGH,
+    exit_code,
+    in_child,
+    interrupt_at,
+    interrupted_everywhere,
+)
 from store_cases import COLUMNS, DIM, batches, content, manifest_of, opened, utterance_at, write_run
 
 from extractor.errors import StoreError
@@ -29,7 +36,7 @@ from extractor.store import writer as run_writer
 from extractor.store.edit import drop, relabel
 from extractor.store.run_folder import RUN
 from extractor.store.verify import verify
-from extractor.types import BatchResult, Manifest
+from extractor.types import Manifest
 
 FRAMES = {"mean": 5, "none": 4}
 AGED = (*COLUMNS, "age")
@@ -40,25 +47,6 @@ def small_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_writer, "MERGE_BATCHES", 3)
     # What a process wrote survives its death without a sync; thousands of them would take a minute.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
-def interrupted_runs(
-    folder: Path, results: list[BatchResult], dim: dict[str, int], how: str
-) -> Iterator[Path]:
-    """One run folder for each k, left as the interruption left it."""
-    for k in itertools.count():
-        run = folder / f"{how}-{k}"
-
-        def work(run: Path = run, k: int = k) -> int:
-            interrupted = interrupt_at(k, how, EVERY_PWRITE)
-            write_run(run, results, dim)
-            return SURVIVED if interrupted else THROUGH
-
-        code = exit_code(in_child(work))
-        assert code in (THROUGH, FAILED, SURVIVED, KILLED), f"operation {k}: exit code {code}"
-        yield run
-        if code == THROUGH:
-            return
 
 
 def check_readable(run: Path, whole: Store) -> None:
@@ -77,7 +65,8 @@ def test_interrupted_at_any_file_operation_and_resumed_equals_uninterrupted(tmp_
     write_run(tmp_path / "whole", results, FRAMES)
     expected, whole = content(tmp_path / "whole"), Store(tmp_path / "whole")
     num_runs = 0
-    for run in interrupted_runs(tmp_path, results, FRAMES, how):
+    work = partial(write_run, results=results, dim=FRAMES)
+    for run, _ in interrupted_everywhere(work, lambda k: tmp_path / f"{k}", how, EVERY_PWRITE):
         check_readable(run, whole)
         write_run(run, results, FRAMES)
         assert content(run) == expected, run
@@ -104,16 +93,14 @@ def test_edits_interrupted_at_any_file_operation(tmp_path: Path, how: str) -> No
     edit(tmp_path / "edited", states)
     states.append(content(tmp_path / "edited"))
     seen = []
-    for k in itertools.count(0, 1 if how == "kill" else 3):
-        run = shutil.copytree(tmp_path / "run", tmp_path / f"{how}-{k}")
-
-        def work(run: Path = run, k: int = k) -> int:
-            interrupted = interrupt_at(k, how, EVERY_PWRITE)
-            edit(run)
-            return SURVIVED if interrupted else THROUGH
-
-        code = exit_code(in_child(work))
-        assert code in (THROUGH, FAILED, SURVIVED, KILLED), f"operation {k}: exit code {code}"
+    runs = interrupted_everywhere(
+        edit,
+        lambda k: shutil.copytree(tmp_path / "run", tmp_path / f"{k}"),
+        how,
+        EVERY_PWRITE,
+        step=1 if how == "kill" else 3,
+    )
+    for run, code in runs:
         state = states.index(content(run))
         opened(run).close()
         assert content(run) == states[state]
@@ -121,8 +108,6 @@ def test_edits_interrupted_at_any_file_operation(tmp_path: Path, how: str) -> No
         assert not list(run.rglob("*.tmp"))
         if code != SURVIVED:
             seen.append(state)
-        if code == THROUGH:
-            break
     assert sorted(seen) == seen
     assert set(seen) == {0, 1, 2}
 
