@@ -22,8 +22,9 @@ import soundfile
 import soxr
 
 from benchmarks.common import CANNOT_RUN, SHARED_DATA, median, print_table, spread, take_turns, write_result
-from extractor.audio.decode import DecodeOptions, backends, decode_batch
+from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
+from extractor.audio.readers import backends
 from extractor.types import SAMPLE_RATE, Decoded, Header, Utterance
 
 THREADS = 2

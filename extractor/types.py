@@ -79,13 +79,23 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file's header says of its audio, before anything is decoded."""
+    """What a file's header says of its audio, before anything is decoded.
+
+    ``length`` says how far ``num_frames`` can be trusted:
+
+    "exact"     the decoder must give just this many
+    "stated"    the container says so; decoders may differ by a codec block
+    "estimate"  from the bit rate: good for planning, not for finding that something is missing
+    "unknown"   only a library can tell
+    """
 
     container: str  # "wav", "flac", "ogg", "mp3", "aiff", ...: as sniffed from the bytes
-    sample_rate: int  # Hz
-    num_channels: int
-    num_frames: int  # samples per channel at `sample_rate`; an estimate where `exact` is false
-    exact: bool = True
+    sample_rate: int = 0  # Hz
+    num_channels: int = 0
+    num_frames: int = 0  # samples per channel at `sample_rate`
+    length: str = "exact"
+    block_frames: int = field(default=0, compare=False)  # FLAC: of all blocks but the last, 0 if it varies
+    pcm_md5: bytes = field(default=b"", compare=False)  # 16-bit FLAC: of the samples, where it is written
 
     @property
     def duration(self) -> Seconds:
@@ -109,7 +119,7 @@ class Decoded:
     waveform: np.ndarray  # float32 [num_samples], mono, at `sample_rate`
     checksum: str  # SHA-256 of the waveform's bytes: what audio gave this embedding
     sample_rate: int = SAMPLE_RATE  # Hz; another only where resampling was left to the device
-    quiet: bool = False  # no sample is beyond `waveform.QUIET`: nothing is to be heard
+    quiet: bool = False  # no sample is beyond `cut.QUIET`: nothing is to be heard
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from extractor.audio.decode import DecodeOptions, decode_batch
-from extractor.audio.headers import bytes_in, sniff
-from extractor.audio.probe import probe
+from extractor.audio.headers import sniff
+from extractor.audio.probe import bytes_in, probe
 from extractor.errors import InputError
 from extractor.types import Decoded, Failure, Seconds, Utterance
 
@@ -130,7 +130,7 @@ def refuse_long(path: Path, limit: Seconds) -> None:
     refusal = f"longer than {limit:g} s, the most that this page takes; hser-lookup takes any length"
     if header.duration > limit:
         raise InputError(refusal)
-    if header.exact:
+    if header.length == "exact":
         return
     # Only a recording that is longer than it says has anything there; what precedes is not kept.
     behind = Utterance(NAME, str(path), limit, limit + _BEYOND)

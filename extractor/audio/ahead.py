@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
 from extractor.audio.decode import DecodeOptions, decode_batch
-from extractor.audio.readers import able
 from extractor.audio.room import POLL, Stopped
 from extractor.types import Decoded, Failure, Header, Seconds, Utterance
 
@@ -32,7 +31,6 @@ class DecodeAhead:
         options: DecodeOptions,
         ahead: int = 2,
     ) -> None:
-        able("wav", options.backend)  # an absent backend is refused here, not in a thread
         self.wait_seconds: Seconds = 0.0
         self._batches = batches
         self._options = options

@@ -11,18 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extractor.audio.headers import Stated
-from extractor.audio.segments import long_enough, resampled, segment
+from extractor.audio.probe import long_enough, resampled, segment
 from extractor.errors import DecodeError
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
 
 RESAMPLING_QUALITY = "HQ"  # soxr's default, 20 bits; VHQ (28 bits) is beyond what 16-bit speech holds
 PREALLOCATED_SAMPLES = 8 * 3600 * SAMPLE_RATE  # trusted to a header; untouched pages cost nothing
-STATED_SLACK_FRAMES = 4096  # codec blocks that decoders may leave off a length that is not exact
+LENGTH_SLACK_FRAMES = 4096  # codec blocks that decoders may leave off a length that is not exact
+LENGTH_SLACK = 0.01  # and the share by which such a length may be wrong
 # Two steps of 16-bit audio, 84 dB below full scale: channels that cancel leave the rounding of each, and
 # silence has the last bit's dither. The softest speech is a thousand times as loud.
 QUIET = 2.0**-14
-STATED_SLACK = 0.01  # and the share by which such a length may be wrong
 
 
 class Longest(NamedTuple):
@@ -36,7 +35,7 @@ class Cut:
     """One utterance on its way out of a stream: samples ``[start, stop)`` of the source."""
 
     def __init__(
-        self, utterance: Utterance, sample_rate: int, stated: Stated, rate: int, longest: Longest
+        self, utterance: Utterance, sample_rate: int, header: Header, rate: int, longest: Longest
     ) -> None:
         """``rate``: what it is to come out at, 16 kHz or the source's own. Raises DecodeError."""
         import soxr
@@ -51,16 +50,15 @@ class Cut:
             self._resampler = soxr.ResampleStream(
                 sample_rate, SAMPLE_RATE, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
-        planned = max(0, int(min(self.stop, stated.num_frames)) - self.start)
+        planned = max(0, int(min(self.stop, header.num_frames)) - self.start)
         expected = resampled(planned, sample_rate) if rate != sample_rate else planned
         self._longest = longest
         if expected > longest.num_samples:
-            if stated.length != "estimate":  # of which the stream itself tells
+            if header.length != "estimate":  # of which the stream itself tells
                 raise DecodeError(longest.why)
             expected = longest.num_samples
         self.claimed_bytes = 4 * expected
-        most = PREALLOCATED_SAMPLES * rate // SAMPLE_RATE
-        self._waveform = np.empty(min(expected, most), np.float32)
+        self._waveform = np.empty(min(expected, PREALLOCATED_SAMPLES * rate // SAMPLE_RATE), np.float32)
         self._filled = 0
 
     @property
@@ -98,33 +96,33 @@ class Cut:
         self._filled = end
 
 
-def still_planned(stated: Stated, header: Header) -> None:
+def still_planned(found: Header, planned: Header) -> None:
     """Raises where a file is another than the one whose header was probed."""
-    if stated.length == "unknown":  # a library has to tell; asked again once it is open
+    if found.length == "unknown":  # a library has to tell; asked again once it is open
         return
-    found = stated.header()
-    slack = 0.0 if header.exact and found.exact else STATED_SLACK_FRAMES + STATED_SLACK * header.num_frames
-    if (found.sample_rate, found.num_channels) != (header.sample_rate, header.num_channels) or abs(
-        found.num_frames - header.num_frames
+    exact = found.length == planned.length == "exact"
+    slack = 0.0 if exact else LENGTH_SLACK_FRAMES + LENGTH_SLACK * planned.num_frames
+    if (found.sample_rate, found.num_channels) != (planned.sample_rate, planned.num_channels) or abs(
+        found.num_frames - planned.num_frames
     ) > slack:
-        raise DecodeError(f"changed since planning: was {_in_words(header)}, is {_in_words(found)}")
+        was, now = (
+            f"{header.duration:.3f} s of {header.num_channels} channels at {header.sample_rate:,} Hz"
+            for header in (planned, found)
+        )
+        raise DecodeError(f"changed since planning: was {was}, is {now}")
 
 
-def _in_words(header: Header) -> str:
-    return f"{header.duration:.3f} s of {header.num_channels} channels at {header.sample_rate:,} Hz"
-
-
-def complete(num_frames: int, sample_rate: int, stated: Stated) -> None:
+def complete(num_frames: int, sample_rate: int, header: Header) -> None:
     """Raises where a decoder met the end at another place than the header states."""
-    if num_frames == 0 and (stated.length == "estimate" or stated.num_frames == 0):
+    if num_frames == 0 and (header.length == "estimate" or header.num_frames == 0):
         raise DecodeError("holds no audio")
-    if stated.length == "estimate":
+    if header.length == "estimate":
         return
-    expected = stated.num_frames * sample_rate / stated.sample_rate
+    expected = header.num_frames * sample_rate / header.sample_rate
     slack = 0.0
-    if stated.length != "exact" or sample_rate != stated.sample_rate:
-        slack = STATED_SLACK_FRAMES + STATED_SLACK * expected
-    if num_frames < expected - slack or (stated.length == "exact" and num_frames > expected + slack):
+    if header.length != "exact" or sample_rate != header.sample_rate:
+        slack = LENGTH_SLACK_FRAMES + LENGTH_SLACK * expected
+    if num_frames < expected - slack or (header.length == "exact" and num_frames > expected + slack):
         raise DecodeError(
             f"damaged or cut short: the header declares {expected / sample_rate:.3f} s of audio, "
             f"{num_frames / sample_rate:.3f} s could be decoded"

@@ -6,14 +6,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
 
 from extractor.audio.ahead import DecodeAhead
-from extractor.audio.decode import DecodeOptions
-from extractor.audio.probe import num_samples_16k, probe
+from extractor.audio.decode import DecodeOptions, shares
+from extractor.audio.probe import num_samples_16k, of_each_path, probe
 from extractor.progress import Counts, Progress, Silent, showing
 from extractor.types import SAMPLE_RATE, Failure, Header, Seconds, Utterance
 
@@ -28,24 +27,13 @@ BLOCK_RECORDINGS = 256
 
 def stamps(paths: Iterable[str], progress: Progress) -> dict[str, Stamp | None]:
     """Size and time of each file; None where there is none that this process can see."""
-    wanted = list(dict.fromkeys(paths))
-    tasks = [wanted[i : i + STATS_PER_TASK] for i in range(0, len(wanted), STATS_PER_TASK)]
-    found: dict[str, Stamp | None] = {}
-    pool = ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat")
-    try:
-        # As many as take no time are not worth a line.
-        shown = progress if len(wanted) > PROBED_AT_ONCE else Silent()
-        with showing(shown, "looking at files", len(wanted)):
-            for task, some in zip(tasks, pool.map(_stamps, tasks), strict=True):
-                found.update(zip(task, some, strict=True))
-                shown.update(Counts(len(found), 0.0))
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for a million files
-    return found
-
-
-def _stamps(paths: Sequence[str]) -> list[Stamp | None]:
-    return [_stamp(path) for path in paths]
+    paths = list(dict.fromkeys(paths))
+    # As many as take no time are not worth a line.
+    shown = progress if len(paths) > PROBED_AT_ONCE else Silent()
+    with showing(shown, "looking at files", len(paths)):
+        return of_each_path(
+            _stamp, paths, STAT_THREADS, STATS_PER_TASK, lambda done: shown.update(Counts(done, 0.0))
+        )
 
 
 def _stamp(path: str) -> Stamp | None:
@@ -88,7 +76,7 @@ def checksums(
     asked: deque[tuple[Sequence[int], dict[int, Failure]]] = deque()
 
     def requests() -> Iterator[tuple[Sequence[Utterance], Sequence[Header]]]:
-        for block in _blocks(num_samples):
+        for block in shares(num_samples, BLOCK_RECORDINGS, round(BLOCK * SAMPLE_RATE)):
             found = list(zip(block, probe([utterances[i] for i in block], decoding.workers), strict=True))
             readable = [(i, header) for i, header in found if not isinstance(header, Failure)]
             asked.append((block, {i: header for i, header in found if isinstance(header, Failure)}))
@@ -111,16 +99,3 @@ def checksums(
             progress.update(Counts(done, audio))
             if stop.is_set():
                 return
-
-
-def _blocks(num_samples: Sequence[int]) -> Iterator[Sequence[int]]:
-    block: list[int] = []
-    filled = 0
-    for i, n in enumerate(num_samples):
-        if block and (len(block) == BLOCK_RECORDINGS or filled + n > BLOCK * SAMPLE_RATE):
-            yield block
-            block, filled = [], 0
-        block.append(i)
-        filled += n
-    if block:
-        yield block

@@ -2,84 +2,34 @@
 
 The libraries that decode shorten a cut recording without a word, and some allocate what a header
 claims before they look at the file. So the headers are read here first, and a claim that the file's
-size cannot bear is refused. The commonest containers have a parser (`PARSERS`); the rest are left to
-the libraries (`backends.describe`).
+size cannot bear is refused. The commonest containers have a parser (`PARSERS`). The rest are left to the
+libraries; where they say how many bytes they have (`ENDS`), that is held against the file.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import stat
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
 
-from extractor.audio.declared import At, declared_end
 from extractor.errors import DecodeError
 from extractor.types import Header
+
+At: TypeAlias = Callable[[int, int], bytes]  # at(offset, count): those bytes of a file, fewer at its end
 
 MIN_SAMPLE_RATE = 1_000  # Hz; below it, nothing that a person said is left
 MAX_SAMPLE_RATE = 1_000_000  # Hz; the highest in use is 768 kHz
 MAX_CHANNELS = 255  # the most that FFmpeg or Ogg can name; microphone arrays have up to 128
-HEAD_BYTES = 4096  # one read that holds nearly every header whole
 TAIL_BYTES = 2 * 65_307  # the end of an Ogg file that is sure to hold the start of a page
 SCAN_BYTES = 128 * 1024  # how far behind the tags an MPEG audio frame is looked for
-MAX_CHUNKS = 10_000  # RIFF and AIFF chunks walked before giving up
+MAX_CHUNKS = 10_000  # walked before giving up
 
 # A header that claims more samples per byte than the codec can pack is a damaged one.
 MAX_FRAMES_PER_BYTE = {"flac": 65_535 / 9, "opus": 5760, "mp3": 48}
 MAX_FRAMES_PER_BYTE_ELSE = 8192  # Vorbis' longest block in one byte
 # Data sizes that programs write to a pipe because they cannot come back and correct them.
 STREAMED_SIZES = {0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000}
-
-# Absent flags are those that a system does not need: without waiting for a pipe's other end; as bytes.
-OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """What the header states. ``length`` says how far ``num_frames`` can be trusted:
-
-    "exact"     the decoder must give just this many
-    "stated"    the container says so; decoders may differ by a codec block
-    "estimate"  from the bit rate: good for planning, not for finding that something is missing
-    "unknown"   only a library can tell
-    """
-
-    container: str
-    sample_rate: int = 0
-    num_channels: int = 0
-    num_frames: int = 0
-    length: str = "unknown"
-    block_frames: int = 0  # FLAC: samples in all but the last block, 0 where it varies
-    pcm_md5: bytes = b""  # 16-bit FLAC: of the samples, where the encoder has written it
-
-    def header(self) -> Header:
-        return Header(
-            self.container, self.sample_rate, self.num_channels, self.num_frames, self.length == "exact"
-        )
-
-
-def bytes_of(file: BinaryIO) -> tuple[At, int]:
-    """Random access to a file's bytes, the first `HEAD_BYTES` of them read once; and its size."""
-    size = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-
-    def at(offset: int, count: int) -> bytes:
-        if offset + count <= len(head) or len(head) == size:
-            return head[offset : offset + count]
-        file.seek(offset)
-        return file.read(count)
-
-    return at, size
-
-
-def bytes_in(buffer: memoryview) -> tuple[At, int]:
-    """The same for a file that is in memory already."""
-    return lambda offset, count: bytes(buffer[offset : offset + count]), len(buffer)
 
 
 def sniff(at: At, size: int) -> str:
@@ -100,40 +50,42 @@ def sniff(at: At, size: int) -> str:
     return "unknown"
 
 
-def read_header(at: At, size: int) -> Stated:
-    """The header, where the container has a parser here.
+def read_header(at: At, size: int) -> Header:
+    """The header; of unknown length where the container has no parser here.
 
     Raises DecodeError with a reason for a person: empty, cut short, no samples, absurd.
     """
     if size == 0:
         raise DecodeError("empty file")
     container = sniff(at, size)
-    if container not in PARSERS:
-        end = declared_end(container, at, size)
-        if end > size:
-            raise DecodeError(f"cut short: the header declares {end:,} bytes, the file holds {size:,}")
-        return Stated(container)
+    if container in PARSERS:
+        try:
+            return check(PARSERS[container](at, size), size)
+        except (struct.error, IndexError):
+            raise DecodeError(f"cut short: the file ends inside its {container} header") from None
     try:
-        stated = PARSERS[container](at, size)
-    except (struct.error, IndexError):
-        raise DecodeError(f"cut short: the file ends inside its {container} header") from None
-    return check(stated, size)
+        end = ENDS[container](at, size) if container in ENDS else 0
+    except (struct.error, LookupError, ValueError):
+        end = 0  # cut inside its header, or no header: the library's to refuse
+    if end > size:
+        raise DecodeError(f"cut short: the header declares {end:,} bytes, the file holds {size:,}")
+    return Header(container, length="unknown")
 
 
-def check(stated: Stated, size: int) -> Stated:
+def check(header: Header, size: int) -> Header:
     """Refuses a header that no recording of this size can have."""
-    if stated.length == "unknown":
-        return stated
-    check_format(stated.sample_rate, stated.num_channels)
-    if stated.num_frames <= 0:
+    if header.length == "unknown":
+        return header
+    check_format(header.sample_rate, header.num_channels)
+    if header.num_frames <= 0:
         raise DecodeError("the header declares no samples")
-    bound = MAX_FRAMES_PER_BYTE.get(stated.container, MAX_FRAMES_PER_BYTE_ELSE)
-    if stated.num_frames > bound * size + 65_536:
+    bound = MAX_FRAMES_PER_BYTE.get(header.container, MAX_FRAMES_PER_BYTE_ELSE)
+    if header.num_frames > bound * size + 65_536:
         raise DecodeError(
-            f"damaged or cut short: the header declares {stated.header().duration:,.0f} s of audio, "
+            f"damaged or cut short: the header declares {header.duration:,.0f} s of audio, "
             f"more than {size:,} bytes can hold"
         )
-    return stated
+    return header
 
 
 def check_format(sample_rate: int, num_channels: int) -> None:
@@ -150,35 +102,29 @@ def _cut_short(declared: int, present: int) -> DecodeError:
     )
 
 
-def open_recording(path: str) -> BinaryIO:
-    """Opens a regular file, unbuffered. Opening a pipe would block for ever, reading a device never end."""
-    try:
-        file = io.FileIO(path, opener=lambda name, _flags: os.open(name, OPEN_FLAGS))
-    except ValueError:  # a NUL in it
-        raise DecodeError("not a path that a file can have") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a folder is refused by FileIO
-        file.close()
-        raise DecodeError("not a regular file")
-    return file  # what open(buffering=0) gives
-
-
-# --- RIFF: WAV, RF64 ---------------------------------------------------------------------------
+# --- RIFF (WAV, RF64) and AIFF -----------------------------------------------------------------
 
 LINEAR = {1, 3, 6, 7}  # PCM, float, A-law, mu-law: a sample's place follows from its number
 MPEG_IN_WAV = {0x50, 0x55}
 EXTENSIBLE = 0xFFFE
+AIFF_SAMPLE_BYTES = {b"fl32": 4, b"FL32": 4, b"fl64": 8, b"FL64": 8, b"ulaw": 1, b"alaw": 1}
 
 
-def _wav(at: At, size: int) -> Stated:
-    codec = channels = rate = block_bytes = bits = 0
-    fact = ds64_bytes = 0
+def _chunks(at: At, layout: str) -> Iterator[tuple[bytes, int, int]]:
+    """Name, declared size and place of the contents of each chunk behind the form's own head."""
     offset = 12
     for _ in range(MAX_CHUNKS):
         head = at(offset, 8)
         if len(head) < 8:
-            break
-        name, num_bytes = struct.unpack("<4sI", head)
-        body = offset + 8
+            return
+        name, num_bytes = struct.unpack(layout, head)
+        yield name, num_bytes, offset + 8
+        offset += 8 + num_bytes + num_bytes % 2
+
+
+def _wav(at: At, size: int) -> Header:
+    codec = channels = rate = block_bytes = bits = fact = ds64_bytes = 0
+    for name, num_bytes, body in _chunks(at, "<4sI"):
         if name == b"ds64":
             _riff_bytes, ds64_bytes = struct.unpack("<QQ", at(body, 16))
         elif name == b"fmt ":
@@ -188,51 +134,64 @@ def _wav(at: At, size: int) -> Stated:
         elif name == b"fact" and num_bytes >= 4:
             (fact,) = struct.unpack("<I", at(body, 4))
         elif name == b"data":
-            if num_bytes == 0xFFFFFFFF and ds64_bytes:
-                num_bytes = ds64_bytes
-            data_bytes = _data_bytes(at, body, num_bytes, size)
-            stated = _wav_stated(codec, channels, rate, block_bytes, bits, fact, data_bytes)
-            # Only FFmpeg reads on where the header says that there is nothing.
-            unfinished = stated.container == "wav" and data_bytes and not num_bytes
-            return replace(stated, container="wav-unfinished") if unfinished else stated
-        offset = body + num_bytes + num_bytes % 2
-    raise DecodeError("cut short: the WAV header is there, the audio data is not")
+            break
+    else:
+        raise DecodeError("cut short: the WAV header is there, the audio data is not")
+    declared = ds64_bytes if num_bytes == 0xFFFFFFFF and ds64_bytes else num_bytes
+    data_bytes = _wav_data_bytes(at, body, declared, size)
+    if rate == 0 and channels == 0:
+        raise DecodeError("the WAV header gives neither a sample rate nor channels")
+    if codec not in LINEAR:
+        if data_bytes == 0:
+            raise DecodeError("the header declares no samples")
+        return Header("wav-mp3" if codec in MPEG_IN_WAV else "wav-coded", rate, channels, fact, "unknown")
+    packed = channels * ((bits + 7) // 8)
+    frame_bytes = block_bytes if packed and block_bytes % channels == 0 and block_bytes >= packed else packed
+    # Only FFmpeg reads on where the header says that there is nothing.
+    container = "wav-unfinished" if data_bytes and not declared else "wav"
+    return Header(container, rate, channels, data_bytes // frame_bytes if frame_bytes else 0)
 
 
-def _data_bytes(at: At, body: int, num_bytes: int, size: int) -> int:
+def _wav_data_bytes(at: At, body: int, declared: int, size: int) -> int:
     """Bytes of audio that the data chunk truly holds; raises where it declares more."""
     present = size - body
-    if num_bytes in STREAMED_SIZES:
+    if declared in STREAMED_SIZES:
         return present
-    if num_bytes == 0 and present > 0:
+    if declared == 0 and present > 0:
         # A recorder that died before it could write the size, unless a whole chunk follows.
         follows = at(body, 8)
         whole = len(follows) == 8 and body + 8 + struct.unpack("<4xI", follows)[0] <= size
         return 0 if whole and follows[:4].isalnum() else present
-    if num_bytes > present:
-        raise _cut_short(num_bytes, present)
-    return num_bytes
+    if declared > present:
+        raise _cut_short(declared, present)
+    return declared
 
 
-def _wav_stated(
-    codec: int, channels: int, rate: int, block_bytes: int, bits: int, fact: int, data_bytes: int
-) -> Stated:
-    if rate == 0 and channels == 0:
-        raise DecodeError("the WAV header gives neither a sample rate nor channels")
-    if codec not in LINEAR:
-        container = "wav-mp3" if codec in MPEG_IN_WAV else "wav-coded"
-        if data_bytes == 0:
-            raise DecodeError("the header declares no samples")
-        return Stated(container, rate, channels, fact, "unknown")
-    packed = channels * ((bits + 7) // 8)
-    frame_bytes = block_bytes if packed and block_bytes % channels == 0 and block_bytes >= packed else packed
-    return Stated("wav", rate, channels, data_bytes // frame_bytes if frame_bytes else 0, "exact")
+def _aiff(at: At, size: int) -> Header:
+    header, frame_bytes = Header("aiff"), 0
+    compressed = at(8, 4) == b"AIFC"
+    for name, num_bytes, body in _chunks(at, ">4sI"):
+        if name == b"COMM":
+            channels, num_frames, bits, exponent, mantissa = struct.unpack(">HIHHQ", at(body, 18))
+            rate = int(mantissa * 2.0 ** ((exponent & 0x7FFF) - 16_446)) if exponent < 0x4020 else 1 << 33
+            codec = at(body + 18, 4) if compressed else b"NONE"
+            linear = codec in AIFF_SAMPLE_BYTES or codec in {b"NONE", b"sowt", b"twos", b"in24", b"in32"}
+            frame_bytes = channels * AIFF_SAMPLE_BYTES.get(codec, (bits + 7) // 8) if linear else 0
+            header = Header("aiff", rate, channels, num_frames, "exact" if linear else "unknown")
+        elif name == b"SSND":
+            needed, present = header.num_frames * frame_bytes, min(size - body - 8, num_bytes)
+            if body + num_bytes > size or needed > present:
+                raise _cut_short(max(needed, num_bytes - 8), present)
+            return header
+    if header.num_channels and header.num_frames == 0:
+        raise DecodeError("the header declares no samples")
+    raise DecodeError("cut short: the AIFF header is there, the audio data is not")
 
 
-# --- FLAC ---------------------------------------------------------------------------------------
+# --- FLAC, Ogg ----------------------------------------------------------------------------------
 
 
-def _flac(at: At, size: int) -> Stated:
+def _flac(at: At, size: int) -> Header:
     offset = _id3_end(at)
     block = at(offset + 4, 4)
     if block[0] & 0x7F or int.from_bytes(block[1:]) < 34:
@@ -246,13 +205,11 @@ def _flac(at: At, size: int) -> Stated:
     num_frames = packed & (1 << 36) - 1
     if num_frames == 0:  # streamed: the encoder did not know; about half of PCM's size is usual
         guess = max(1, 2 * size * 8 // (channels * bits))
-        return Stated("flac-unfinished", rate, channels, guess, "estimate")  # libsndfile cannot seek in it
+        return Header("flac-unfinished", rate, channels, guess, "estimate")  # libsndfile cannot seek in it
     block_frames = smallest if smallest == largest else 0
     md5 = info[18:34] if bits == 16 and any(info[18:34]) else b""
-    return Stated("flac", rate, channels, num_frames, "exact", block_frames, md5)
+    return Header("flac", rate, channels, num_frames, "exact", block_frames, md5)
 
-
-# --- Ogg ----------------------------------------------------------------------------------------
 
 OGG_CODECS = ((b"\x01vorbis", "ogg"), (b"OpusHead", "opus"))  # others (FLAC, Speex): the libraries
 
@@ -265,7 +222,7 @@ def _ogg_codec(at: At) -> str:
     return next((name for magic, name in OGG_CODECS if packet.startswith(magic)), "ogg-other")
 
 
-def _ogg(at: At, size: int) -> Stated:
+def _ogg(at: At, size: int) -> Header:
     """Length from the last page's granule position (RFC 3533, RFC 7845)."""
     packet = at(27 + at(26, 1)[0], 19)
     if packet.startswith(b"OpusHead"):
@@ -290,8 +247,8 @@ def _ogg(at: At, size: int) -> Stated:
         chained = tail[page + 14 : page + 18] != serial
         page = tail.rfind(b"OggS", 0, page)
     if granule < 0:
-        return Stated(container)
-    return Stated(container, rate, channels, granule - pre_skip, "estimate" if chained else "stated")
+        return Header(container, length="unknown")
+    return Header(container, rate, channels, granule - pre_skip, "estimate" if chained else "stated")
 
 
 # --- MPEG audio (MP3) ---------------------------------------------------------------------------
@@ -307,8 +264,7 @@ _KBPS = {  # by (MPEG-1?, layer); the index is four bits of the frame header
 _HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
+class _Frame(NamedTuple):
     rate: int
     channels: int
     num_bytes: int
@@ -341,7 +297,7 @@ def _id3_end(at: At) -> int:
     return 10 + num_bytes + (10 if head[5] & 0x10 else 0)
 
 
-def _mp3(at: At, size: int) -> Stated:
+def _mp3(at: At, size: int) -> Header:
     begin = _id3_end(at)
     if begin >= size:
         raise DecodeError("holds tags and no audio, or is cut short inside them")
@@ -351,18 +307,18 @@ def _mp3(at: At, size: int) -> Stated:
         frame = _mpeg_frame(window[place : place + 4])
         first = begin + place
         if frame and (first + frame.num_bytes >= size or _mpeg_frame(at(first + frame.num_bytes, 4))):
-            return _mp3_stated(frame, at(first, 200), first, size)
+            return _mp3_header(frame, at(first, 200), first, size)
         place = window.find(b"\xff", place + 1)
     if begin + len(window) >= size:
         raise DecodeError("holds no MPEG audio frames")
-    return Stated("mp3")
+    return Header("mp3", length="unknown")
 
 
-def _mp3_stated(frame: _Frame, head: bytes, first: int, size: int) -> Stated:
+def _mp3_header(frame: _Frame, head: bytes, first: int, size: int) -> Header:
     """Length by the Xing or Info tag, else by the first frame's bit rate."""
     tag = head[frame.side_bytes :]
     flags = int.from_bytes(tag[4:8])
-    estimate = Stated("mp3", frame.rate, frame.channels, 0, "estimate")
+    estimate = Header("mp3", frame.rate, frame.channels, 0, "estimate")
     if tag[:4] not in {b"Xing", b"Info"} or not flags & 1:
         num_frames = max(1, (size - first) // frame.num_bytes) * frame.samples
         return replace(estimate, num_frames=num_frames)
@@ -377,44 +333,69 @@ def _mp3_stated(frame: _Frame, head: bytes, first: int, size: int) -> Stated:
     return replace(estimate, num_frames=max(num_frames, 1), length="stated")
 
 
-# --- AIFF, AU -----------------------------------------------------------------------------------
+# --- Containers whose samples are the libraries' to find: where the file ends by its own account ---
 
-AIFF_SAMPLE_BYTES = {b"fl32": 4, b"FL32": 4, b"fl64": 8, b"FL64": 8, b"ulaw": 1, b"alaw": 1}
-
-
-def _aiff(at: At, size: int) -> Stated:
-    stated, frame_bytes = Stated("aiff"), 0
-    compressed = at(8, 4) == b"AIFC"
-    offset = 12
-    for _ in range(MAX_CHUNKS):
-        head = at(offset, 8)
-        if len(head) < 8:
-            break
-        name, num_bytes = struct.unpack(">4sI", head)
-        body = offset + 8
-        if name == b"COMM":
-            channels, num_frames, bits, exponent, mantissa = struct.unpack(">HIHHQ", at(body, 18))
-            rate = int(mantissa * 2.0 ** ((exponent & 0x7FFF) - 16_446)) if exponent < 0x4020 else 1 << 33
-            codec = at(body + 18, 4) if compressed else b"NONE"
-            linear = codec in AIFF_SAMPLE_BYTES or codec in {b"NONE", b"sowt", b"twos", b"in24", b"in32"}
-            frame_bytes = channels * AIFF_SAMPLE_BYTES.get(codec, (bits + 7) // 8) if linear else 0
-            stated = Stated("aiff", rate, channels, num_frames, "exact" if linear else "unknown")
-        elif name == b"SSND":
-            needed, present = stated.num_frames * frame_bytes, min(size - body - 8, num_bytes)
-            if body + num_bytes > size or needed > present:
-                raise _cut_short(max(needed, num_bytes - 8), present)
-            return stated
-        offset = body + num_bytes + num_bytes % 2
-    if stated.num_channels and stated.num_frames == 0:
-        raise DecodeError("the header declares no samples")
-    raise DecodeError("cut short: the AIFF header is there, the audio data is not")
+SPHERE_LINEAR = {"pcm", "ulaw", "alaw", "mu-law"}  # codings whose size follows from the number of samples
 
 
-def _au(at: At, size: int) -> Stated:
+def _au(at: At, size: int) -> Header:
     offset, num_bytes = struct.unpack(">4xII", at(0, 12))
     if num_bytes != 0xFFFFFFFF and offset + num_bytes > size:
         raise _cut_short(num_bytes, size - offset)
-    return Stated("au")
+    return Header("au", length="unknown")
+
+
+def _w64(at: At, _size: int) -> int:
+    """Sony Wave64: the riff chunk's size counts the whole file, its own 24 bytes too."""
+    (num_bytes,) = struct.unpack("<Q", at(16, 8))
+    return 0 if num_bytes >= 1 << 63 else num_bytes
+
+
+def _caf(at: At, size: int) -> int:
+    """Apple's Core Audio Format: chunks of a 64-bit size, -1 for audio data to the end."""
+    offset = 8
+    for _ in range(MAX_CHUNKS):
+        if offset >= size:
+            break
+        name, num_bytes = struct.unpack(">4sq", at(offset, 12))
+        if num_bytes < 0:
+            return 0
+        offset += 12 + num_bytes
+        if name == b"data":
+            break
+    return offset
+
+
+def _sphere(at: At, _size: int) -> int:
+    """NIST SPHERE: a text header, lines of name, type and value."""
+    head = at(0, 1024).decode("latin-1")
+    lines = [line.split(None, 2) for line in head.partition("\nend_head")[0].splitlines()[2:]]
+    fields = {words[0]: words[2].strip() for words in lines if len(words) == 3}
+    coding = fields.get("sample_coding", "pcm").split(",")
+    if len(coding) > 1 or coding[0] not in SPHERE_LINEAR:  # shortened
+        return 0
+    samples, width = int(fields["sample_count"]), int(fields.get("sample_n_bytes", 1 + (coding[0] == "pcm")))
+    return int(head[8:16]) + samples * width * int(fields.get("channel_count", 1))
+
+
+def _matroska(at: At, _size: int) -> int:
+    """Matroska and WebM (RFC 8794): the header, then one segment; a browser's recorder knows no size."""
+
+    def number(offset: int) -> tuple[int, int]:  # its width in bytes, and its value
+        (first,) = at(offset, 1)
+        width = 9 - first.bit_length()
+        return width, int.from_bytes(at(offset, width)) & ((1 << 7 * width) - 1)
+
+    segment = 4 + sum(number(4))
+    if at(segment, 4) != b"\x18\x53\x80\x67":
+        return 0
+    width, num_bytes = number(segment + 4)
+    return 0 if num_bytes == (1 << 7 * width) - 1 else segment + 4 + width + num_bytes
+
+
+def _avi(at: At, _size: int) -> int:
+    (num_bytes,) = struct.unpack("<I", at(4, 4))
+    return 0 if num_bytes in {0, 0xFFFFFFFF} else 8 + num_bytes
 
 
 # --- Tables -------------------------------------------------------------------------------------
@@ -438,7 +419,7 @@ MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"wvpk", "wavpack"),
 )
 FORM_TYPES = {b"WAVE": "wav", b"AVI ": "avi", b"AIFF": "aiff", b"AIFC": "aiff"}
-PARSERS: dict[str, Callable[[At, int], Stated]] = {
+PARSERS: dict[str, Callable[[At, int], Header]] = {
     "wav": _wav,
     "flac": _flac,
     "ogg": _ogg,
@@ -446,4 +427,12 @@ PARSERS: dict[str, Callable[[At, int], Stated]] = {
     "mp3": _mp3,
     "aiff": _aiff,
     "au": _au,
+}
+# The end of a file by its own account; 0 where it was streamed, or does not say.
+ENDS: dict[str, Callable[[At, int], int]] = {
+    "w64": _w64,
+    "caf": _caf,
+    "sphere": _sphere,
+    "matroska": _matroska,
+    "avi": _avi,
 }

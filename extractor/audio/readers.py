@@ -1,7 +1,7 @@
 """The libraries that decode, and which takes what. Used by `probe` (headers) and `decode` (audio).
 
 Every reader gives float32 ``[num_frames, num_channels]`` at the source rate and nothing else: mixing,
-resampling and checking are the same for all, in `waveform`. 16-bit audio comes out as ``int16 / 32768``
+resampling and checking are the same for all, in `cut`. 16-bit audio comes out as ``int16 / 32768``
 from each of them, bit for bit.
 
 Conventions that differ between the libraries, and what is chosen here:
@@ -18,65 +18,53 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from extractor.audio.headers import Stated
-from extractor.errors import DecodeError, SettingsError, unknown
+from extractor.errors import DecodeError
+from extractor.types import Header
 
 BLOCK_FRAMES = 1 << 16  # samples per channel in one block of a long file: 1.4 s at 48 kHz
 PYAV_BITS_PER_SECOND = 64_000  # for planning, where a stream states neither its length nor its rate
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    name: str
-    auto: tuple[str, ...]  # containers it is chosen for
-    able: tuple[str, ...] = ()  # containers it reads besides, when it is forced
-
 
 LIBSNDFILE = ("wav", "flac", "ogg", "aiff", "au", "caf", "w64", "sphere", "wav-coded", "ogg-other", "unknown")
 FFMPEG = (
     *("opus", "mp3", "wav-mp3", "wav-unfinished", "flac-unfinished"),
     *("aac", "mp4", "matroska", "avi", "asf", "flv", "amr", "wavpack"),
 )
-
-# In order of preference.
-BACKENDS: tuple[Backend, ...] = (
-    Backend("dali", auto=("wav", "flac", "ogg"), able=("opus",)),
-    Backend("soundfile", auto=LIBSNDFILE, able=("opus", "mp3", "wav-mp3")),
-    Backend("pyav", auto=(*LIBSNDFILE, *FFMPEG)),
-)
+# The containers that each is chosen for; in order of preference.
+BACKENDS = {"dali": ("wav", "flac", "ogg"), "soundfile": LIBSNDFILE, "pyav": (*LIBSNDFILE, *FFMPEG)}
 
 
-class Unreadable(Exception):
-    """This backend cannot open the recording; another one may."""
+@cache
+def dali_library() -> ModuleType | None:
+    """DALI; None where it is not installed, or its shared libraries do not load here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the import itself warns, of nothing that concerns us
+            import nvidia.dali.experimental.dynamic as ndd
+    except (ImportError, OSError):
+        return None
+    return ndd
 
 
 def backends() -> list[str]:
     """The backends in use, in order of preference. DALI is missing where it cannot be imported."""
-    return [row.name for row in BACKENDS if row.name != "dali" or _dali() is not None]
+    return [name for name in BACKENDS if name != "dali" or dali_library() is not None]
 
 
-def able(container: str, forced: str = "auto") -> list[str]:
-    """Names of the backends to try on a container, in order. Raises SettingsError for an absent one."""
-    names = [row.name for row in BACKENDS]
-    if forced == "auto":
-        return [row.name for row in BACKENDS if container in row.auto and row.name in backends()]
-    if forced not in names:
-        raise SettingsError(unknown("decoding backend", forced, ["auto", *names]))
-    if forced not in backends():
-        raise SettingsError(f"the decoding backend {forced!r} is not installed here; use auto")
-    row = BACKENDS[names.index(forced)]
-    return [forced] if container in (*row.auto, *row.able) else []
+def able(container: str) -> list[str]:
+    """Those to try on a container, in order."""
+    return [name for name in backends() if container in BACKENDS[name]]
+
+
+class Unreadable(Exception):
+    """This library cannot open the recording; another one may."""
 
 
 class Reader(Protocol):
@@ -86,8 +74,8 @@ class Reader(Protocol):
     num_channels: int
     position: int  # samples per channel: where the next block starts
 
-    def stated(self, container: str, size: int) -> Stated:
-        """What the header states, for a container that has no parser in `formats`."""
+    def header(self, container: str, size: int) -> Header:
+        """What the library says of a container that has no parser in `headers`."""
         ...
 
     def blocks(self, start: int) -> Iterator[np.ndarray]:
@@ -95,67 +83,6 @@ class Reader(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-# --- DALI ---------------------------------------------------------------------------------------
-
-
-@cache
-def _dali() -> ModuleType | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the import itself warns, of nothing that concerns us
-            import nvidia.dali.experimental.dynamic as ndd
-    except (ImportError, OSError):  # not installed; or its shared libraries do not load here
-        return None
-    return ndd
-
-
-_idle_contexts: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()  # one to a thread at a time
-
-
-def _new_dali_context() -> tuple[Any, Any]:
-    # The CPU by name: by default DALI takes a GPU where there is one, and memory on it. One thread:
-    # the threads that call decode in parallel, and none waits for the slowest of a batch.
-    ndd = _dali()
-    assert ndd is not None
-    device = ndd.Device("cpu")
-    with device:
-        return device, ndd.EvalContext(thread_pool=ndd.ThreadPool(1))
-
-
-def decode_dali(files: list[np.ndarray]) -> list[tuple[np.ndarray, int] | None]:
-    """Whole files in memory (uint8) -> samples and rate of each; ``None`` where DALI cannot.
-
-    One bad file fails DALI's whole batch, whatever it raises, so then each is tried alone; another library
-    says what is wrong with one that fails by itself. DALI does not look at
-    libsndfile's error flag: what it gives for a damaged file is only to be trusted together with
-    the count of samples and, for FLAC, `flac.intact`.
-    """
-    try:
-        return list(_dali_batch(files))
-    except Exception:  # noqa: BLE001 - of one of these files; nothing but they went in
-        pass
-    if len(files) == 1:
-        return [None]
-    return [decode_dali([file])[0] for file in files]
-
-
-def _dali_batch(files: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
-    ndd = _dali()
-    assert ndd is not None
-    try:
-        device, context = _idle_contexts.get_nowait()
-    except queue.Empty:
-        device, context = _new_dali_context()
-    try:
-        # Synchronous: errors are raised here, with their message, and no thread is left behind.
-        with device, context, ndd.EvalMode.sync_cpu:
-            samples, rates = ndd.decoders.audio(ndd.as_batch(files), dtype=ndd.float32)
-            rates = [int(rate) for rate in np.asarray(ndd.as_tensor(rates)).ravel()]
-            return list(zip([np.asarray(tensor) for tensor in samples.tensors], rates, strict=True))
-    finally:
-        _idle_contexts.put((device, context))
 
 
 # --- soundfile (libsndfile) ---------------------------------------------------------------------
@@ -178,15 +105,9 @@ class SoundfileReader:
         self.num_channels: int = self._sound.channels
         self.position = 0
 
-    def stated(self, container: str, size: int) -> Stated:
-        exact = self._sound.subtype.startswith(PCM_LIKE)
-        return Stated(
-            container,
-            self.sample_rate,
-            self.num_channels,
-            self._sound.frames,
-            "exact" if exact else "stated",
-        )
+    def header(self, container: str, size: int) -> Header:
+        length = "exact" if self._sound.subtype.startswith(PCM_LIKE) else "stated"
+        return Header(container, self.sample_rate, self.num_channels, self._sound.frames, length)
 
     def blocks(self, start: int) -> Iterator[np.ndarray]:
         try:
@@ -279,7 +200,7 @@ class PyavReader:
         self.num_channels: int = codec.channels or 0
         self.position = 0
 
-    def stated(self, container: str, size: int) -> Stated:
+    def header(self, container: str, size: int) -> Header:
         stream, rate = self._stream, self.sample_rate
         if stream.duration is not None and stream.time_base is not None:
             num_frames, length = round(stream.duration * stream.time_base * rate), "stated"
@@ -288,7 +209,7 @@ class PyavReader:
         else:
             num_frames = size * 8 * rate // (stream.bit_rate or PYAV_BITS_PER_SECOND)
             length = "estimate"
-        return Stated(container, rate, self.num_channels, num_frames, length)
+        return Header(container, rate, self.num_channels, num_frames, length)
 
     def blocks(self, start: int) -> Iterator[np.ndarray]:
         # From the beginning, whatever `start` is: FFmpeg's seeking is to packets, and inexact in
@@ -378,29 +299,14 @@ def plain(message: str) -> str:
     return " ".join(message.split())[:200].removeprefix("Error : ").rstrip(".") or "cannot be decoded"
 
 
-def most_informative(reasons: list[str], container: str) -> str:
-    """The reason to show of those that several backends gave."""
-    said = [reason for reason in reasons if reason != NOT_AUDIO]
-    if not said or container == "unknown":
-        return NOT_AUDIO
-    return said[0]
-
-
-def open_reader(name: str, file: BinaryIO, container: str) -> Reader:
-    """A reader by backend name. Raises Unreadable where another backend may do better."""
-    return SoundfileReader(file) if name == "soundfile" else PyavReader(file, container)
-
-
-def describe(file: BinaryIO, size: int, container: str) -> Stated:
-    """The header of a container that has no parser in `formats`, by the libraries."""
+def open_reader(file: BinaryIO, container: str) -> Reader:
+    """By the first library that can open it as a stream. Raises DecodeError with the reason to show."""
     reasons = []
-    rows = [row for row in BACKENDS if row.name != "dali" and container in row.auto]
-    for name in [row.name for row in rows]:
+    for name in able(container):
         try:
-            reader = open_reader(name, file, container)
+            if name != "dali":
+                return SoundfileReader(file) if name == "soundfile" else PyavReader(file, container)
         except Unreadable as error:
             reasons.append(str(error))
-            continue
-        with closing(reader):
-            return reader.stated(container, size)
-    raise DecodeError(most_informative(reasons, container))
+    said = [reason for reason in reasons if reason != NOT_AUDIO]
+    raise DecodeError(said[0] if said and container != "unknown" else NOT_AUDIO)

@@ -111,7 +111,7 @@ def _unchanged(
     """
     from extractor.audio.probe import num_samples_16k
 
-    if isinstance(header, Failure) or not header.exact or planned == 0:
+    if isinstance(header, Failure) or header.length != "exact" or planned == 0:
         return header
     now = augmented(num_samples_16k(header, utterance))
     if now == planned:

@@ -120,7 +120,7 @@ class Asked:
 
 def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     """Refuse what cannot work, the cheapest first; then load the model. Nothing is written."""
-    from extractor.audio.decode import backends
+    from extractor.audio.readers import backends
     from extractor.augment.copies import Copies, configured
     from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
     from extractor.encoders.pooling import parse_poolings
@@ -251,7 +251,7 @@ def _environment(device: str) -> dict[str, object]:
     """What computed it: stored, not compared."""
     import torch
 
-    from extractor.audio.decode import backends
+    from extractor.audio.readers import backends
 
     packages = ("torch", "torchaudio", "transformers", "numpy", "h5py", "soundfile", "soxr", "av")
     return {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cuda_kernels.backend import interpreted
 from cuda_kernels.resample import kernel, ratio, reference, resample
-from extractor.audio.segments import resampled
+from extractor.audio.probe import resampled
 
 RATES = (8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
 TARGET = 16_000
