@@ -17,6 +17,7 @@ import numpy as np
 from classifiers.charts.plane import UMAP_SEED, choose_projection
 from classifiers.data.features import FRAMES, Source
 from classifiers.data.runs import open_run
+from classifiers.data.standardise import standardise
 from classifiers.results.files import read_csv, write_csv
 from extractor.errors import StoreError
 from extractor.store import Store
@@ -106,7 +107,7 @@ def _vectors(sources: Sequence[Source], ids: Sequence[str], weights: Sequence[fl
             raise StoreError(f"{source.path}: has no row {unknown[0]!r}; was it extracted again since?")
         rows = np.array([number[name] for name in ids], np.int64)
         layers = store.layers if isinstance(source.layers, str) else list(source.layers)
-        each = (_standardised(_rows(store, rows, layer, source.pooling)) for layer in layers)
+        each = (standardise(_rows(store, rows, layer, source.pooling)) for layer in layers)
         if weights is not None and len(weights) == len(layers):
             total: np.ndarray = sum(  # type: ignore[assignment]
                 np.float32(weight) * block for weight, block in zip(weights, each, strict=True)
@@ -122,11 +123,6 @@ def _rows(store: Store, rows: np.ndarray, layer: int, pooling: str | None) -> np
     if pooling != FRAMES:
         return store.load_rows(rows, layer, pooling)
     return np.stack([store.frames(row, layer).mean(axis=0) for row in rows.tolist()])
-
-
-def _standardised(block: np.ndarray) -> np.ndarray:
-    std = block.std(axis=0)
-    return (block - block.mean(axis=0)) / np.where(std > 0, std, 1)
 
 
 def write_projection(projection: Projection, path: Path) -> None:

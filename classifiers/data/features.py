@@ -11,25 +11,53 @@ recording they come from and ``clean`` tells them apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from classifiers.data.frame_rows import FrameRows
-from classifiers.data.joining import Part, join, labelled, named, resolved
-from classifiers.data.runs import (
-    augmentations_of,
-    missing_notes,
-    open_run,
-    tested_rows,
-)
-from classifiers.data.source import COPIES, FRAMES, Labelling, Source
+from classifiers.data.label_maps import as_classes
+from classifiers.data.runs import augmentations_of, missing_notes, open_run, tested_rows
+from classifiers.data.source import CLEAN, COPIES, FRAMES, OPEN_LAYERS, Labelling, Source
+from classifiers.data.standardise import standardise
 from extractor.errors import InputError, SettingsError, unknown
-from extractor.inputs.corpora.words import known
+from extractor.inputs.corpora.words import is_missing, known
 from extractor.store import Store
 
+NAMED = 5  # ids that a note names
+KEPT_BYTES = 512 << 20  # of frames in memory: about 90 minutes of 120 dimensions, ten times over
 _AS_WRITTEN = ("original", "copy", "augmentation", "text")  # ids and texts, which may read "none"
+
+
+@dataclass(slots=True)
+class Part:
+    """One source, opened; its pooling and layers by name. ``rows[i]`` is the store's row of row i."""
+
+    source: Source
+    store: Store
+    rows: np.ndarray  # int64 [N]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its layers are to be chosen from."""
+        return isinstance(self.source.layers, str)
+
+    @property
+    def layers(self) -> list[int]:
+        layers = self.source.layers
+        return list(self.store.layers if isinstance(layers, str) else layers)
+
+    def read(self, layers: int | list[int]) -> np.ndarray:
+        """float32 ``[N, D]`` of a layer, ``[N, L, D]`` of several."""
+        return self.store.load_rows(self.rows, layers, self.source.pooling)
+
+    def chosen(self, layer: int | None) -> list[int]:
+        """The layers that are fixed, or else ``layer``."""
+        if self.is_open and layer is None:
+            raise SettingsError(f"{self.source.path}: name a layer; there are: {self.store.layers}")
+        return [layer] if self.is_open and layer is not None else self.layers
 
 
 class Features:
@@ -37,34 +65,35 @@ class Features:
 
     ids, labels, originals: list[str] of N rows. y: int64 [N], codes of ``classes``. clean: bool [N],
     false for augmented copies; augmentations: list[str], theirs. notes: what was left out and why.
-    standardised: whether `matrix` and `tensor` give every dimension with mean 0 and deviation 1 over
-    these rows, without their labels (``--normalise corpus``); false unless set.
+    trainable: bool [N], false for copies that are there to be tested on only. standardised: whether
+    `matrix` and `tensor` give every dimension with mean 0 and deviation 1 over these rows, without
+    their labels (``--normalise corpus``); false unless set.
     """
 
-    def __init__(
-        self, parts: Sequence[Part], labels: Sequence[str], notes: Iterable[str], copies: str = COPIES[0]
-    ) -> None:
-        self._parts, self._copies = list(parts), copies
-        self._kept: tuple[object, np.ndarray] | None = None  # the layer that was read last
-        self._columns: dict[str, list[str]] = {}
-        self.labels = list(labels)
-        self.notes = list(notes)
-        self.standardised = False
-        first = self._parts[0]
-        names = first.store.ids
-        self.ids = [names[row] for row in first.rows.tolist()]
-        self._index()
+    standardised = False
 
-    def _index(self) -> None:
+    def __init__(self, parts: Sequence[Part], labels: list[str], notes: list[str], copies: str) -> None:
+        self._parts, self._copies = list(parts), copies
+        self.labels, self.notes = labels, notes
+        self._look()
+
+    def _look(self) -> None:
+        """All that follows from the parts' rows and their labels."""
+        self._memory: tuple[Hashable, np.ndarray] | None = None  # what was read last
+        self._columns: dict[str, list[str]] = {}
+        self._code_labels()
+        first = self._parts[0].store
+        self.ids, self.originals, self.augmentations = (
+            [values[row] for row in self.store_rows.tolist()]
+            for values in (first.ids, first.originals, augmentations_of(first))
+        )
+        self.clean = first.clean[self.store_rows]
+        self.trainable = self.clean | (self._copies != "none")
+
+    def _code_labels(self) -> None:
         self.classes = tuple(sorted(set(self.labels)))
         code = {name: k for k, name in enumerate(self.classes)}
         self.y = np.array([code[name] for name in self.labels], np.int64)
-        first = self._parts[0]
-        rows = first.rows
-        originals, augmentations = first.store.originals, augmentations_of(first.store)
-        self.originals = [originals[row] for row in rows.tolist()]
-        self.augmentations = [augmentations[row] for row in rows.tolist()]
-        self.clean = first.store.clean[rows]
 
     @classmethod
     def open(
@@ -83,10 +112,10 @@ class Features:
         if labelling.copies not in COPIES:
             raise SettingsError(unknown("choice of --copies", labelling.copies, COPIES))
         stores = [open_run(source.path, incomplete) for source in sources]
-        parts = [resolved(source, store) for source, store in zip(sources, stores, strict=True)]
+        parts = [_resolved(source, store) for source, store in zip(sources, stores, strict=True)]
         notes = [note for store in stores for note in missing_notes(store)]
-        notes += join(parts)
-        labels = labelled(parts, labelling, notes)
+        notes += _join(parts)
+        labels = _label(parts, labelling, notes)
         features = cls(parts, labels, notes, labelling.copies)
         features._drop_not_finite()
         if len(features.classes) < 2:
@@ -122,11 +151,6 @@ class Features:
         return [f"{store.path}: {store.unfinished}" for store in self.stores if store.unfinished]
 
     @property
-    def trainable(self) -> np.ndarray:
-        """bool [N]: false for copies that are there to be tested on only."""
-        return self.clean | (self._copies != "none")
-
-    @property
     def selectable(self) -> np.ndarray:
         """bool [N]: rows that layers and parameters are selected on: clean ones where there are any."""
         return self.clean if self.clean.any() else np.ones(len(self), bool)
@@ -146,35 +170,33 @@ class Features:
 
         Where none is open, the fixed ones of the first source.
         """
-        free = [part for part in self._parts if isinstance(part.source.layers, str)]
-        if not free:
-            return list(self._parts[0].source.layers)  # type: ignore[arg-type]
-        common = set.intersection(*(set(part.store.layers) for part in free))
+        free = [part for part in self._parts if part.is_open] or self._parts[:1]
+        common = set.intersection(*(set(part.layers) for part in free))
         if not common:
             paths = ", ".join(part.source.path for part in free)
             raise SettingsError(f"{paths}: no layer is stored in all of them; name one for each")
-        return [layer for layer in free[0].store.layers if layer in common]
+        return [layer for layer in free[0].layers if layer in common]
 
     @property
     def is_open(self) -> bool:
         """Whether a layer is to be named in `matrix` and `frame_rows`."""
-        return any(isinstance(part.source.layers, str) for part in self._parts)
+        return any(part.is_open for part in self._parts)
 
     @property
     def has_frames(self) -> bool:
-        return self._parts[0].pooling == FRAMES
+        return self._parts[0].source.pooling == FRAMES
 
     def column(self, name: str) -> list[str]:
         """A label, ``id`` or ``path`` of every row, from the first store; "nan" and the like are ""."""
         if name not in self._columns:
-            part = self._parts[0]
+            store = self._parts[0].store
             if name in ("id", "path"):
-                values = part.store.ids if name == "id" else part.store.paths
+                values = store.ids if name == "id" else store.paths
             else:
-                values = part.store.labels(name)
+                values = store.labels(name)
                 if name not in _AS_WRITTEN:
                     values = [known(value) for value in values]
-            self._columns[name] = [values[row] for row in part.rows.tolist()]
+            self._columns[name] = [values[row] for row in self.store_rows.tolist()]
         return self._columns[name]
 
     def provenance(self) -> dict[str, Any]:
@@ -185,84 +207,61 @@ class Features:
         }
 
     def only(self, number: int) -> Features:
-        """The same rows of one of the sources: a member of a late fusion."""
-        features = Features([self._parts[number]], self.labels, (), self._copies)
-        features._columns = {}
-        # Labels of rows and copies are the first store's for every member.
-        features.originals, features.clean = self.originals, self.clean
-        features.augmentations = self.augmentations
-        return features
+        """The same rows, with the labels of the first source, of one of the sources: of a late fusion."""
+        one = copy(self)
+        one._parts, one.notes, one._columns, one._memory = [self._parts[number]], [], {}, None
+        return one
 
     # Embeddings
 
-    def matrix(self, layer: int | None = None, rows: np.ndarray | None = None) -> np.ndarray:
+    def matrix(self, layer: int | None = None) -> np.ndarray:
         """float32 ``[N, D]``: the sources' embeddings side by side; of open sources, layer ``layer``.
 
         A source of several fixed layers gives them side by side as well. One layer of all rows is
         kept until another is asked for.
         """
-        if self._kept is None or self._kept[0] != ("matrix", layer):
-            self._kept = None  # two layers are never in memory together
-            blocks = [self._block(part, self._layers_of(part, layer)) for part in self._parts]
-            whole = blocks[0] if len(blocks) == 1 else np.hstack(blocks)
-            self._kept = (("matrix", layer), self._own_scale(whole))
-        whole = self._kept[1]
-        return whole if rows is None else whole[rows]
 
-    def tensor(self, rows: np.ndarray | None = None) -> np.ndarray:
+        def read() -> np.ndarray:
+            blocks = [part.read(number) for part in self._parts for number in part.chosen(layer)]
+            return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
+
+        return self._remembered(("matrix", layer), read)
+
+    def tensor(self) -> np.ndarray:
         """float32 ``[N, L, D]``: all layers of the only source, or those that were fixed."""
         part = self._only_part("all layers together")
-        layers = part.store.layers if isinstance(part.source.layers, str) else list(part.source.layers)
-        if self._kept is None or self._kept[0] != "tensor":
-            self._kept = None
-            whole = part.store.load_rows(part.rows, layers, part.pooling)
-            self._kept = ("tensor", self._own_scale(whole))
-        whole = self._kept[1]
-        return whole if rows is None else whole[rows]
-
-    def frames(self, row: int, layer: int | None = None) -> np.ndarray:
-        """float32 ``[T, D]`` of one layer; ``[T, L, D]`` where several are asked for."""
-        part = self._only_part("frames")
-        if part.source.layers == "all" and layer is None:
-            return part.store.frames(int(part.rows[row]))
-        layers = self._layers_of(part, layer)
-        if len(layers) == 1:
-            return part.store.frames(int(part.rows[row]), layers[0])
-        every = part.store.frames(int(part.rows[row]))
-        return every[:, [part.store.layers.index(number) for number in layers]]
+        return self._remembered("tensor", lambda: part.read(part.layers))
 
     def frame_rows(self, layer: int | None = None) -> FrameRows:
-        """`frames` of every row as a sequence that reads what is asked for."""
+        """Frames of every row, read when asked for: float32 ``[T, D]`` of one layer.
+
+        ``[T, L, D]`` of all layers, or of several that were fixed.
+        """
         if self.standardised:
             raise SettingsError("--normalise corpus: of pooled embeddings only")
-        return FrameRows(lambda row: self.frames(row, layer), np.arange(len(self)))
+        part = self._only_part("frames")
+        every = layer is None and part.source.layers == "all"
+        numbers = part.layers if every else part.chosen(layer)
 
-    def _own_scale(self, x: np.ndarray) -> np.ndarray:
-        """[N, ...]; what does not vary becomes 0. In place: a store may fill half of the memory."""
-        if not self.standardised:
-            return x
-        mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        x -= mean
-        deviation = np.sqrt(np.square(x).mean(axis=0, dtype=np.float64)).astype(np.float32)
-        varies = deviation > 1e-6 * np.abs(mean)  # float32 cannot tell less from rounding
-        x /= np.where(varies, deviation, np.inf)
-        return x
+        def read(row: int) -> np.ndarray:
+            if len(numbers) == 1 and not every:
+                return part.store.frames(int(part.rows[row]), numbers[0])
+            frames = part.store.frames(int(part.rows[row]))
+            return frames if every else frames[:, [part.store.layers.index(number) for number in numbers]]
+
+        return FrameRows(read, np.arange(len(self)))
+
+    def _remembered(self, what: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
+        if self._memory is None or self._memory[0] != what:
+            self._memory = None  # two layers are never in memory together
+            # Standardised in place: a store may fill half of the memory.
+            self._memory = (what, standardise(read()) if self.standardised else read())
+        return self._memory[1]
 
     def _only_part(self, what: str) -> Part:
         if len(self._parts) > 1:
             raise SettingsError(f"{what}: of one run only; fuse several with --fusion average or gate")
         return self._parts[0]
-
-    def _layers_of(self, part: Part, layer: int | None) -> tuple[int, ...]:
-        if not isinstance(part.source.layers, str):
-            return part.source.layers
-        if layer is None:
-            raise SettingsError(f"{part.source.path}: name a layer; there are: {part.store.layers}")
-        return (layer,)
-
-    def _block(self, part: Part, layers: Sequence[int]) -> np.ndarray:
-        blocks = [part.store.load_rows(part.rows, layer, part.pooling) for layer in layers]
-        return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
     # Rows that cannot be used
 
@@ -270,14 +269,13 @@ class Features:
         """Leave out rows with NaN or infinity in a layer that may be used; a layer in memory at a time."""
         finite = np.ones(len(self), bool)
         for part in self._parts:
-            of_part = np.ones(len(self), bool)
-            if part.pooling == FRAMES:
-                for i, row in enumerate(part.rows.tolist()):
-                    of_part[i] = np.isfinite(part.store.frames(row)).all()
+            if part.source.pooling == FRAMES:
+                fine = [np.isfinite(part.store.frames(row)).all() for row in part.rows.tolist()]
+                of_part = np.array(fine, bool)
             else:
-                layers = part.source.layers
-                for layer in part.store.layers if isinstance(layers, str) else layers:
-                    of_part &= np.isfinite(part.store.load_rows(part.rows, layer, part.pooling)).all(axis=1)
+                of_part = np.ones(len(self), bool)
+                for layer in part.layers:
+                    of_part &= np.isfinite(part.read(layer)).all(axis=1)
             if not of_part.all():
                 lost = [self.ids[i] for i in np.flatnonzero(~of_part).tolist()]
                 self.notes.append(f"{part.source.path}: NaN or infinity in {named(lost)}: left out")
@@ -289,7 +287,119 @@ class Features:
         """Leave out all but these rows. int64, ascending."""
         for part in self._parts:
             part.rows = part.rows[rows]
-        kept = rows.tolist()
-        self.ids, self.labels = [self.ids[i] for i in kept], [self.labels[i] for i in kept]
-        self._columns, self._kept = {}, None
-        self._index()
+        self.labels = [self.labels[i] for i in rows.tolist()]
+        self._look()
+
+
+class FrameRows:
+    """A sequence. Element k: float32 ``[T, D]`` or ``[T, L, D]``, as ``read(rows[k])`` gives it.
+
+    What is read is kept until ``kept_bytes`` are full, by all sequences that were taken from one.
+    """
+
+    def __init__(
+        self, read: Callable[[int], np.ndarray], rows: np.ndarray, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self._read, self.rows = read, rows
+        self._kept: dict[int, np.ndarray] = {}
+        self._room = [kept_bytes]  # shared, as `_kept` is
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        row = int(self.rows[index])
+        found = self._kept.get(row)
+        if found is None:
+            found = self._read(row)
+            if found.nbytes <= self._room[0]:
+                self._room[0] -= found.nbytes
+                self._kept[row] = found
+        return found
+
+    def take(self, index: np.ndarray) -> FrameRows:
+        """Some of the elements, by index, as a sequence of the same memory."""
+        taken = copy(self)
+        taken.rows = self.rows[index]
+        return taken
+
+
+# Rows of several runs, joined by id; what is left out, and why
+
+
+def named(ids: Sequence[str]) -> str:
+    """How many recordings, and the first of them by name."""
+    shown = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+    return f"{len(ids):,} {'recording' if len(ids) == 1 else 'recordings'} ({shown})"
+
+
+def _resolved(source: Source, store: Store) -> Part:
+    """A source with its pooling and layers by name. Raises SettingsError for one that is not there."""
+    layers = source.layers
+    if isinstance(layers, str) and layers not in OPEN_LAYERS:
+        raise SettingsError(f"--layer {layers!r}: write a number, 6,12, all, best or each")
+    fixed = None if isinstance(layers, str) else layers
+    numbers, pooling = store.resolve(fixed, source.pooling, frames=True, hint=" (RUN:pooling)")
+    if fixed is not None or len(numbers) == 1:
+        layers = tuple(numbers)
+    return Part(replace(source, pooling=pooling, layers=layers), store, np.arange(len(store)))
+
+
+def _join(parts: Sequence[Part]) -> list[str]:
+    """Keep of every part the rows whose id all have, in the order of the first. Returns notes."""
+    ids = [part.store.ids for part in parts]
+    common = set.intersection(*map(set, ids))
+    if not common:
+        paths = " and ".join(part.source.path for part in parts)
+        example = "; ".join(f"{part.source.path}: {named(of)}" for part, of in zip(parts, ids, strict=True))
+        raise InputError(f"{paths}: no recording is in all of them, by id. {example}")
+    notes = []
+    order = [name for name in ids[0] if name in common]
+    for part, of in zip(parts, ids, strict=True):
+        lost = [name for name in of if name not in common]
+        if lost:
+            notes.append(f"{part.source.path}: {named(lost)} not in every run: left out")
+        row = {name: k for k, name in enumerate(of)}
+        part.rows = np.array([row[name] for name in order], np.int64)
+    _refuse_contradictions(parts, order, "augmentation")
+    return notes
+
+
+def _refuse_contradictions(parts: Sequence[Part], ids: Sequence[str], column: str) -> None:
+    """Rows of one id that are labelled differently are not the same recording."""
+    have = [part for part in parts if column in part.store.columns]
+    values = [np.array(part.store.labels(column), object)[part.rows] for part in have]
+    for part, other in zip(have[1:], values[1:], strict=True):
+        unequal = np.flatnonzero(other != values[0])
+        if len(unequal):
+            at = int(unequal[0])
+            raise InputError(
+                f"{have[0].source.path} and {part.source.path} contradict each other in {column!r} of"
+                f" {named([ids[i] for i in unequal.tolist()])}: {values[0][at]!r} and {other[at]!r}"
+            )
+
+
+def _label(parts: Sequence[Part], labelling: Labelling, notes: list[str]) -> list[str]:
+    """Labels of the rows that have one that counts; the parts keep these rows only."""
+    rows, store, path = parts[0].rows, parts[0].store, parts[0].source.path
+    every_id = store.ids
+    ids = [every_id[row] for row in rows.tolist()]
+    _refuse_contradictions(parts, ids, labelling.column)
+    every = store.labels(labelling.column)
+    given = [every[row] for row in rows.tolist()]
+    labels, found = as_classes(path, labelling.column, given, labelling.rename, labelling.classes)
+    kept = np.array([name != "" for name in labels], bool)
+    unlabelled = [name for name, label in zip(ids, given, strict=True) if is_missing(label)]
+    if unlabelled:
+        notes.append(f"{path}: {named(unlabelled)} without {labelling.column}: left out")
+    notes += found
+    if labelling.copies == "none":
+        used = store.clean
+        if labelling.test_on != CLEAN:
+            used = used | tested_rows(used, augmentations_of(store), labelling.test_on, str(store.path))
+        if not used[rows].all():
+            notes.append(f"{path}: {int((~used[rows]).sum()):,} augmented copies: left out")
+            kept &= used[rows]
+    for part in parts:
+        part.rows = part.rows[kept]
+    return [name for name, keep in zip(labels, kept.tolist(), strict=True) if keep]

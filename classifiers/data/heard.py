@@ -27,7 +27,6 @@ from extractor.store.run_folder import CORPUS
 FILE = "heard.npz"
 NO_CORPORA = ("", "files", "folders")  # what `Manifest.corpus` says where it knows of none
 _TEXT = ("utf-8", "surrogatepass")
-NAMED = 5  # speakers that a note names
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,9 @@ def heard_of(store: Store, rows: np.ndarray) -> Heard:
     chosen = rows.tolist()
     speakers = store.labels("speaker") if "speaker" in store.columns else []
     return Heard(
-        _digests(checksums[row] for row in chosen),
-        _digests(originals[row] for row in chosen),
-        _digests(originals[row] for row in chosen if rendered[row]),
+        np.unique(_digests(checksums[row] for row in chosen)),
+        np.unique(_digests(originals[row] for row in chosen)),
+        np.unique(_digests(originals[row] for row in chosen if rendered[row])),
         tuple(sorted({speakers[row] for row in chosen} - {""})) if speakers else (),
         str(store.environment.get(CORPUS, "")),
     )
@@ -72,11 +71,11 @@ def heard_of(store: Store, rows: np.ndarray) -> Heard:
 
 def overlap(heard: Heard, store: Store) -> Overlap:
     """Which rows of a run a model has heard."""
-    audio = np.isin(_each_digest(store.checksums), heard.audio)
+    audio = np.isin(_digests(store.checksums), heard.audio)
     known, here = _corpora(heard.corpus), _corpora(str(store.environment.get(CORPUS, "")))
     copy = np.zeros(len(store), bool)
     if not known or not here or known & here:
-        originals = _each_digest(store.originals)
+        originals = _digests(store.originals)
         copy = np.isin(originals, heard.rendered) | (_rendered(store) & np.isin(originals, heard.originals))
         copy &= ~audio
     names = store.labels("speaker") if "speaker" in store.columns else [""] * len(store)
@@ -109,15 +108,11 @@ def _rendered(store: Store) -> np.ndarray:
     return ~store.clean
 
 
-def _each_digest(texts: Sequence[str]) -> np.ndarray:
-    """uint64, aligned. Of a million against a million the chance of any collision is 1 in 10 million."""
+def _digests(texts: Iterable[str]) -> np.ndarray:
+    """uint64, one each. Of a million against a million the chance of any collision is 1 in 10 million."""
     encoded = (text.encode(*_TEXT) for text in texts)
     raw = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in encoded)
     return np.frombuffer(raw, "<u8").astype(np.uint64)
-
-
-def _digests(texts: Iterable[str]) -> np.ndarray:
-    return np.unique(_each_digest(list(texts)))
 
 
 # In a model's folder

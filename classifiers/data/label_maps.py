@@ -109,7 +109,13 @@ def map_labels(
     no run has, and what `runs.open_run` and `runs.tested_rows` raise.
     """
     left_out = left_out or {}
-    counts = {run: _count(run, column, test_on, incomplete, left_out.get(run, ())) for run in runs}
+    counts: dict[str, dict[str, int]] = {}  # the most frequent label first
+    for run in runs:
+        store = open_run(Source.parse(run.split(",")[0]).path, incomplete)
+        rows = tested_rows(store.clean, augmentations_of(store), test_on, str(store.path))
+        rows = rows & ~np.isin(np.array(store.ids, object), np.array(list(left_out.get(run, ())), object))
+        labels = np.array(store.labels(column), object)[rows]
+        counts[run] = dict(Counter(labels.tolist()).most_common())
     rename = Renamer(renames, [label for of in counts.values() for label in of])
     maps = [
         LabelMap(run, of, {label: known(rename(label)) or None for label in of}) for run, of in counts.items()
@@ -142,15 +148,3 @@ def common_classes(maps: Sequence[LabelMap], wanted: Collection[str] | None = No
         has = "; ".join(f"{each.run}: {', '.join(each.classes)}" for each in maps)
         raise InputError(f"the runs have {len(common)} classes in common ({has}); rename with --map old=new")
     return tuple(sorted(common))
-
-
-def _count(
-    run: str, column: str, test_on: str, incomplete: bool, left_out: Collection[str]
-) -> dict[str, int]:
-    """Rows of each label, most frequent first."""
-    store = open_run(Source.parse(run.split(",")[0]).path, incomplete)
-    rows = tested_rows(store.clean, augmentations_of(store), test_on, str(store.path))
-    if left_out:
-        rows = rows & ~np.isin(np.array(store.ids, object), np.array(list(left_out), object))
-    labels = np.array(store.labels(column), object)[rows]
-    return dict(Counter(labels.tolist()).most_common())

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from classifiers.data.features import Features
-from classifiers.data.frame_rows import FrameRows
-from classifiers.data.source import Source
+from classifiers.data.features import Features, FrameRows
 from extractor.errors import SettingsError, StoreError
 
 # Settings that say nothing about what the numbers of an embedding mean.
-DATA_SETTINGS = (
-    "layers",
-    "pooling",
-    "dtype",
-    "channel",
-    "window_seconds",
-    "storage_dtype",
-    "augmentation",
-    "copies",
-    "seed",
-    "clean",
-)
+DATA_SETTINGS = frozenset([
+    *("layers", "pooling", "dtype", "channel", "window_seconds", "storage_dtype"),
+    *("augmentation", "copies", "seed", "clean"),
+])  # fmt: skip
 
 
 class Stacked(Features):
@@ -35,38 +25,26 @@ class Stacked(Features):
     """
 
     def __init__(self, corpora: Mapping[str, Features]) -> None:
-        self._corpora = dict(corpora)
-        members = list(self._corpora.values())
-        refuse_different_models(members)
-        self.labels = [label for each in members for label in each.labels]
-        self.ids = self._named([each.ids for each in members])
-        self.notes = [note for each in members for note in each.notes]
-        self.classes = tuple(sorted(set(self.labels)))
-        code = {name: k for k, name in enumerate(self.classes)}
-        self.y = np.array([code[label] for label in self.labels], np.int64)
-        self.originals = self._named([each.originals for each in members])
-        self.clean = np.concatenate([each.clean for each in members])
-        self.augmentations = [each for member in members for each in member.augmentations]
-        self._kept = None
+        self._names, self._members = tuple(corpora), list(corpora.values())
+        refuse_different_models(self._members)
+        # What is told of the parts is told of the first corpus, and holds for all.
+        self._parts = self._members[0]._parts
+        self._memory = None
+        self.labels = [label for each in self._members for label in each.labels]
+        self._code_labels()
+        self.ids = self._named(each.ids for each in self._members)
+        self.originals = self._named(each.originals for each in self._members)
+        self.notes = [note for each in self._members for note in each.notes]
+        self.augmentations = [each for member in self._members for each in member.augmentations]
+        self.clean = np.concatenate([each.clean for each in self._members])
+        self.trainable = np.concatenate([each.trainable for each in self._members])
 
-    def _named(self, values: Sequence[Sequence[str]]) -> list[str]:
+    def _named(self, values: Iterable[Sequence[str]]) -> list[str]:
         return [
             f"{corpus}/{value}" if value else ""
-            for corpus, of in zip(self._corpora, values, strict=True)
+            for corpus, of in zip(self._names, values, strict=True)
             for value in of
         ]
-
-    @property
-    def _members(self) -> list[Features]:
-        return list(self._corpora.values())
-
-    @property
-    def trainable(self) -> np.ndarray:
-        return np.concatenate([each.trainable for each in self._members])
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        return self._members[0].sources
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -78,17 +56,9 @@ class Stacked(Features):
     def layers(self) -> list[int]:
         return [layer for layer in self._members[0].layers if all(layer in m.layers for m in self._members)]
 
-    @property
-    def is_open(self) -> bool:
-        return self._members[0].is_open
-
-    @property
-    def has_frames(self) -> bool:
-        return self._members[0].has_frames
-
     def column(self, name: str) -> list[str]:
         if name == "corpus":
-            return [corpus for corpus, each in self._corpora.items() for _ in range(len(each))]
+            return [of for of, each in zip(self._names, self._members, strict=True) for _ in range(len(each))]
         values = [each.column(name) for each in self._members]
         return self._named(values) if name in ("speaker", "session") else [v for of in values for v in of]
 
@@ -98,16 +68,13 @@ class Stacked(Features):
     def only(self, number: int) -> Features:
         raise SettingsError("--fusion average and gate: of one corpus")
 
-    def matrix(self, layer: int | None = None, rows: np.ndarray | None = None) -> np.ndarray:
-        if self._kept is None or self._kept[0] != ("matrix", layer):
-            self._kept = None
-            self._kept = (("matrix", layer), np.concatenate([each.matrix(layer) for each in self._members]))
-        whole = self._kept[1]
-        return whole if rows is None else whole[rows]
+    def matrix(self, layer: int | None = None) -> np.ndarray:
+        return self._remembered(
+            ("matrix", layer), lambda: np.concatenate([each.matrix(layer) for each in self._members])
+        )
 
-    def tensor(self, rows: np.ndarray | None = None) -> np.ndarray:
-        whole = np.concatenate([each.tensor() for each in self._members])
-        return whole if rows is None else whole[rows]
+    def tensor(self) -> np.ndarray:
+        return np.concatenate([each.tensor() for each in self._members])
 
     def frame_rows(self, layer: int | None = None) -> FrameRows:
         sequences = [each.frame_rows(layer) for each in self._members]
@@ -141,8 +108,8 @@ def refuse_different_models(corpora: Sequence[Features]) -> None:
 
 def different_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """What tells two runs' models apart, in words."""
-    ignored = set(DATA_SETTINGS)
+    ignored = DATA_SETTINGS
     if a.get("weights", "none") != "none" and a["weights"] == b.get("weights"):
-        ignored |= {"model", "source", "revision"}  # the same weights by another name
+        ignored = ignored | {"model", "source", "revision"}  # the same weights by another name
     names = [name for name in dict.fromkeys([*a, *b]) if name not in ignored]
     return [f"{name}: {a.get(name)!r} and {b.get(name)!r}" for name in names if a.get(name) != b.get(name)]

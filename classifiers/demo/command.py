@@ -187,11 +187,11 @@ def read_recordings(store: Store) -> Recordings:
     """The last layer's poolings side by side, each dimension standardised over the store."""
     import numpy as np
 
+    from classifiers.data.standardise import standardise
+    from classifiers.lookup.neighbours import unit
+
     vectors = np.concatenate([store.load(store.layers[-1], pooling) for pooling in store.poolings], axis=1)
-    spread = vectors.std(axis=0)
-    vectors = (vectors - vectors.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors / np.where(lengths > 0, lengths, 1)
+    vectors = unit(standardise(vectors))
     columns = (store.ids, store.labels("emotion"), store.labels("speaker"))
     return Recordings(vectors, *(np.array(column, dtype=np.str_) for column in columns))
 

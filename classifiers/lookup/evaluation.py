@@ -24,6 +24,7 @@ import numpy as np
 
 from classifiers.data.label_maps import as_classes
 from classifiers.data.runs import encoder_words, missing_notes, open_run
+from classifiers.data.standardise import standardise
 from classifiers.lookup.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.lookup.neighbours import Groups, nearest, unit
 from classifiers.lookup.vote import NO_VOTE, vote
@@ -292,25 +293,15 @@ def _by_group(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
     normalised = np.empty_like(vectors)
     for code in np.unique(group):
         own = group == code
-        normalised[own] = _standardised(vectors[own], vectors[own])
+        normalised[own] = standardise(vectors[own])
     yield np.arange(len(vectors)), unit(normalised)
 
 
 def _by_others(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
     """All rows to mean 0 and deviation 1, by the rows of the groups that are not left out."""
     for code in np.unique(group):
-        yield (
-            np.flatnonzero(group == code),
-            unit(_standardised(vectors, vectors[group != code])),
-        )
-
-
-def _standardised(vectors: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """A dimension that does not vary says nothing and becomes 0."""
-    mean, deviation = by.mean(axis=0, dtype=np.float64), by.std(axis=0, dtype=np.float64)
-    varies = deviation > 1e-7 * np.abs(mean)  # float32 cannot tell less from rounding
-    scaled = (vectors - mean) / np.where(varies, deviation, 1.0)
-    return np.where(varies, scaled, 0.0).astype(np.float32)
+        others = vectors[group != code]
+        yield np.flatnonzero(group == code), unit(standardise(vectors.copy(), others))
 
 
 NORMALISATIONS: dict[str, Callable[[np.ndarray, np.ndarray], Iterator[_Fold]]] = {

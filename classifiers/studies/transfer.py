@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.data.features import Features
-from classifiers.data.heard import NAMED, overlap
+from classifiers.data.features import NAMED, Features
+from classifiers.data.heard import overlap
 from classifiers.data.label_maps import LabelMap, map_labels, restricted
 from classifiers.data.runs import augmentations_of, open_run, tested_rows
 from classifiers.data.source import CLEAN, FRAMES, Labelling, Source
@@ -266,7 +266,8 @@ def _block(model: Model, features: Features, number: int, scaled_as: Experiment 
     if model.origins[number].pooling == FRAMES:
         if scaled_as is not None:
             raise SettingsError("--normalise corpus: of pooled embeddings only")
-        frames = [one.frames(row) for row in range(len(one))]
+        read = one.frame_rows()
+        frames = (read[row] for row in range(len(one)))
         return [each[:, None] if each.ndim == 2 else each for each in frames]
     if scaled_as is None:
         return one.tensor()

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.data.features import Features
-from classifiers.data.frame_rows import FrameRows
+from classifiers.data.features import Features, FrameRows
 from classifiers.models.table import FRAMES, LAYERS, Row
 from classifiers.results.metrics import unweighted_accuracy
 from classifiers.training.fit_progress import FitProgress

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.data.features import Features
-from classifiers.data.joining import NAMED, named
+from classifiers.data.features import NAMED, Features, named
 from classifiers.data.source import CLEAN
 from extractor.errors import InputError, SettingsError, unknown
 

@@ -10,8 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from classifiers.data.features import Features
-from classifiers.data.frame_rows import FrameRows
+from classifiers.data.features import Features, FrameRows
 from classifiers.data.source import Labelling, Source, parse_layers
 from classifiers.data.stacked import Stacked
 from extractor.errors import InputError, SettingsError, StoreError
@@ -44,8 +43,6 @@ def test_a_matrix_is_the_store_s_own_layer(tmp_path: Path) -> None:
     for layer in (2, 0):
         np.testing.assert_array_equal(features.matrix(layer), made.x[:, layer])
     np.testing.assert_array_equal(features.tensor(), made.x)
-    some = np.array([5, 1])
-    np.testing.assert_array_equal(features.matrix(1, some), made.x[some, 1])
     assert [features.classes[code] for code in features.y] == [row["emotion"] for row in made.labels]
     with pytest.raises(SettingsError, match="name a layer"):
         features.matrix()
@@ -154,9 +151,9 @@ def test_frames_come_as_they_are_stored_and_are_read_once(tmp_path: Path) -> Non
     for i in (0, 9, len(frames) - 1):
         np.testing.assert_array_equal(rows[i], frames[i][:, 1])
     every = Features.open([Source(str(path), "none", "all")])
-    np.testing.assert_array_equal(every.frames(4), frames[4])
+    np.testing.assert_array_equal(every.frame_rows()[4], frames[4])
     with pytest.raises(SettingsError, match="of one run"):
-        Features.open([Source(str(path), "none", (0,)), Source(str(path), "none", (1,))]).frames(0)
+        Features.open([Source(str(path), "none", (0,)), Source(str(path), "none", (1,))]).frame_rows()
 
 
 def test_frame_rows_hold_no_more_than_they_may() -> None:
