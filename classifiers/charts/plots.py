@@ -1,100 +1,76 @@
-"""Charts of what an experiment found: a function a chart, each returns a matplotlib figure.
+"""The charts: a function a chart, each returns a matplotlib figure in one style.
 
 Small on purpose: a chart fills a phone's width with letters of a readable size. Classes differ in
-marker and line as well as in colour (`marks`), cells of a matrix carry their numbers: all are read as
-well in grey. Colours are those of `marks.VARIABLES`, so that a page can exchange them.
+marker and line as well as in colour (`style`), cells of a matrix carry their numbers: all are read as
+well in grey. Colours are those of `style.VARIABLES`, so that a page can exchange them.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifiers.charts.curves import Curve, pr_curve, reliability, roc_curve
-from classifiers.charts.marks import ACCENT, INK, LINE, MARKS, ON_ACCENT, SOFT, marks_of
-from classifiers.results.metrics import expected_calibration_error
-from extractor.store.aside import aside
+from classifiers.charts.style import (
+    ACCENT,
+    FONT_SIZE,
+    HEIGHT,
+    INK,
+    MARKS,
+    ON_ACCENT,
+    SOFT,
+    WIDTH,
+    captioned,
+    chart,
+    legend_below,
+    marks_of,
+    short,
+    to_bytes,
+    write_png,
+)
+from classifiers.results.metrics import ECE_BINS, confidence_bins, expected_calibration_error
+from extractor.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.2  # inches
-HEIGHT = 3.4
-FONT_SIZE = 9  # points
-PNG_DPI = 200
-LEGEND_COLUMNS = 2
-LEGEND_ROW = 0.17  # inches
-USUAL_ROWS = 4  # of a legend, that HEIGHT holds
-MOST_TICKS = 13
+    from classifiers.lookup.evaluation import Evaluation
+
+__all__ = ["captioned", "to_bytes", "write_png"]  # beside the charts
+
+MOST_TICKS = 13  # numbers on the axis of layers
 DARK_CELL = 0.55  # share from which a cell's number is written in light
 
-STYLE: dict[str, Any] = {
-    "font.size": FONT_SIZE,
-    "axes.titlesize": FONT_SIZE,
-    "legend.fontsize": FONT_SIZE - 1,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": LINE,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "svg.fonttype": "none",  # letters stay letters: they can be read aloud, and take the page's font
-    "svg.hashsalt": "hser",  # the same figure is the same file
-}
+Curve = tuple[np.ndarray, np.ndarray, float]  # x and y of its points; the area that goes by it
 
 
-Args = ParamSpec("Args")
-
-
-def _styled(draw: Callable[Args, Figure]) -> Callable[Args, Figure]:
-    """In `STYLE`, whatever matplotlib's settings are, and leaving them as they are."""
-
-    @functools.wraps(draw)
-    def styled(*args: Args.args, **kwargs: Args.kwargs) -> Figure:
-        from matplotlib import rc_context
-
-        with rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return styled
-
-
-@_styled
-def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
+@chart
+def confusion_matrix(figure: Figure, confusion: np.ndarray, classes: Sequence[str]) -> None:
     """``confusion``: counts [C, C], rows true. Cells show the share of their row and the count."""
     from matplotlib.patches import Rectangle
 
     total = confusion.sum(axis=1, keepdims=True)
     share = np.divide(confusion, total, out=np.full(confusion.shape, np.nan), where=total > 0)
     size = len(classes)
-    figure, axes = _figure(height=1.1 + 0.34 * max(size, 4), width=max(WIDTH, 1.1 + 0.3 * size))
+    figure.set_size_inches(max(WIDTH, 1.1 + 0.3 * size), 1.1 + 0.34 * max(size, 4))
+    axes = figure.add_subplot()
     small = FONT_SIZE - (1.5 if size > 6 else 0.5)
+    centred: dict[str, Any] = {"ha": "center", "va": "center"}
     for (row, column), value in np.ndenumerate(share):
         alpha = float(np.nan_to_num(value))
         axes.add_patch(
             Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=ACCENT, alpha=alpha, edgecolor="none")
         )
         colour = ON_ACCENT if alpha > DARK_CELL else INK
-        text = f"{100 * value:.0f}" if np.isfinite(value) else "-"
+        text, count = f"{100 * value:.0f}" if np.isfinite(value) else "-", f"{int(confusion[row, column])}"
         # Two texts, not one of two lines: single lines stay centred in whatever font a page has.
-        axes.text(column, row - 0.17, text, ha="center", va="center", fontsize=small, color=colour)
-        axes.text(
-            column, row + 0.24, f"{int(confusion[row, column])}", ha="center", va="center",
-            fontsize=small - 2, color=colour,
-        )  # fmt: skip
-    names = [_short(name) for name in classes]
+        axes.text(column, row - 0.17, text, fontsize=small, color=colour, **centred)
+        axes.text(column, row + 0.24, count, fontsize=small - 2, color=colour, **centred)
+    names = [short(name) for name in classes]
     axes.set_xticks(range(size), names, rotation=90 if size > 4 else 0, fontsize=small)
     axes.set_yticks(range(size), names, fontsize=small)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), ylabel="true")
@@ -104,94 +80,114 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
     axes.grid(True, which="minor", linewidth=0.5)
     axes.tick_params(which="minor", length=0)
-    return figure
 
 
-@_styled
-def roc(y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> Figure:
+@chart
+def roc(figure: Figure, y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> None:
     """One class against the rest, all classes. y_true: int [M]; proba: float [M, C]."""
-    figure, axes = _figure()
+    axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
-    curves = [roc_curve(y_true == code, proba[:, code]) for code in range(len(classes))]
+    curves = [_roc(y_true == code, proba[:, code]) for code in range(len(classes))]
     _draw_curves(axes, curves, classes, "AUC", "default")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    _legend(axes)
-    return figure
+    legend_below(figure, axes)
 
 
-@_styled
-def pr(y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> Figure:
+@chart
+def pr(figure: Figure, y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> None:
     """Recall against precision of every class. y_true: int [M]; proba: float [M, C]."""
-    figure, axes = _figure()
-    curves = [pr_curve(y_true == code, proba[:, code]) for code in range(len(classes))]
+    axes = figure.add_subplot()
+    curves = [_pr(y_true == code, proba[:, code]) for code in range(len(classes))]
     _draw_curves(axes, curves, classes, "AP", "steps-pre")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
-    _legend(axes)
-    return figure
+    legend_below(figure, axes)
+
+
+def _roc(positive: np.ndarray, score: np.ndarray) -> Curve | None:
+    """None where all rows are of one kind."""
+    from sklearn.metrics import auc, roc_curve
+
+    if positive.all() or not positive.any():
+        return None
+    x, y, _ = roc_curve(positive, score, drop_intermediate=False)
+    return x, y, float(auc(x, y))
+
+
+def _pr(positive: np.ndarray, score: np.ndarray) -> Curve | None:
+    """None without positive rows. Trapezia would be too kind an area (Davis and Goadrich 2006)."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    if not positive.any():
+        return None
+    precision, recall, _ = precision_recall_curve(positive, score)
+    return recall[::-1], precision[::-1], float(average_precision_score(positive, score))
 
 
 def _draw_curves(
     axes: Axes, curves: Sequence[Curve | None], classes: Sequence[str], area: str, steps: Any
 ) -> None:
     for curve, name, mark in zip(curves, classes, marks_of(classes), strict=True):
-        label = f"{_short(name)} ({area} {curve.area:.3f})" if curve else f"{_short(name)} (no rows)"
-        x, y = (curve.x, curve.y) if curve else (np.zeros(0), np.zeros(0))
+        x, y, value = curve or (np.zeros(0), np.zeros(0), None)
+        label = f"{short(name)} (no rows)" if value is None else f"{short(name)} ({area} {value:.3f})"
         axes.plot(x, y, color=mark.colour, linestyle=mark.dash, label=label, linewidth=1.4, drawstyle=steps)
 
 
-@_styled
-def reliability_diagram(y_true: np.ndarray, proba: np.ndarray) -> Figure:
-    """Confidence against the share that is right, and how many rows have it. As `roc`."""
-    found = reliability(y_true, proba)
-    width = np.diff(found.edges)
-    figure = _empty(HEIGHT)
+@chart
+def reliability_diagram(figure: Figure, y_true: np.ndarray, proba: np.ndarray) -> None:
+    """Confidence against the share that is right, in bins of equal width, and how many rows each has."""
+    number, confidence, right = confidence_bins(y_true, proba)
+    edges, width = np.linspace(0, 1, ECE_BINS, endpoint=False), 1 / ECE_BINS
+    count = np.bincount(number, minlength=ECE_BINS)
+    empty = np.full(ECE_BINS, np.nan)
+    mean, share = (
+        np.divide(np.bincount(number, of, minlength=ECE_BINS), count, out=empty.copy(), where=count > 0)
+        for of in (confidence, right)
+    )
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
-    axes.bar(
-        found.edges[:-1], np.nan_to_num(found.right), width, align="edge", color=ACCENT, alpha=0.35
-    )  # an empty bin has no bar
-    axes.plot(found.confidence, found.right, color=ACCENT, marker="o", markersize=3.5, linewidth=1)
+    # An empty bin has no bar.
+    axes.bar(edges, np.nan_to_num(share), width, align="edge", color=ACCENT, alpha=0.35)
+    axes.plot(mean, share, color=ACCENT, marker="o", markersize=3.5, linewidth=1)
     axes.text(0.03, 0.92, f"ECE {expected_calibration_error(y_true, proba):.3f}")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-    below.bar(found.edges[:-1], found.count, width, align="edge", color=SOFT)
+    below.bar(edges, count, width, align="edge", color=SOFT)
     below.set(xlabel="confidence", ylabel="rows")
-    return figure
 
 
-@_styled
-def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+# What is drawn of a history: its name, its label, dash and colour; by the title of its axes.
+_TRAINING = {
+    "loss": (
+        ("train_loss", "training", "solid", MARKS["sadness"].colour),
+        ("val_loss", "validation", "dashed", MARKS["anger"].colour),
+    ),
+    "UA": (("val_ua", "validation", "dashed", MARKS["anger"].colour),),
+}
+
+
+@chart
+def training_curves(figure: Figure, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Losses, and the UA on validation rows, over epochs; each fold thin, their mean thick.
 
     A fold that has stopped counts with its last value, and a dot says where that was: a mean of those
     that still run would jump where the good ones end.
     """
-    figure = _empty(HEIGHT + 0.6)
-    shown = [
-        [("train_loss", "training", "solid"), ("val_loss", "validation", "dashed")],
-        [("val_ua", "validation", "dashed")],
-    ]
-    shown = [
-        group for group in shown if any(_curve(h, name) for h in histories.values() for name, *_ in group)
-    ]
+    figure.set_figheight(HEIGHT + 0.6)
+    found = {
+        name: [curve for history in histories.values() if (curve := _curve(history, name))]
+        for name in ("train_loss", "val_loss", "val_ua")
+    }
+    shown = [title for title, lines in _TRAINING.items() if any(found[name] for name, *_ in lines)]
     every = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, group, title in zip(every, shown, ("loss", "UA"), strict=False):
-        for (name, label, dash), colour in zip(group, _TRAINING_COLOURS[title], strict=True):
-            curves = [curve for h in histories.values() if (curve := _curve(h, name))]
-            for curve in curves:
+    for axes, title in zip(every, shown, strict=True):
+        for name, label, dash, colour in _TRAINING[title]:
+            for curve in found[name]:
                 axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=0.7, linestyle=dash)
                 axes.plot(*curve[-1], color=colour, alpha=0.5, marker="o", markersize=2.5)
-            axes.plot(*_mean(curves), color=colour, linewidth=2, linestyle=dash, label=label)
+            axes.plot(*_mean(found[name]), color=colour, linewidth=2, linestyle=dash, label=label)
         axes.set(ylabel=title)
         axes.legend(loc="best")
     every[-1].set(xlabel="epoch")
     every[-1].xaxis.get_major_locator().set_params(integer=True)
-    return figure
-
-
-_TRAINING_COLOURS = {
-    "loss": (MARKS["sadness"].colour, MARKS["anger"].colour),
-    "UA": (MARKS["anger"].colour,),
-}
 
 
 def _curve(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -207,14 +203,17 @@ def _mean(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[list[float],
     return epochs, np.mean(held, axis=0).tolist() if held else []
 
 
-@_styled
-def layer_weights(weights: np.ndarray, layers: Sequence[int], model: np.ndarray | None = None) -> Figure:
+@chart
+def layer_weights(
+    figure: Figure, weights: np.ndarray, layers: Sequence[int], model: np.ndarray | None = None
+) -> None:
     """Learned weights of layers: bars of the saved model, each fold's fit as a dot.
 
     ``weights``: float [F, L] of the folds; ``model``: float [L], None where they are not at hand: then
     the bars are the folds' mean.
     """
-    figure, axes = _figure(height=2.6)
+    figure.set_figheight(2.6)
+    axes = figure.add_subplot()
     place = np.arange(len(layers))
     axes.bar(place, weights.mean(axis=0) if model is None else model, color=ACCENT, alpha=0.55)
     axes.set_title("bars: mean over the folds" if model is None else "bars: the saved model; dots: the folds")
@@ -223,136 +222,153 @@ def layer_weights(weights: np.ndarray, layers: Sequence[int], model: np.ndarray 
         axes.plot(x, weights.ravel(), linestyle="none", marker="o", markersize=2, color=INK, alpha=0.5)
     axes.axhline(1 / len(layers), color=SOFT, linestyle=":", linewidth=0.8)
     axes.text(len(layers) - 0.5, 1 / len(layers), "equal", ha="right", va="bottom", color=SOFT)
-    step = -(-len(layers) // MOST_TICKS)
-    axes.set_xticks(place[::step], [str(layer) for layer in layers[::step]])
+    axes.set_xticks(_some(place), [str(layer) for layer in _some(layers)])
     axes.set(xlabel="layer", ylabel="weight", ylim=(0, None))
     axes.grid(False, axis="x")
-    return figure
 
 
-@_styled
+def _some(ticks: Sequence[Any] | np.ndarray) -> Any:
+    """Every so many, where not all of them have room."""
+    return ticks[:: -(-len(ticks) // MOST_TICKS)]
+
+
+def _lines(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How the lines of something other than classes are drawn, by name: each differs from the others."""
+    each = list(names)
+    return {
+        name: {"color": mark.colour, "linestyle": mark.dash, "marker": mark.marker, "markersize": 4}
+        for name, mark in zip(each, marks_of([str(k) for k in range(len(each))]), strict=True)
+    }
+
+
+@chart
 def layer_scores(
-    layers: Sequence[int], scores: Mapping[str, Sequence[tuple[float, float, float]]], chance: float
-) -> Figure:
+    figure: Figure,
+    layers: Sequence[int],
+    scores: Mapping[str, Sequence[tuple[float, float, float]]],
+    chance: float,
+) -> None:
     """UA of each layer with its interval. ``scores``: by pooling, (value, low, high) of each layer."""
-    figure, axes = _figure()
-    for (name, values), mark in zip(
-        scores.items(), marks_of([str(k) for k in range(len(scores))]), strict=True
-    ):
-        value, low, high = (100 * np.array(each) for each in zip(*values, strict=True))
-        axes.fill_between(layers, low, high, color=mark.colour, alpha=0.15, linewidth=0)
-        axes.plot(
-            layers,
-            value,
-            color=mark.colour,
-            linestyle=mark.dash,
-            marker=mark.marker,
-            markersize=4,
-            label=name,
-        )
-    axes.axhline(
-        100 * chance, color=SOFT, linestyle=":", linewidth=0.8, label=f"guessing, {100 * chance:.0f} %"
-    )
+    axes = figure.add_subplot()
+    for name, line in _lines(scores).items():
+        value, low, high = (100 * np.array(each) for each in zip(*scores[name], strict=True))
+        axes.fill_between(layers, low, high, color=line["color"], alpha=0.15, linewidth=0)
+        axes.plot(layers, value, label=name, **line)
+    label = f"guessing, {100 * chance:.0f} %"
+    axes.axhline(100 * chance, color=SOFT, linestyle=":", linewidth=0.8, label=label)
     axes.set(xlabel="layer", ylabel="UA, %")
-    axes.set_xticks(list(layers)[:: -(-len(layers) // MOST_TICKS)])
-    _legend(axes)
-    return figure
+    axes.set_xticks(_some(layers))
+    legend_below(figure, axes)
 
 
-@_styled
+@chart
+def neighbour_scores(figure: Figure, evaluation: Evaluation) -> None:
+    """UA, WA, macro-F1 and precision@k of nearest neighbours over the layers, with the UA of guessing."""
+    figure.set_size_inches(8.4, 4.2)
+    axes = figure.add_subplot()
+    scores = sorted(evaluation.layers, key=lambda score: score.layer)
+    layers = [score.layer for score in scores]
+    labels = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "precision_at_k": f"precision@{evaluation.k}"}
+    for name, line in _lines(labels).items():
+        axes.plot(layers, [100 * getattr(score, name) for score in scores], label=labels[name], **line)
+    axes.lines[0].set(linewidth=2.5, zorder=3)  # UA is what layers are compared by
+    chance = 100 / len(evaluation.emotions)
+    axes.axhline(chance, color=SOFT, linestyle=":", label=f"guessing, UA {chance:.0f} %")
+    axes.set(xlabel=f"layer of {evaluation.encoder}, pooling {evaluation.pooling}", ylabel="%")
+    axes.set(ylim=(0, 100), xlim=(layers[0] - 0.5, layers[-1] + 0.5))
+    axes.set_title(
+        f"{evaluation.k} nearest neighbours, leave one {evaluation.leave_out} out of {evaluation.groups:,},"
+        f" {evaluation.queries:,} recordings,\nnormalisation {evaluation.normalisation}"
+        + (f"\n{evaluation.caution}" if evaluation.caution else "")
+    )
+    axes.set_xticks(_some(layers))
+    figure.legend(loc="outside right upper")
+
+
+def write_chart(evaluation: Evaluation, path: str | PathLike[str]) -> None:
+    """`neighbour_scores` as a PNG. Raises InputError where it cannot be written."""
+    try:
+        Path(path).write_bytes(to_bytes(neighbour_scores(evaluation), "png", dpi=150, facecolor="white"))
+    except OSError as error:
+        raise InputError(f"{path}: the chart cannot be written: {error.strerror}") from error
+
+
+@chart
+def transfer_map(
+    figure: Figure, ua: np.ndarray, trained: Sequence[str], tested: Sequence[str], chance: float
+) -> None:
+    """``ua [R, C]``: of each training corpus (rows) on each tested one (columns); NaN where there is none."""
+    figure.set_size_inches(2.4 + 1.1 * len(tested), 1.6 + 0.6 * len(trained))
+    axes = figure.add_subplot()
+    axes.imshow(ua, cmap="cividis_r", vmin=chance, vmax=1, aspect="auto")
+    for (i, k), share in np.ndenumerate(ua):
+        if np.isfinite(share):
+            colour = "white" if (share - chance) / (1 - chance) > 0.5 else INK
+            weight = "bold" if trained[i] == tested[k] else "normal"
+            text = f"{100 * share:.1f}"
+            axes.text(k, i, text, ha="center", va="center", color=colour, fontweight=weight)
+    axes.set_xticks(range(len(tested)), tested, rotation=20, ha="right")
+    axes.set_yticks(range(len(trained)), trained)
+    axes.set(xlabel="tested", ylabel="trained on")
+    axes.set_title(f"UA, %; guessing {100 * chance:.0f} %\nbold: own corpus by its own protocol")
+    axes.grid(False)
+
+
+@chart
+def stability(figure: Figure, scores: Mapping[str, Sequence[tuple[int, float, float]]]) -> None:
+    """Over the layers a line each kind of augmentation.
+
+    ``scores``: by kind, (layer, mean cosine over recordings, linear CKA) each.
+    """
+    figure.set_size_inches(8.4, 3.6)
+    cosine, cka = figure.subplots(1, 2, sharex=True)
+    for kind, line in _lines(scores).items():
+        layers, mean, value = zip(*scores[kind], strict=True)
+        cosine.plot(layers, mean, label=kind, **line)
+        cka.plot(layers, value, **line)
+    cosine.set(xlabel="layer", ylabel="cosine, mean over recordings")
+    cka.set(xlabel="layer", ylabel="linear CKA")
+    figure.legend(loc="outside upper center", ncols=3, handlelength=2.4)
+
+
+@chart
 def intervals(
-    values: Mapping[str, tuple[float, float, float]], chance: Sequence[float], of: Sequence[str] = ()
-) -> Figure:
+    figure: Figure,
+    values: Mapping[str, tuple[float, float, float]],
+    chance: Sequence[float],
+    of: Sequence[str] = (),
+) -> None:
     """UA of several models with its interval: value, low, high by name; the level of guessing for each.
 
     ``of``: what each is of, written below its interval.
     """
-    figure, axes = _figure(height=0.8 + (0.48 if of else 0.32) * len(values))
+    figure.set_figheight(0.8 + (0.48 if of else 0.32) * len(values))
+    axes = figure.add_subplot()
     for place, words in enumerate(of):
-        axes.text(1, place + 0.38, _short(words, 60), fontsize=FONT_SIZE - 2.5, color=SOFT)
+        axes.text(1, place + 0.38, short(words, 60), fontsize=FONT_SIZE - 2.5, color=SOFT)
     for place, ((value, low, high), guess) in enumerate(zip(values.values(), chance, strict=True)):
         axes.plot([100 * low, 100 * high], [place, place], color=ACCENT, linewidth=1.6)
         axes.plot([100 * value], [place], color=ACCENT, marker="o", markersize=5)
         axes.plot([100 * guess], [place], color=SOFT, marker="|", markersize=10)
         axes.text(100 * value, place - 0.14, f"{100 * value:.1f}", ha="center", va="bottom")
-    axes.set_yticks(range(len(values)), [_short(name) for name in values])
+    axes.set_yticks(range(len(values)), [short(name) for name in values])
     axes.set(xlim=(0, 100), ylim=(len(values) - 0.5, -0.7), xlabel="UA, % (bar: guessing)")
     axes.grid(False, axis="y")
-    return figure
 
 
-@_styled
-def embedding_map(points: np.ndarray, codes: np.ndarray, classes: Sequence[str], method: str) -> Figure:
+@chart
+def embedding_map(
+    figure: Figure, points: np.ndarray, codes: np.ndarray, classes: Sequence[str], method: str
+) -> None:
     """``points``: float [N, 2], ``codes``: int [N], ``method``: what made them two dimensions."""
-    figure, axes = _figure(height=HEIGHT + 0.6)
+    figure.set_figheight(HEIGHT + 0.6)
+    axes = figure.add_subplot()
     size = float(np.clip(4000 / max(len(points), 1), 2, 18))
     for code, (name, mark) in enumerate(zip(classes, marks_of(classes), strict=True)):
-        here = points[codes == code]
-        axes.scatter(
-            here[:, 0], here[:, 1], s=size, marker=mark.marker, color=mark.colour, alpha=0.75,
-            linewidths=0.8 if mark.marker == "_" else 0, label=_short(name),
-        )  # fmt: skip
+        edge = 0.8 if mark.marker == "_" else 0
+        style: dict[str, Any] = {"marker": mark.marker, "color": mark.colour, "linewidths": edge}
+        axes.scatter(*points[codes == code].T, s=size, alpha=0.75, label=short(name), **style)
     axes.set(xticks=[], yticks=[], xlabel=f"{method}, {len(points):,} recordings")
     axes.grid(False)
-    legend = _legend(axes, columns=4)
-    for handle in legend.legend_handles:
+    for handle in legend_below(figure, axes, columns=4).legend_handles:
         handle.set_sizes([18])
-    return figure
-
-
-# What they have in common
-
-
-def _empty(height: float, width: float = WIDTH) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _figure(height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, Axes]:
-    figure = _empty(height, width)
-    return figure, figure.add_subplot()
-
-
-def _legend(axes: Axes, columns: int = LEGEND_COLUMNS) -> Any:
-    """Below the axes; the figure grows by it, so that many classes do not press the axes to nothing."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None  # axes are made by `_figure`
-    rows = -(-len(axes.get_legend_handles_labels()[1]) // columns)
-    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(rows - USUAL_ROWS, 0))
-    return figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4, columnspacing=1.2)
-
-
-def _short(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def captioned(figure: Figure, text: str) -> Figure:
-    """With what it is of below it, in as many lines as its width asks for."""
-    from textwrap import fill
-
-    size = FONT_SIZE - 3
-    letters = int(figure.get_figwidth() * 72 / (0.6 * size))  # a letter is about 0.55 of its height wide
-    figure.supxlabel(fill(text, letters), fontsize=size, color=SOFT, x=0.01, ha="left", linespacing=1.2)
-    return figure
-
-
-def write_png(figure: Figure, path: Path) -> None:
-    """On white, for print. Raises StoreUnwritable."""
-    with aside(path) as file:
-        file.write(to_bytes(figure, "png", dpi=PNG_DPI, facecolor="white"))
-
-
-def to_bytes(figure: Figure, form: str, **options: Any) -> bytes:
-    """The figure as a file of the given format."""
-    import io
-
-    from matplotlib import rc_context
-
-    out = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(out, format=form, **options)
-    return out.getvalue()
