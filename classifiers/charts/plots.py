@@ -366,8 +366,9 @@ def embedding_map(
     size = float(np.clip(4000 / max(len(points), 1), 2, 18))
     for code, (name, mark) in enumerate(zip(classes, marks_of(classes), strict=True)):
         edge = 0.8 if mark.marker == "_" else 0
-        style: dict[str, Any] = {"marker": mark.marker, "color": mark.colour, "linewidths": edge}
-        axes.scatter(*points[codes == code].T, s=size, alpha=0.75, label=short(name), **style)
+        style: dict[str, Any] = {"s": size, "marker": mark.marker, "color": mark.colour, "linewidths": edge}
+        x, y = points[codes == code].T
+        axes.scatter(x, y, alpha=0.75, label=short(name), **style)
     axes.set(xticks=[], yticks=[], xlabel=f"{method}, {len(points):,} recordings")
     axes.grid(False)
     for handle in legend_below(figure, axes, columns=4).legend_handles:

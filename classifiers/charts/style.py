@@ -69,6 +69,7 @@ def marks_of(classes: Sequence[str]) -> list[Mark]:
     others = iter(range(len(classes)))
     return [MARKS[name] if name in MARKS else left[next(others) % len(left)] for name in classes]
 
+
 WIDTH = 4.2  # inches
 HEIGHT = 3.4
 FONT_SIZE = 9  # points

@@ -211,7 +211,7 @@ def evaluate(
         **options,
     )
     if chart is not None:
-        from classifiers.charts.layers import write_chart
+        from classifiers.charts.plots import write_chart
 
         write_chart(result, chart)
     for note in result.notes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.charts.projection import FILE as PROJECTION
-from classifiers.charts.projection import Projection, read_projection
+from classifiers.charts.projection import Picture, read_projection
 from classifiers.results.files import settled
 from classifiers.results.result import Result
 from classifiers.studies.layers import NAME as STUDY
@@ -35,7 +35,7 @@ class ModelContents:
     result: Result
     figures: Mapping[str, Any]  # `Result.figures`
     origins: Sequence[Origin]
-    projection: Projection | None
+    picture: Picture | None
     conditions: Conditions
     layer_weights: list[float] | None  # of the saved model, where it has learned any
 

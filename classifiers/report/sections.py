@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from classifiers.charts import plots
-from classifiers.charts.marks import marks_of
 from classifiers.charts.projection import TITLES as METHODS
 from classifiers.charts.results import TITLES, charts_of
+from classifiers.charts.style import marks_of
 from classifiers.data.source import CLEAN, Source
 from classifiers.report.contents import ModelContents, StudyContents
 from classifiers.report.markup import (
@@ -325,10 +325,10 @@ def _group(label: str, *buttons: Html) -> Html:
 
 
 def _map(model: ModelContents, k: int) -> Html | None:
-    if model.projection is None:
+    if model.picture is None:
         return None
-    method = METHODS[model.projection.method]
-    shown, there = len(model.projection.ids), len(model.result.predictions[0].rows)
+    method = METHODS[model.picture.method]
+    shown, there = len(model.picture.ids), len(model.result.predictions[0].rows)
     part = f"{shown:,} of {there:,} recordings" if shown < there else f"{shown:,} recordings"
     note = (
         f"{method} of the standardised embeddings that the model takes, {part}; what is not tested right is"
@@ -370,11 +370,11 @@ def _map(model: ModelContents, k: int) -> Html | None:
 
 def map_data(models: Sequence[ModelContents]) -> dict[str, Any]:
     """Points, true and predicted classes of each model's map, by its number."""
-    return {str(k): _points(model) for k, model in enumerate(models) if model.projection is not None}
+    return {str(k): _points(model) for k, model in enumerate(models) if model.picture is not None}
 
 
 def _points(model: ModelContents) -> dict[str, Any]:
-    picture, result = model.projection, model.result
+    picture, result = model.picture, model.result
     assert picture is not None
     first = result.predictions[0]
     at = {result.ids[row]: i for i, row in enumerate(first.rows.tolist())}

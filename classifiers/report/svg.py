@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from classifiers.charts.marks import VARIABLES
-from classifiers.charts.plots import to_bytes
+from classifiers.charts.style import VARIABLES, to_bytes
 from classifiers.report.markup import Html
 
 if TYPE_CHECKING:

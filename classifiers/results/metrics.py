@@ -153,11 +153,16 @@ def roc_auc(y_true: np.ndarray, proba: np.ndarray) -> float:
     return float(np.mean(areas)) if areas else math.nan
 
 
+def confidence_bins(y_true: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row its bin 0 .. `ECE_BINS` - 1, its confidence, and whether it is right: [M] each."""
+    confidence = proba.max(axis=1).astype(np.float64)
+    number = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)  # bins are (a, b]
+    return number, confidence, proba.argmax(axis=1) == y_true
+
+
 def expected_calibration_error(y_true: np.ndarray, proba: np.ndarray) -> float:
     """Mean over rows of |share right - mean confidence| of the row's bin of confidence."""
-    confidence = proba.max(axis=1).astype(np.float64)
-    right = proba.argmax(axis=1) == y_true
-    number = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)  # bins are (a, b]
+    number, confidence, right = confidence_bins(y_true, proba)
     gap = np.bincount(number, right - confidence, minlength=ECE_BINS)
     return float(np.abs(gap).sum() / len(y_true))
 

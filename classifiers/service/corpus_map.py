@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifiers.charts.plane import PROJECTIONS, Projection, choose_projection
+from classifiers.charts.projection import PROJECTIONS, Pca, Umap, choose_projection
 
 if TYPE_CHECKING:
     from classifiers.lookup import Lookup
@@ -37,10 +37,10 @@ class CorpusMap:
             rows = np.sort(chosen)
         self.rows = rows  # int64 [P], of the store
         self.projection = choose_projection(projection, len(rows))
-        self._fitted: Projection | None = None
+        self._fitted: Pca | Umap | None = None
         self._fitting = threading.Lock()
 
-    def fitted(self) -> Projection:
+    def fitted(self) -> Pca | Umap:
         with self._fitting:
             if self._fitted is None:
                 vectors = self.store.load_rows(self.rows, self.layer, self.pooling)

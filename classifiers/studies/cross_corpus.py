@@ -103,7 +103,7 @@ class Matrix:
 
     def save(self, folder: str | PathLike[str]) -> None:
         """``cross_corpus.json`` and ``cross_corpus.png``. Raises StoreUnwritable."""
-        from classifiers.charts.studies import transfer_map
+        from classifiers.charts import plots
 
         path = Path(folder)
         cells = [asdict(cell) | {"drop": self.drop(cell)} for cell in self.cells]
@@ -111,7 +111,8 @@ class Matrix:
         found = [[self.cell(train, test) for test in self.names] for train in self.rows]
         ua = np.array([[np.nan if cell is None else cell.figures["UA"] for cell in row] for row in found])
         chance = 1 / len(self.classes)
-        transfer_map(ua, self.rows, self.names, chance, str(self.conditions), path / "cross_corpus.png")
+        figure = plots.transfer_map(ua, self.rows, self.names, chance)
+        plots.write_png(plots.captioned(figure, str(self.conditions)), path / "cross_corpus.png")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Stability:
 
     def save(self, folder: str | PathLike[str]) -> None:
         """``stability.json``, ``.csv``, ``.png``. Raises StoreUnwritable."""
-        from classifiers.charts.studies import stability_chart
+        from classifiers.charts import plots
 
         path = Path(folder)
         write_json(path / "stability.json", asdict(self))
@@ -64,7 +64,8 @@ class Stability:
         by_kind: dict[str, list[tuple[int, float, float]]] = {}
         for score in self.scores:
             by_kind.setdefault(score.kind, []).append((score.layer, score.cosine, score.cka))
-        stability_chart(by_kind, self.conditions, path / "stability.png")
+        figure = plots.stability(by_kind)
+        plots.write_png(plots.captioned(figure, self.conditions), path / "stability.png")
 
 
 def measure_stability(

@@ -28,7 +28,7 @@ import numpy as np
 
 from classifiers.charts import plots
 from classifiers.charts.projection import FILE as PROJECTION
-from classifiers.charts.projection import TITLES, Projection, project_rows, write_projection
+from classifiers.charts.projection import TITLES, Picture, project_rows, write_projection
 from classifiers.charts.results import charts_of, histories_of, tested
 from classifiers.data.features import FRAMES, Source
 from classifiers.data.heard import FILE as HEARD
@@ -289,7 +289,7 @@ def _tested_ids(result: Result) -> list[str]:
     return [result.ids[row] for row in result.predictions[0].rows.tolist()]
 
 
-def _map(picture: Projection, result: Result) -> Any:
+def _map(picture: Picture, result: Result) -> Any:
     first = result.predictions[0]
     code = dict(zip(_tested_ids(result), first.y_true.tolist(), strict=True))
     codes = np.array([code[name] for name in picture.ids], np.int64)

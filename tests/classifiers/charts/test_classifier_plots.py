@@ -12,76 +12,66 @@ import numpy as np
 import pytest
 from classifier_cases import corpus, write_run
 from model_cases import made_up_result
-from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 import classifiers
 from classifiers.charts import plots
-from classifiers.charts.curves import pr_curve, reliability, roc_curve
-from classifiers.charts.marks import ACCENT, INK, MARKS, VARIABLES, marks_of
 from classifiers.charts.projection import (
     MAX_POINTS,
-    Projection,
-    project,
+    PROJECTIONS,
+    Picture,
     project_rows,
     read_projection,
     write_projection,
 )
 from classifiers.charts.results import TITLES, charts_of
+from classifiers.charts.style import ACCENT, INK, MARKS, VARIABLES, marks_of
 from classifiers.data.features import Source
 from classifiers.results.metrics import Predictions, confusion_matrix, expected_calibration_error
 from classifiers.results.result import FoldInfo, Result
 from extractor import StoreError
 
-# Sums of a few hundred shares in float64, in another order.
-EXACT = 1e-12
 BASE_STYLE = Path(classifiers.__file__).parent / "report" / "static" / "base.css"
 
 
-def scored(num_rows: int, seed: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """``levels`` distinct scores, so that some are equal."""
-    rng = np.random.default_rng(seed)
-    positive = rng.random(num_rows) < 0.4
-    positive[:2] = True, False
-    return positive, np.round((rng.random(num_rows) + 0.4 * positive) * levels) / levels
-
-
-@pytest.mark.parametrize("levels", [3, 20, 10**6])
-@pytest.mark.parametrize("num_rows", [2, 7, 300])
-def test_curves_are_scikit_learns(num_rows: int, levels: int) -> None:
-    positive, score = scored(num_rows, num_rows, levels)
-    roc = roc_curve(positive, score)
-    assert roc is not None
-    x, y, _ = sk.roc_curve(positive, score, drop_intermediate=False)
-    np.testing.assert_allclose([roc.x, roc.y], [x, y], atol=EXACT)
-    assert roc.area == pytest.approx(sk.roc_auc_score(positive, score), abs=EXACT)
-    pr = pr_curve(positive, score)
-    assert pr is not None
-    assert pr.area == pytest.approx(sk.average_precision_score(positive, score), abs=EXACT)
-    precision, recall, _ = sk.precision_recall_curve(positive, score)
-    np.testing.assert_allclose(pr.x, recall[::-1], atol=EXACT)
-    np.testing.assert_allclose(pr.y, precision[::-1], atol=EXACT)
-
-
 def test_a_class_without_rows_has_no_curve() -> None:
-    score = np.linspace(0, 1, 5)
-    nobody, everybody = np.zeros(5, bool), np.ones(5, bool)
-    assert roc_curve(nobody, score) is None
-    assert roc_curve(everybody, score) is None
-    assert pr_curve(nobody, score) is None
+    """Nor has a class that all rows are of a ROC; it stands in the legend all the same."""
+    proba = np.random.default_rng(0).dirichlet(np.ones(3), 6)
+    one, two = np.zeros(6, int), np.arange(6) % 2
+    for draw, y_true, expected in ((plots.roc, one, 3), (plots.pr, one, 2), (plots.pr, two, 1)):
+        labels = draw(y_true, proba, ("a", "b", "c")).legends[0].get_texts()
+        assert sum("(no rows)" in label.get_text() for label in labels) == expected
+
+
+def test_curves_are_drawn_through_their_points_with_their_areas() -> None:
+    """Scores of 4 rows by hand: one of the two that are of the class is found first, then one that is not."""
+    y, score = np.array([0, 0, 1, 1]), np.array([0.9, 0.4, 0.6, 0.1])
+    proba = np.stack([score, 1 - score], axis=1)
+    roc, pr = plots.roc(y, proba, ("a", "b")), plots.pr(y, proba, ("a", "b"))
+    np.testing.assert_allclose(
+        roc.axes[0].lines[1].get_xydata(), [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]]
+    )
+    np.testing.assert_allclose(
+        pr.axes[0].lines[0].get_xydata()[:4], [[0, 1], [0.5, 1], [0.5, 0.5], [1, 2 / 3]]
+    )
+    labels = [figure.legends[0].get_texts()[0].get_text() for figure in (roc, pr)]
+    assert labels == ["a (AUC 0.750)", "a (AP 0.833)"]
 
 
 def test_reliability_adds_up_to_the_calibration_error() -> None:
-    result = made_up_result(num_rows=500)
-    p = result.predictions[0]
-    found = reliability(p.y_true, p.proba)
-    assert found.count.sum() == 500
-    gap = np.nansum(found.count * np.abs(found.right - found.confidence)) / 500
-    assert gap == pytest.approx(expected_calibration_error(p.y_true, p.proba), abs=EXACT)
-    filled = found.count > 0
-    assert np.isnan(found.right[~filled]).all()
-    inside = (found.confidence > found.edges[:-1]) & (found.confidence <= found.edges[1:])
-    assert inside[filled].all()
+    p = made_up_result(num_rows=500).predictions[0]
+    axes, below = plots.reliability_diagram(p.y_true, p.proba).axes
+    confidence, right = axes.lines[1].get_data()
+    count = np.array([bar.get_height() for bar in below.patches])
+    assert count.sum() == 500
+    gap = np.nansum(count * np.abs(right - confidence)) / 500
+    # Sums of a few hundred shares in float64, in another order.
+    assert gap == pytest.approx(expected_calibration_error(p.y_true, p.proba), abs=1e-12)
+    assert axes.texts[0].get_text() == f"ECE {gap:.3f}"
+    filled = count > 0
+    assert np.isnan(right[~filled]).all() and (~filled).any()
+    edges = np.array([bar.get_x() for bar in below.patches])
+    assert ((confidence > edges) & (confidence <= edges + 1 / len(edges)))[filled].all()
 
 
 # Colours, markers, lines
@@ -135,6 +125,8 @@ def test_every_chart_is_drawn_without_a_warning_and_leaves_matplotlib_as_it_was(
         drawn(draw())
     drawn(plots.layer_scores([0, 1], {"mean": [(0.5, 0.4, 0.6), (0.6, 0.5, 0.7)]}, 0.25))
     drawn(plots.intervals({"a": (0.5, 0.4, 0.6)}, [0.25]))
+    drawn(plots.stability({"gain": [(0, 1.0, 1.0), (1, 0.9, 0.8)]}))
+    drawn(plots.transfer_map(np.array([[0.5, np.nan]]), ["a"], ["a", "b"], 0.25))
     assert dict(mpl.rcParams) == before
 
 
@@ -177,13 +169,13 @@ def test_a_confusion_matrix_says_share_and_count_of_every_cell() -> None:
 @pytest.mark.parametrize("shape", [(60, 8), (20, 50), (4, 1), (3, 5)])
 def test_principal_components_are_scikit_learns(shape: tuple[int, int]) -> None:
     vectors = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    made = project(vectors, 2, "pca")
+    made = PROJECTIONS["pca"](vectors).points
     rank = min(2, shape[1], shape[0] - 1)
     expected = PCA(rank).fit_transform(vectors.astype(np.float64))
     # Signs are arbitrary. float32 of the result, and half of the digits where a Gram matrix is taken.
     np.testing.assert_allclose(np.abs(made[:, :rank]), np.abs(expected), atol=1e-5)
     np.testing.assert_allclose(made[:, rank:], 0, atol=1e-5)
-    np.testing.assert_array_equal(made, project(vectors, 2, "pca"))
+    np.testing.assert_array_equal(made, PROJECTIONS["pca"](vectors).points)
 
 
 def test_umap_keeps_groups_apart_and_is_the_same_again() -> None:
@@ -191,13 +183,13 @@ def test_umap_keeps_groups_apart_and_is_the_same_again() -> None:
     vectors = np.concatenate([rng.standard_normal((30, 6)) + 20 * k for k in range(2)]).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made = project(vectors, 3, "umap")
+        made = PROJECTIONS["umap"](vectors, 3).points
     assert made.shape == (60, 3)
     distance = np.linalg.norm(made[:, None] - made[None], axis=2) + np.where(
         np.eye(60, dtype=bool), np.inf, 0
     )
     assert ((distance.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
-    np.testing.assert_array_equal(made, project(vectors, 3, "umap"))
+    np.testing.assert_array_equal(made, PROJECTIONS["umap"](vectors, 3).points)
 
 
 def test_a_projection_is_of_the_layers_that_the_model_takes(tmp_path: Path) -> None:
@@ -206,7 +198,7 @@ def test_a_projection_is_of_the_layers_that_the_model_takes(tmp_path: Path) -> N
     run = str(write_run(tmp_path / "run", rows))
     emotion = np.array([label["emotion"] for label in rows.labels])
 
-    def purity(projection: Projection) -> float:
+    def purity(projection: Picture) -> float:
         distance = np.linalg.norm(projection.points3[:, None] - projection.points3[None], axis=2)
         np.fill_diagonal(distance, np.inf)
         return float((emotion[distance.argmin(axis=1)] == emotion).mean())
@@ -234,7 +226,7 @@ def test_of_many_rows_a_sample_is_drawn(tmp_path: Path) -> None:
 def test_a_projection_reads_as_it_was_written(tmp_path: Path) -> None:
     points = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
     ids = ["a,b", 'quote"', "not utf-8 \udcff\nnew line"]
-    write_projection(Projection("umap", ids, points[:, :2], points), tmp_path / "p.csv")
+    write_projection(Picture("umap", ids, points[:, :2], points), tmp_path / "p.csv")
     read = read_projection(tmp_path / "p.csv")
     assert (read.ids, read.method) == (ids, "umap")
     np.testing.assert_allclose(read.points3, points, rtol=1e-4)  # five digits are written

@@ -14,7 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from classifiers.charts.layers import write_chart
+from classifiers.charts.plots import write_chart
 from classifiers.lookup import neighbours
 from classifiers.lookup.evaluation import evaluate
 from classifiers.lookup.near_duplicates import find_near_duplicates

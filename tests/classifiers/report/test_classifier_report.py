@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from model_cases import EMOTIONS, made_up_result, origin, write_result
 
 from classifiers.charts.projection import FILE as PROJECTION
-from classifiers.charts.projection import Projection, write_projection
+from classifiers.charts.projection import Picture, write_projection
 from classifiers.commands.report import command
 from classifiers.report import write_report
 from classifiers.report.markup import interval, number, p_value, percent, tag
@@ -35,7 +35,7 @@ WINDOWS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dar
 
 def add_map(folder: Path, result: Result) -> None:
     points = np.random.default_rng(0).standard_normal((len(result.ids), 3)).astype(np.float32)
-    write_projection(Projection("pca", result.ids, points[:, :2], points), folder / PROJECTION)
+    write_projection(Picture("pca", result.ids, points[:, :2], points), folder / PROJECTION)
 
 
 @pytest.fixture(scope="module")

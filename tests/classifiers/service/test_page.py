@@ -31,7 +31,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from starlette.testclient import TestClient
 
 from classifiers import lookup
-from classifiers.charts.plane import PROJECTIONS, Pca, choose_projection
+from classifiers.charts.projection import PROJECTIONS, Pca, choose_projection
 from classifiers.commands.lookup import hser_lookup
 from classifiers.service import server
 from classifiers.service.app import make_app
@@ -379,7 +379,7 @@ def test_what_the_page_names_is_served(page: TestClient) -> None:
 
 
 def test_the_page_refers_to_nothing_outside() -> None:
-    static = [folder / "static" for folder in Path(server.__file__).parents[:2]]
+    static = [Path(server.__file__).parents[1] / room / "static" for room in ("service", "report")]
     for file in [file for folder in static for file in folder.iterdir()]:
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "//" not in "".join(part for part in text.split() if "http" in part), file
@@ -517,11 +517,11 @@ def test_copies_are_not_drawn(tmp_path: Path) -> None:
 def test_a_projection_that_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="unknown projection 'tsne'; known: "):
         choose_projection("tsne", 100)
-    monkeypatch.setattr("classifiers.charts.plane.find_spec", lambda _: object())
+    monkeypatch.setattr("classifiers.charts.projection.find_spec", lambda _: object())
     with pytest.raises(SettingsError, match="needs 16 rows, there are 15; take pca"):
         choose_projection("umap", 15)
     assert [choose_projection(None, n) for n in (15, 16)] == ["pca", "umap"]
-    monkeypatch.setattr("classifiers.charts.plane.find_spec", lambda _: None)
+    monkeypatch.setattr("classifiers.charts.projection.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"hser\[serve\]"):
         choose_projection("umap", 100)
     assert choose_projection(None, 100) == "pca"

@@ -20,7 +20,7 @@ from test_page import Slow, encoded, tone
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from classifiers import lookup
-from classifiers.charts.plane import Pca
+from classifiers.charts.projection import Pca
 from classifiers.lookup import Lookup
 from classifiers.service.app import make_app
 from classifiers.service.corpus_map import CorpusMap
