@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from sys import intern
 
 from extractor.errors import InputError
-from extractor.inputs.corpora import Corpus, Labels, Piece, recognise
+from extractor.inputs.corpora.recognise import Piece, recognise
+from extractor.inputs.corpora.side_files import Labels
+from extractor.inputs.corpora.table import Corpus
 from extractor.inputs.corpora.words import Renamer, Renames, common_emotion, is_missing, plain
 from extractor.inputs.table import BASE_COLUMNS, LONGEST_SHARED, Source
 from extractor.types import EMOTIONS

@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from extractor.errors import InputError, unknown
-from extractor.inputs.corpora import CORPORA
+from extractor.inputs.corpora.table import CORPORA
 from extractor.inputs.corpora.words import NO_RENAMES, Renames
 from extractor.inputs.ids import Names
 from extractor.inputs.labels import force, name_emotions, recognise_each

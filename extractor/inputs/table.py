@@ -23,7 +23,7 @@ from sys import intern
 from typing import TypeAlias
 
 from extractor.errors import InputError
-from extractor.inputs.corpora import Piece
+from extractor.inputs.corpora.recognise import Piece
 from extractor.inputs.corpora.words import known
 from extractor.types import Seconds
 

@@ -31,7 +31,7 @@ def test_help_names_models_poolings_and_corpora_that_exist() -> None:
     from extractor.encoders.families import MODELS
     from extractor.encoders.pooling import POOLINGS
     from extractor.encoders.spectral import SPECTRAL
-    from extractor.inputs.corpora import CORPORA
+    from extractor.inputs.corpora.table import CORPORA
 
     done = hser("--help")
     assert done.returncode == 0

@@ -9,7 +9,9 @@ import pytest
 from conftest import shared, touch
 
 from extractor.errors import InputError
-from extractor.inputs.corpora import CORPORA, SYNONYMS, common_emotion, recognise
+from extractor.inputs.corpora.recognise import recognise
+from extractor.inputs.corpora.table import CORPORA
+from extractor.inputs.corpora.words import SYNONYMS, common_emotion
 from extractor.inputs.manifest import EXTRA_COLUMNS, read_manifest
 from extractor.types import EMOTIONS, Manifest
 

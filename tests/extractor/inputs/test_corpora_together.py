@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import shared, touch
 
-from extractor.inputs.corpora import recognise
+from extractor.inputs.corpora.recognise import recognise
 from extractor.inputs.manifest import read_manifest
 from extractor.types import Manifest
 
