@@ -19,12 +19,9 @@ from extractor.augment.copies import UNALTERED
 from extractor.errors import InputError, SettingsError, StoreError, unknown
 from extractor.store import Store
 
-# Operations that are stored under another name than the augmentation that draws them.
 NOT_RECORDED = "not recorded"  # of what an earlier version did not write down
-
-
+# Operations that are stored under another name than the augmentation that draws them.
 _DRAWN_BY = {"masks": "specaugment", "join": "copypaste", "silence": "timemask", "band": "bandpass"}
-_AUGMENTATION = "augmentation"
 
 
 def open_run(path: str | PathLike[str], incomplete: bool = False) -> Store:
@@ -46,15 +43,19 @@ def missing_notes(store: Store) -> list[str]:
     return notes
 
 
+def column_of(store: Store, name: str) -> list[str]:
+    """A label of every row, or its ``id``, ``path`` or ``checksum``."""
+    return store.labels(name) if name in store.columns else list(store.column(name))
+
+
 # Which rows are tested
 
 
 def augmentations_of(store: Store) -> list[str]:
     """Of every row the names of its augmentations, joined by +; "none" for a recording as it is."""
     clean = store.clean
-    if _AUGMENTATION not in store.columns or clean.all():
-        return [UNALTERED if each else "unnamed" for each in clean.tolist()]
-    recipes = store.labels(_AUGMENTATION)
+    named = "augmentation" in store.columns and not clean.all()
+    recipes = store.labels("augmentation") if named else [""] * len(clean)
     return [
         UNALTERED if each else kind_of(recipe) for each, recipe in zip(clean.tolist(), recipes, strict=True)
     ]

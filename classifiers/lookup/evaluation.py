@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from classifiers.data.label_maps import as_classes
-from classifiers.data.runs import encoder_words, missing_notes, open_run
+from classifiers.data.runs import column_of, encoder_words, missing_notes, open_run
 from classifiers.data.standardise import standardise
+from classifiers.lookup.hits import NO_VOTE, check_vote, vote
 from classifiers.lookup.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.lookup.neighbours import Groups, nearest, unit
-from classifiers.lookup.vote import NO_VOTE, vote
 from classifiers.results.metrics import CAUTION
 from extractor.errors import InputError, SettingsError, unknown
 from extractor.inputs.corpora.words import is_missing, known, parse_renames
@@ -46,7 +46,7 @@ class EvaluationOptions:
     layers: tuple[int, ...] | None = None  # None: all that are stored
     pooling: str | None = None  # None: the only one
     normalisation: str = "none"  # see `NORMALISATIONS`
-    temperature: float | None = None  # of the vote, see `lookup.vote`
+    temperature: float | None = None  # of the vote, see `lookup.hits`
     copies: bool = False  # augmented copies of other groups' recordings may be neighbours
     classes: Sequence[str] | None = None  # emotions to take part; None: all
     map: Mapping[str, str] | str | Sequence[str] = ()  # what emotions count as: "calm=neutral"
@@ -113,14 +113,14 @@ class _Rows:
     group: np.ndarray  # int64, code
     original: np.ndarray  # int64, code: copies of one recording share it
     clean: np.ndarray  # bool: no augmented copy; these are the queries
-    emotions: list[str]
+    emotions: Sequence[str]
     num_groups: int
     no_emotion: int
     no_group: int
 
 
 def evaluate(
-    run: str | PathLike[str], progress: Callable[[str], None] | None = None, **options: Any
+    run: str | PathLike[str], progress: Callable[[str], None] = lambda note: None, **options: Any
 ) -> Evaluation:
     """Evaluate the layers of a run. ``options`` are fields of `EvaluationOptions`.
 
@@ -134,16 +134,17 @@ def evaluate(
         made = EvaluationOptions(**options)
     except TypeError as error:
         raise SettingsError(f"evaluate(): {error}") from error
-    _check(made)
+    check_vote(made.k, made.temperature)
+    if made.normalisation not in NORMALISATIONS:
+        raise SettingsError(unknown("normalisation", made.normalisation, NORMALISATIONS))
     store = open_run(run, made.incomplete)
-    rows = _take_part(store, made, progress or (lambda note: None))
+    rows = _take_part(store, made, progress)
     layers, pooling = store.resolve(made.layers, made.pooling)  # all are checked before one is read
     made = replace(made, pooling=pooling)
     scores = []
     for layer in layers:
         scores.append(_score_layer(store, rows, layer, made))
-        if progress is not None:
-            progress(f"layer {layer}: UA {scores[-1].ua:.1%}")
+        progress(f"layer {layer}: UA {scores[-1].ua:.1%}")
     best = max(scores, key=lambda score: score.ua)
     duplicates = None
     if made.duplicates_above is not None:
@@ -170,20 +171,11 @@ def evaluate(
     )
 
 
-def _check(options: EvaluationOptions) -> None:
-    if options.k < 1:
-        raise SettingsError(f"--k {options.k}: must be at least 1")
-    if options.normalisation not in NORMALISATIONS:
-        raise SettingsError(unknown("normalisation", options.normalisation, NORMALISATIONS))
-    if options.temperature is not None and not options.temperature > 0:
-        raise SettingsError(f"--temperature {options.temperature}: must be more than 0")
-
-
 def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], None]) -> _Rows:
     """Rows that have an emotion and a group; of augmented ones the copies only where they count."""
-    known = [*store.columns, *GROUP_COLUMNS]
-    if options.leave_out not in known:
-        raise SettingsError(f"--leave-out: {unknown('column', options.leave_out, known)}")
+    columns = [*store.columns, *GROUP_COLUMNS]
+    if options.leave_out not in columns:
+        raise SettingsError(f"--leave-out: {unknown('column', options.leave_out, columns)}")
     written = store.labels("emotion")
     classes, notes = as_classes(
         str(store.path), "emotion", written, parse_renames(options.map), options.classes
@@ -192,7 +184,10 @@ def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], N
         note(f"note: {each}")
     emotion = np.array(classes, object)
     unlabelled = np.array([is_missing(label) for label in written], bool)
-    group = np.array(_column(store, options.leave_out), object)
+    of_group = column_of(store, options.leave_out)
+    if options.leave_out in store.columns:
+        of_group = [known(value) for value in of_group]
+    group = np.array(of_group, object)
     clean = store.clean
     if not clean.any():
         raise InputError(
@@ -218,7 +213,7 @@ def _take_part(store: Store, options: EvaluationOptions, note: Callable[[str], N
         group=group_codes,
         original=factor(np.array(store.originals, object)[kept])[1],
         clean=clean[kept],
-        emotions=list(emotions),
+        emotions=emotions,
         num_groups=len(groups),
         no_emotion=int((considered & unlabelled).sum()),
         no_group=int((has_emotion & ~has_group).sum()),
@@ -235,13 +230,9 @@ def _refuse_small(store: Store, emotion: np.ndarray) -> None:
         )
 
 
-def _column(store: Store, name: str) -> list[str]:
-    if name in store.columns:
-        return [known(value) for value in store.labels(name)]
-    return list(store.column(name))
-
-
 def _score_layer(store: Store, rows: _Rows, layer: int, options: EvaluationOptions) -> LayerScore:
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
+
     vectors = store.load_rows(rows.index, layer, options.pooling)
     similarity = np.full((len(vectors), options.k), -np.inf, np.float32)
     neighbour = np.full((len(vectors), options.k), -1, np.int64)
@@ -251,19 +242,11 @@ def _score_layer(store: Store, rows: _Rows, layer: int, options: EvaluationOptio
         found = nearest(normalised[queries], normalised, options.k, apart)
         similarity[queries], neighbour[queries] = found
     emotion = np.where(neighbour >= 0, rows.emotion[neighbour], NO_VOTE)[rows.clean]
+    # A row that got no vote is wrong, and no emotion's false positive.
     _, winner = vote(emotion, similarity[rows.clean], len(rows.emotions), options.temperature)
     truth = rows.emotion[rows.clean]
     right = ((emotion == truth[:, None]).sum(axis=1), (emotion != NO_VOTE).sum(axis=1))
     precision = np.divide(*right, out=np.zeros(len(truth)), where=right[1] > 0)
-    return _score(layer, truth, winner, rows.emotions, precision)
-
-
-def _score(
-    layer: int, truth: np.ndarray, winner: np.ndarray, emotions: Sequence[str], precision: np.ndarray
-) -> LayerScore:
-    """Of codes int ``[Q]`` each. A row that got no vote is wrong, and no emotion's false positive."""
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
-
     # Emotions that only copies have are nobody's truth: a mean over them would be of nothing.
     present = sorted(set(truth.tolist()))
     labels = {"labels": present, "zero_division": 0.0}
@@ -275,7 +258,7 @@ def _score(
         macro_f1=float(f1_score(truth, winner, average="macro", **labels)),
         weighted_f1=float(f1_score(truth, winner, average="weighted", **labels)),
         precision_at_k=float(precision.mean()),
-        recall={emotions[code]: float(value) for code, value in zip(present, recall, strict=True)},
+        recall={rows.emotions[code]: float(value) for code, value in zip(present, recall, strict=True)},
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from classifiers.data.runs import column_of
 from classifiers.lookup.neighbours import similar_pairs, unit
 from extractor.store import Store
 from extractor.store.where import factor
@@ -58,7 +59,7 @@ def find_near_duplicates(
     "path". ``most`` pairs are shown, those of the same audio first.
     """
     rows = np.flatnonzero(store.clean)
-    emotion, of_group = store.labels("emotion"), _column(store, group)
+    emotion, of_group = store.labels("emotion"), column_of(store, group)
     path, audio, emotion_code, group_code = (
         factor(np.array(values, object)[rows])[1]
         for values in (store.paths, store.checksums, emotion, of_group)
@@ -79,12 +80,12 @@ def find_near_duplicates(
         first = np.lexsort((j, i, -similarity, ~same_audio))[:most]
         best += zip(*(each[first].tolist() for each in (same_audio, similarity, i, j)), strict=True)
         best = sorted(best, key=lambda pair: (not pair[0], -pair[1], *pair[2:]))[:most]
-    ids, paths = store.ids, store.paths
+    columns = (store.ids, store.paths, emotion, of_group)
     shown = []
     for same, cosine, *pair in best:
         a, b = rows[pair].tolist()
-        both = [(values[a], values[b]) for values in (ids, paths, emotion, of_group)]
-        shown.append(Pair(both[0], both[1], cosine, both[2], both[3], same))
+        ids, paths, emotions, groups = ((values[a], values[b]) for values in columns)
+        shown.append(Pair(ids, paths, cosine, emotions, groups, same))
     pairs, across_groups, other_emotion, num_same = counts.tolist()
     return NearDuplicates(
         layer=layer,
@@ -96,7 +97,3 @@ def find_near_duplicates(
         same_audio=num_same,
         shown=tuple(shown),
     )
-
-
-def _column(store: Store, name: str) -> list[str]:
-    return store.labels(name) if name in store.columns else list(store.column(name))

@@ -1,28 +1,27 @@
 """``Lookup``: which stored recordings are near to a query, and what emotion they have.
 
-lookup = classifiers.lookup.open("runs/ravdess", layer=12)
-hits = lookup.search("query.wav", k=10, where="speaker != '12'")
-print(hits.winner, hits.confidence)
+Recordings become query vectors by the same recipe as the run's rows (`extractor.run.recipe`). A model
+that is not the run's is refused by name of what differs, before anything is encoded.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from classifiers.data.runs import missing_notes, open_run
-from classifiers.lookup.hits import Hits, Neighbour, shares_of
-from classifiers.lookup.memory import MAX_ROWS, MemoryIndex, Searchable
-from classifiers.lookup.query import Query, QueryEncoder
+from classifiers.data.runs import column_of, missing_notes, open_run
+from classifiers.lookup.hits import Hits, Neighbour, check_vote, shares_of
+from classifiers.lookup.memory import choose, open_index
 from extractor.errors import InputError, SettingsError, StoreError
-from extractor.store import Store
+from extractor.run.recipe import RECORDINGS_AT_ONCE, RowEncoder
 from extractor.store.where import Factored, factor, parse_where
-from extractor.types import Failure
+from extractor.types import Failure, Utterance
 
 Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -35,22 +34,31 @@ _NEAREST_NAMES = 5
 class Rules:
     """Which rows may be neighbours, and how they vote."""
 
-    where: str | None = None  # see `where`
+    where: str | None = None  # see `extractor.store.where`
     exclude_speaker: str | Sequence[str] = ()  # these speakers' rows
     exclude_own_speaker: bool = False  # rows of the query's speaker, who must be known
     exclude_own_file: bool = False  # rows of the query's file, or of the same audio under another name
     copies: bool = False  # augmented copies count too
-    temperature: float | None = None  # of the vote, see `vote`
+    temperature: float | None = None  # of the vote, see `hits`
 
 
-def open(  # noqa: A001 - reads as `lookup.open(run)`
-    run: Path,
-    layer: int | None = None,
-    pooling: str | None = None,
-    device: str = "auto",
-    model: str | None = None,
-) -> Lookup:
-    """Open a run to look things up in it.
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Something to look up."""
+
+    name: str
+    vector: np.ndarray  # float32 [D'], as the store has its rows
+    path: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    checksum: str | None = None  # of its audio (``Decoded.checksum``)
+    row: int | None = None  # where it is a row of the store
+
+
+class Lookup:
+    """A run, an index of it, and its model for queries. Safe to search from several threads.
+
+    The model is loaded at the first recording. ``notes``: what a person should know of how it was
+    opened.
 
     Args:
         run: the run's folder, or a file made by ``hser-store pack``.
@@ -64,31 +72,25 @@ def open(  # noqa: A001 - reads as `lookup.open(run)`
             to do without an index.
         SettingsError: an unknown layer or pooling, or several to choose from.
     """
-    store = open_run(run, incomplete=True)  # a search misleads nobody by what it cannot find yet
-    if not len(store):
-        raise StoreError(f"{store.path}: has no rows to look anything up in")
-    layer, pooling = _choose(store, layer, pooling)
-    index, notes = _open_index(store, layer, pooling)
-    notes += missing_notes(store)
-    return Lookup(store, index, QueryEncoder(store, layer, pooling, device, model), notes)
-
-
-class Lookup:
-    """A run, an index of it, and its model for queries. Safe to search from several threads.
-
-    ``notes``: what a person should know of how it was opened.
-    """
 
     def __init__(
-        self, store: Store, index: Searchable, encoder: QueryEncoder, notes: Sequence[str] = ()
+        self,
+        run: Path,
+        layer: int | None = None,
+        pooling: str | None = None,
+        device: str = "auto",
+        model: str | None = None,
     ) -> None:
-        self.store, self.index, self.notes = store, index, tuple(notes)
-        self.layer, self.pooling = encoder.layer, encoder.pooling
-        self._encoder = encoder
+        self.store = open_run(run, incomplete=True)  # a search misleads nobody by what it cannot find yet
+        if not len(self.store):
+            raise StoreError(f"{self.store.path}: has no rows to look anything up in")
+        self.layer, self.pooling = choose(self.store, layer, pooling)
+        self.index, notes = open_index(self.store, self.layer, self.pooling)
+        self.notes = (*notes, *missing_notes(self.store))
+        self._encode = RowEncoder(self.store, [self.layer], [self.pooling], device, model)
         self._columns: dict[str, Factored] = {}
-        self._clean = store.clean  # bool [N]
-        self._original: np.ndarray | None = None  # int64 [N], of the recording that each row is a copy of
-        self._indexed = np.isin(store.positions, index.positions)  # bool [N]: rows can be removed from it
+        self._clean = self.store.clean  # bool [N]
+        self._indexed = np.isin(self.store.positions, self.index.positions)  # bool [N]: rows can be removed
 
     def __len__(self) -> int:
         return len(self.store)
@@ -116,13 +118,12 @@ class Lookup:
             SettingsDiffer, ModelError: the run's model cannot be had.
         """
         made, allowed = self._prepared(k, rules)
-        if (query is None) == (row is None):
-            raise SettingsError("name one query: a recording, a vector, or row=")
-        if row is not None:
+        if row is not None and query is None:
             return self._find(self._stored(row), k, made, allowed)
+        if row is not None or query is None:
+            raise SettingsError("name one query: a recording, a vector, or row=")
         if isinstance(query, np.ndarray):
             return self._find(self._vector(query), k, made, allowed)
-        assert query is not None
         found = list(self.embed(query))
         if len(found) != 1:
             raise InputError(f"{os.fspath(query)}: names {len(found)} recordings; use search_batch")
@@ -140,39 +141,57 @@ class Lookup:
         `search`, and InputError for inputs that cannot be read at all.
         """
         made, allowed = self._prepared(k, rules)
-        return (self._found(each, k, made, allowed) for each in self.embed(inputs, corpus))
 
-    def _found(self, query: Query | Failure, k: int, rules: Rules, allowed: np.ndarray) -> Hits | Failure:
-        if isinstance(query, Failure):
-            return query
-        try:
-            return self._find(query, k, rules, allowed)
-        except SettingsError as error:  # of this query alone: the rules themselves have been checked
-            return Failure(query.name, query.name, "lookup", str(error))
+        def found(query: Query | Failure) -> Hits | Failure:
+            if isinstance(query, Failure):
+                return query
+            try:
+                return self._find(query, k, made, allowed)
+            except SettingsError as error:  # of this query alone: the rules themselves have been checked
+                return Failure(query.name, query.name, "lookup", str(error))
+
+        return map(found, self.embed(inputs, corpus))
 
     def embed(self, inputs: Path | Sequence[Path], corpus: str | None = None) -> Iterator[Query | Failure]:
-        """Vectors of recordings as the run has its rows, one each, in their order."""
+        """Vectors of recordings as the run has its rows, one each, in their order.
+
+        A recording that cannot be embedded is a Failure that says why. Raises ModelError, SettingsDiffer
+        or StoreError where the run's model cannot be had.
+        """
         from extractor.inputs.manifest import read_manifest
 
         manifest = read_manifest(inputs, corpus)
-        return self._encoder.embed(manifest.utterances, manifest.columns)
+        return self._queries(manifest.utterances, manifest.columns)
+
+    def _queries(self, utterances: Sequence[Utterance], columns: Sequence[str]) -> Iterator[Query | Failure]:
+        self._encode.load()
+        for start in range(0, len(utterances), RECORDINGS_AT_ONCE):
+            some = utterances[start : start + RECORDINGS_AT_ONCE]
+            result = self._encode(some, self._encode.recipe.decode(some))
+            found: dict[str, Query | Failure] = {failure.id: failure for failure in result.failures}
+            for row, vector in zip(result.rows, result.pooled[self.pooling][:, 0], strict=True):
+                id_, path = row.utterance.id, row.utterance.path
+                if vector.any():
+                    labels = dict(zip(columns, row.utterance.labels, strict=False))
+                    found[id_] = Query(path, vector, path, labels, row.checksum)
+                else:
+                    reason = "its embedding is zero: it has no direction to compare"
+                    found[id_] = Failure(id_, path, "encode", reason)
+            yield from (found[utterance.id] for utterance in some)
 
     def warm_up(self) -> None:
         """Load the model now, rather than at the first recording. Raises as `search`."""
-        self._encoder.warm_up()
+        self._encode.warm_up()
 
     # Which rows may be neighbours
 
     def _prepared(self, k: int, rules: dict[str, Any]) -> tuple[Rules, np.ndarray]:
         """The rules, and bool [N]: rows that they allow to every query."""
-        if k < 1:
-            raise SettingsError(f"--k {k}: must be at least 1")
         try:
             made = Rules(**rules)
         except TypeError as error:
             raise SettingsError(f"search(): {error}") from error
-        if made.temperature is not None and not made.temperature > 0:
-            raise SettingsError(f"--temperature {made.temperature}: must be more than 0")
+        check_vote(k, made.temperature)
         allowed = self._indexed.copy()
         if not made.copies:
             allowed &= self._clean
@@ -185,19 +204,14 @@ class Lookup:
                 raise SettingsError(f"--where {made.where!r}: holds for no row of {self.store.path}")
         speakers = made.exclude_speaker
         for speaker in [speakers] if isinstance(speakers, str) else speakers:
-            self._known("speaker", speaker)
-            allowed &= ~self._equals("speaker", speaker)
+            allowed &= ~self._known("speaker", speaker)
         return made, allowed
 
     def _own_rows(self, query: Query, rules: Rules) -> np.ndarray:
         """bool [N]: rows that are no neighbours of this query."""
         own = np.zeros(len(self.store), bool)
         if query.row is not None:
-            own[query.row] = True
-            if self.store.has_copies:
-                if self._original is None:
-                    self._original = factor(self.store.originals)[1]
-                own |= self._original == self._original[query.row]
+            own |= self._original == self._original[query.row]
         if rules.exclude_own_file:
             own |= self._same_file(query)
         if rules.exclude_own_speaker:
@@ -209,6 +223,11 @@ class Lookup:
                 )
             own |= self._equals("speaker", speaker)
         return own
+
+    @cached_property
+    def _original(self) -> np.ndarray:
+        """int64 [N], a code of the recording that each row is, or is a copy of."""
+        return factor(self.store.originals)[1]
 
     def _same_file(self, query: Query) -> np.ndarray:
         same = np.zeros(len(self.store), bool)
@@ -230,9 +249,8 @@ class Lookup:
     def _stored(self, row_id: str) -> Query:
         row = int(np.flatnonzero(self._known("id", row_id))[0])
         vector = self.store.load_rows([row], self.layer, self.pooling)[0]
-        labels = {name: self._value(name, row) for name in self.store.columns}
         path, checksum = self._value("path", row), self._value("checksum", row)
-        return Query(row_id, vector, path, labels, checksum, row)
+        return Query(row_id, vector, path, self._labels(row), checksum, row)
 
     def _vector(self, vector: np.ndarray) -> Query:
         width = self.store.shapes[self.pooling]
@@ -243,47 +261,38 @@ class Lookup:
         return Query("vector", vector.astype(np.float32))
 
     def _find(self, query: Query, k: int, rules: Rules, allowed: np.ndarray) -> Hits:
-        own = self._own_rows(query, rules)
+        store, own = self.store, self._own_rows(query, rules)
         allowed_here = allowed & ~own
-        candidates = int(allowed_here.sum())
         # A few rows are left out by looking past them, so that the index need not test every row.
         spare = int((allowed & own).sum())
         if spare > OVERFETCHED:
             allowed, spare = allowed_here, 0
-        among = None if np.array_equal(allowed, self._indexed) else self.store.positions[allowed]
+        among = None if np.array_equal(allowed, self._indexed) else store.positions[allowed]
         speakers = [self._speaker(query)] if self.index.normalisation == "speaker" else None
-        count = min(k + spare, len(self.store))
-        similarity, position = self.index.search(query.vector[None], count, among, speakers)
-        pairs = [
-            (row, value)
-            for row, value in zip(self._rows(position[0]), similarity[0].tolist(), strict=True)
-            if row >= 0 and allowed_here[row]
+        count = min(k + spare, len(store))
+        found = self.index.search(query.vector[None], count, among, speakers)
+        similarity, position = found[0][0], found[1][0]
+        rows = np.searchsorted(store.positions, position).clip(max=len(store) - 1)
+        # A position that is no row's is one where nothing was found, or whose row is gone.
+        fine = np.flatnonzero((store.positions[rows] == position) & allowed_here[rows])[:k].tolist()
+        neighbours = [
+            self._neighbour(rank, int(rows[i]), float(similarity[i])) for rank, i in enumerate(fine, start=1)
         ]
-        neighbours = [self._neighbour(rank, *pair) for rank, pair in enumerate(pairs[:k], start=1)]
-        vote = shares_of(neighbours, rules.temperature)
+        vote, candidates = shares_of(neighbours, rules.temperature), int(allowed_here.sum())
         return Hits(query.name, tuple(neighbours), vote, k, candidates, self.layer, self.pooling)
 
-    def _rows(self, positions: np.ndarray) -> list[int]:
-        """Rows of the store, -1 where there is none."""
-        rows = np.searchsorted(self.store.positions, positions).clip(max=len(self.store) - 1)
-        there = self.store.positions[rows] == positions
-        return [int(row) for row in np.where(there, rows, -1)]
-
     def _neighbour(self, rank: int, row: int, similarity: float) -> Neighbour:
-        labels = {name: self._value(name, row) for name in self.store.columns}
         start, end = (
             None if np.isnan(t) else float(t) for t in (self.store.starts[row], self.store.ends[row])
         )
-        return Neighbour(
-            rank, self._value("id", row), self._value("path", row), similarity, labels, row, start, end
-        )
+        id_, path = self._value("id", row), self._value("path", row)
+        return Neighbour(rank, id_, path, similarity, self._labels(row), row, start, end)
 
     # Columns, each distinct value once
 
     def _column(self, name: str) -> Factored:
         if name not in self._columns:
-            store = self.store
-            self._columns[name] = factor(store.labels(name) if name in store.columns else store.column(name))
+            self._columns[name] = factor(column_of(self.store, name))
         return self._columns[name]
 
     def _equals(self, name: str, value: str) -> np.ndarray:
@@ -295,6 +304,9 @@ class Lookup:
         distinct, codes = self._column(name)
         return distinct[codes[row]]
 
+    def _labels(self, row: int) -> dict[str, str]:
+        return {name: self._value(name, row) for name in self.store.columns}
+
     def _known(self, name: str, value: str) -> np.ndarray:
         """`_equals`, for a value that must be there."""
         found = self._equals(name, value)
@@ -303,38 +315,3 @@ class Lookup:
             hint = f"; near to it: {', '.join(near)}" if near else ""
             raise SettingsError(f"{self.store.path}: no row has the {name} {value!r}{hint}")
         return found
-
-
-def _choose(store: Store, layer: int | None, pooling: str | None) -> tuple[int, str]:
-    """Which layer and pooling: as asked, or the only index, or the only ones that are stored."""
-    from extractor.index import list_indexes
-
-    poolings = store.pooled if pooling is None else [pooling]
-    if not poolings:
-        raise StoreError(f"{store.path}: only frames are stored; extract with a pooling to look things up")
-    layers, _ = store.resolve(layer, poolings[0])
-    stored = [(name, number) for name in poolings for number in layers]
-    indexed = [each[:2] for each in list_indexes(store.path) if each[:2] in stored]  # none of a packed file
-    choices = indexed or stored
-    if len(choices) > 1:
-        shown = ", ".join(f"{name}:{number}" for name, number in choices)
-        what = "indexes" if indexed else "poolings and layers"
-        raise SettingsError(f"{store.path}: name a --layer and --pooling; there are {what} {shown}")
-    return choices[0][1], choices[0][0]
-
-
-def _open_index(store: Store, layer: int, pooling: str) -> tuple[Searchable, list[str]]:
-    from extractor.index import Index, IndexMissing
-
-    if store.path.is_dir():
-        try:
-            return Index.open(store.path, layer, pooling), []
-        except IndexMissing:
-            if len(store) > MAX_ROWS:
-                raise
-    elif len(store) > MAX_ROWS:
-        raise StoreError(
-            f"{store.path}: {len(store):,} rows need an index, and a packed file has none; use the run folder"
-        )
-    note = f"no index of {pooling}:{layer}: all {len(store):,} rows are searched, in memory"
-    return MemoryIndex(store, layer, pooling), [note]

@@ -16,7 +16,7 @@ from store_cases import LAYERS, one_row
 
 from classifiers import lookup
 from classifiers.data.features import FRAMES, Source
-from classifiers.lookup.query import Query
+from classifiers.lookup.search import Query
 from classifiers.training.model_folder import origin_of
 from classifiers.training.prediction import SourceEncoder
 from extractor import SettingsDiffer, Store, extract
