@@ -120,8 +120,8 @@ def command(
 
 def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, tell: Any) -> None:
     from classifiers.training.experiment import open_features, run_experiment, train_on_all
-    from classifiers.training.model_folder import refuse_foreign, write_model
-    from classifiers.training.outputs import model_config, refuse_other_settings
+    from classifiers.training.model_folder import write_model
+    from classifiers.training.outputs import model_config, refuse_foreign, refuse_other_settings
 
     if out is not None:  # now: training may take hours
         refuse_foreign(out)

@@ -15,10 +15,11 @@ from classifiers.results.files import settled
 from classifiers.results.result import Result
 from classifiers.studies.layers import NAME as STUDY
 from classifiers.training.conditions import Conditions, conditions
+from classifiers.training.config import read_yaml
 from classifiers.training.model_folder import (
+    CONFIG,
     Origin,
     conditions_of_model,
-    read_config,
     read_layer_weights,
     read_origins,
 )
@@ -93,7 +94,7 @@ def _read_model(path: Path, name: str) -> ModelContents:
     return ModelContents(
         name,
         str(path),
-        read_config(at),
+        read_yaml(at / CONFIG),
         result,
         result.figures(),
         origins,

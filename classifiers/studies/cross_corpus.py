@@ -35,18 +35,15 @@ from classifiers.results.metrics import (
     scores,
     scores_by,
 )
-from classifiers.training.conditions import Conditions, conditions
+from classifiers.training.conditions import Conditions, conditions, resolved_config, used_values
 from classifiers.training.config import CONCAT, Experiment
 from classifiers.training.experiment import (
     check_protocol,
     open_features,
-    resolved_config,
     run_experiment,
     train_on_all,
-    used_values,
 )
-from classifiers.training.fit_progress import FitProgress, Say
-from classifiers.training.learner import Learner, aligned, take
+from classifiers.training.learner import Say, aligned, inputs_of, take
 from extractor.errors import InputError, SettingsError, unknown
 
 NORMALISATIONS = ("none", "corpus")
@@ -79,7 +76,7 @@ class Matrix:
     labels: tuple[LabelMap, ...]
     cells: tuple[Transfer, ...]
     notes: tuple[str, ...]
-    used: dict[str, Any] = field(default_factory=dict)  # see `experiment.used_values`
+    used: dict[str, Any] = field(default_factory=dict)  # see `conditions.used_values`
 
     def cell(self, train: str, test: str) -> Transfer | None:
         return next((cell for cell in self.cells if (cell.train, cell.test) == (train, test)), None)
@@ -257,8 +254,7 @@ def _transfers(
         rows = np.flatnonzero(counts if include_heard else counts & ~heard[other.name])
         if not len(rows):
             raise InputError(f"{corpus.name} -> {other.name}: nothing is left to test that was not heard")
-        learner = Learner(corpus.experiment.row, other.features, rows, {}, FitProgress())
-        x = take(learner.inputs(setting.layer), rows)
+        x = take(inputs_of(corpus.experiment.row, other.features, setting.layer), rows)
         proba = aligned(trained.estimator, x, len(corpus.features.classes))
         made = Predictions(rows, np.zeros(len(rows), np.int64), other.features.y[rows], proba)
         cell = _cell(corpus.name, other.name, made, corpus.features.classes, str(setting))

@@ -23,7 +23,7 @@ from classifiers.results.metrics import CAUTION as OF_SEVERAL
 from classifiers.training.conditions import Conditions, conditions
 from classifiers.training.config import Experiment
 from classifiers.training.experiment import open_features, run_experiment
-from classifiers.training.fit_progress import Say
+from classifiers.training.learner import Say
 from extractor.errors import SettingsError, StoreError
 
 NAME = "layer_study"
@@ -57,7 +57,7 @@ class LayerStudy:
     scores: tuple[LayerScore, ...]
     notes: list[str]
     incomplete: list[str] = field(default_factory=list)  # as `Result.incomplete`
-    used: dict[str, Any] = field(default_factory=dict)  # see `experiment.used_values`
+    used: dict[str, Any] = field(default_factory=dict)  # see `conditions.used_values`
 
     @property
     def best(self) -> LayerScore:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from classifiers.data.runs import augmentations_of, missing_notes, open_run
+from classifiers.data.runs import augmentations_of, encoder_words, missing_notes, open_run
 from classifiers.results.files import write_csv, write_json
-from classifiers.training.conditions import encoder_words
 from extractor.errors import InputError, StoreError
 from extractor.store import Store
 

@@ -28,8 +28,8 @@ from classifiers.results.metrics import (
 from classifiers.results.result import Result
 from classifiers.studies.cross_corpus import check_normalisation
 from classifiers.training.config import Experiment, experiment_from
-from classifiers.training.experiment import labelling_of, open_features, run_experiment, train_on_all
-from classifiers.training.fit_progress import Say
+from classifiers.training.experiment import open_features, run_experiment, train_on_all
+from classifiers.training.learner import Say
 from classifiers.training.model_folder import Model, conditions_of_model, heard_by, load_model, origin_of
 from extractor.errors import InputError, SettingsError, StoreError
 
@@ -274,7 +274,7 @@ def _block(model: Model, features: Features, number: int, scaled_as: Experiment 
     # As if it had been recorded like the training corpus: its own mean and deviation out, theirs in.
     origin = model.origins[number]
     source = Source(origin.path, origin.pooling, origin.layers)
-    trained = Features.open([source], labelling_of(scaled_as), incomplete=True)
+    trained = Features.open([source], scaled_as.labelling, incomplete=True)
     own = trained.tensor()[trained.trainable]
     one.standardised = True
     return (one.tensor() * own.std(axis=0) + own.mean(axis=0)).astype(np.float32)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from classifiers.data.features import Features
 from classifiers.data.runs import NOT_RECORDED, encoder_words
+from classifiers.results.result import Result
+from classifiers.training.config import GATE, Experiment
+from classifiers.training.fusion import PRIOR
 from classifiers.training.protocols import about
-
-if TYPE_CHECKING:
-    from classifiers.results.result import Result
 
 BY_TRAINING_ROWS = "standardised by the training rows"
 AS_STORED = "as stored"
@@ -51,7 +52,7 @@ NAMES = tuple(each.name for each in fields(Conditions))
 def conditions_of(
     result: Result, sources: Sequence[Mapping[str, Any]] = (), normalise: str = "none"
 ) -> Conditions:
-    """``sources``: of a result that an earlier version wrote, see `experiment.used_values`."""
+    """``sources``: of a result that an earlier version wrote, see `used_values`."""
     used = result.used or {"sources": list(sources)}
     return conditions(result.config, used, result.selected(), result.speaker_dependent, normalise)
 
@@ -63,7 +64,7 @@ def conditions(
     speaker_dependent: bool = False,
     normalise: str = "none",
 ) -> Conditions:
-    """Of an experiment's plain values and `experiment.used_values`.
+    """Of an experiment's plain values and `used_values`.
 
     ``selected``: as `Result.selected`; ``normalise``: as `cross_corpus` has it.
     """
@@ -72,29 +73,54 @@ def conditions(
     if len(chosen) == 1:  # one classifier of all sources
         chosen *= len(sources)
     layers = [
-        counted(of) if of and source["layers"] == "best" else _layers(source)
+        _counted(of) if of and source["layers"] == "best" else _layers(source["layers"])
         for source, of in zip_longest(sources, chosen[: len(sources)])
     ]
+    fusion = f", fusion {config['fusion']}" if len(sources) > 1 else ""
+    protocol = about(str(config["protocol"])).replace("--folds", str(config["folds"]))
+    if config.get("test_on", "clean") != "clean":
+        protocol += f", tested on {config['test_on']}"
+    marked = "(speaker-dependent)"
+    if speaker_dependent and marked not in protocol:
+        protocol += f" {marked}"
+    normalisation = BY_TRAINING_ROWS
+    if normalise == "corpus":
+        normalisation = BY_CORPUS
+    elif config.get("params", {}).get("standardise") is False:
+        normalisation = AS_STORED
     return Conditions(
         encoder=_joined(str(source["encoder"]) for source in sources),
         layer=_joined(layers),
         pooling=_joined(source["pooling"] for source in sources),
-        classifier=_classifier(config, len(sources)),
+        classifier=f"{config['classifier']}{fusion}",
         parameters=_parameters(config, used, selected),
-        protocol=_protocol(config, speaker_dependent),
-        normalisation=_normalisation(config, normalise),
+        protocol=protocol,
+        normalisation=normalisation,
     )
 
 
-def source_values(
-    path: str, settings: Mapping[str, Any], pooling: str | None, layers: Sequence[int] | str
-) -> dict[str, Any]:
-    """One of ``sources`` of `experiment.used_values`."""
-    chosen = layers if isinstance(layers, str) else list(layers)
-    return {"run": path, "encoder": encoder_words(settings), "pooling": pooling, "layers": chosen}
+def _parameters(
+    config: Mapping[str, Any], used: Mapping[str, Any], selected: Sequence[Mapping[str, Any]]
+) -> str:
+    """Fixed values, those that folds selected in their place, and weights of a fusion."""
+    values = dict(used.get("parameters", config.get("params", {})))
+    by_folds: dict[str, list[str]] = {}
+    for each in selected:
+        for name, count in each.items():
+            if name not in ("features", "weight", "layer"):
+                by_folds.setdefault(name, []).append(_counted(count))
+    words = []
+    for name, value in (values | dict.fromkeys(by_folds)).items():
+        shown = f"{value:g}" if isinstance(value, float) else "none" if value is None else value
+        words.append(f"{name} {_joined(by_folds[name])} selected" if name in by_folds else f"{name}={shown}")
+    if "parameters" not in used:
+        words.append(f"defaults {NOT_RECORDED}")
+    if len(selected) > 1:
+        words.append("weights " + " + ".join(f"{each['weight']:.2f}" for each in selected))
+    return ", ".join(words)
 
 
-def counted(count: Mapping[str, int]) -> str:
+def _counted(count: Mapping[str, int]) -> str:
     """What folds selected, most frequent first: ``3 (4 folds), 2 (2)``; alone where all agree."""
     if len(count) == 1:
         return next(iter(count))
@@ -102,12 +128,10 @@ def counted(count: Mapping[str, int]) -> str:
     return ", ".join([f"{first} ({number} folds)", *(f"{value} ({n})" for value, n in rest)])
 
 
-def _layers(source: Mapping[str, Any]) -> str:
-    layers = source["layers"]
+def _layers(layers: Sequence[int] | str) -> str:
     if isinstance(layers, str):
         return layers
-    one_by_one = list(range(layers[0], layers[0] + len(layers)))
-    if len(layers) > 2 and list(layers) == one_by_one:
+    if len(layers) > 2 and list(layers) == list(range(layers[0], layers[0] + len(layers))):
         return f"{layers[0]}-{layers[-1]}"
     return ",".join(map(str, layers))
 
@@ -118,47 +142,58 @@ def _joined(parts: Iterable[str]) -> str:
     return " + ".join(every if len(set(every)) > 1 else every[:1]) or NOT_RECORDED
 
 
-def _classifier(config: Mapping[str, Any], num_sources: int) -> str:
-    name = str(config["classifier"])
-    return f"{name}, fusion {config['fusion']}" if num_sources > 1 else name
+# What was used
 
 
-def _parameters(
-    config: Mapping[str, Any], used: Mapping[str, Any], selected: Sequence[Mapping[str, Any]]
-) -> str:
-    """Fixed values, those that folds selected in their place, and weights of a fusion."""
-    fixed = dict(used.get("parameters", config.get("params", {})))
-    by_name: dict[str, list[str]] = {}
-    for each in selected:
-        for name, count in each.items():
-            if name not in ("features", "weight", "layer"):
-                by_name.setdefault(name, []).append(counted(count))
-    words = [
-        f"{name} {_joined(by_name[name])} selected" if name in by_name else f"{name}={_word(value)}"
-        for name, value in (fixed | dict.fromkeys(by_name)).items()
-    ]
-    if "parameters" not in used:
-        words.append(f"defaults {NOT_RECORDED}")
-    if len(selected) > 1:
-        words.append("weights " + " + ".join(f"{each['weight']:.2f}" for each in selected))
-    return ", ".join(words)
+def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
+    """What was used and no key of the experiment says, as plain values.
+
+    ``sources``: run, encoder, pooling and layers of each; ``parameters``: those of the classifier
+    that tell it from another, see `Row.shown_parameters`; ``classes``; ``asked``: the experiment before
+    its defaults were worked out; ``search``: what a search drew from; ``gate_prior``.
+    """
+    used: dict[str, Any] = {
+        "sources": [
+            source_values(source.path, store.settings, source.pooling, source.layers)
+            for source, store in zip(features.sources, features.stores, strict=True)
+        ],
+        "parameters": experiment.row.shown_parameters(experiment.params),
+        "classes": list(features.classes),
+        "asked": experiment.to_dict(),
+    }
+    if experiment.tune:
+        used["search"] = {
+            name: {"values": of} if isinstance(of, tuple) else asdict(of)
+            for name, of in experiment.row.space.items()
+        }
+    if experiment.fusion == GATE:
+        used["gate_prior"] = PRIOR
+    return used
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value is None else str(value)
+def source_values(
+    path: str, settings: Mapping[str, Any], pooling: str | None, layers: Sequence[int] | str
+) -> dict[str, Any]:
+    """One of ``sources`` of `used_values`."""
+    chosen = layers if isinstance(layers, str) else list(layers)
+    return {"run": path, "encoder": encoder_words(settings), "pooling": pooling, "layers": chosen}
 
 
-def _protocol(config: Mapping[str, Any], speaker_dependent: bool) -> str:
-    words = about(str(config["protocol"])).replace("--folds", str(config["folds"]))
-    if config.get("test_on", "clean") != "clean":
-        words += f", tested on {config['test_on']}"
-    marked = "(speaker-dependent)"
-    return f"{words} {marked}" if speaker_dependent and marked not in words else words
-
-
-def _normalisation(config: Mapping[str, Any], normalise: str) -> str:
-    if normalise == "corpus":
-        return BY_CORPUS
-    return AS_STORED if config.get("params", {}).get("standardise") is False else BY_TRAINING_ROWS
+def resolved_config(experiment: Experiment, features: Features) -> dict[str, Any]:
+    """The experiment's plain values with its defaults worked out; it does what the experiment does."""
+    layers = {source.layers for source in features.sources}
+    poolings = {source.pooling for source in features.sources}
+    layer = experiment.layer
+    if layer is None:
+        fixed = features.sources[0].layers
+        layer = fixed if isinstance(fixed, str) else ",".join(map(str, fixed))
+        if len(layers) > 1:
+            layer = experiment.open_layers
+    made = replace(
+        experiment,
+        params=experiment.row.all_parameters(experiment.params),
+        grid=experiment.grid_values,
+        layer=layer,
+        pooling=experiment.pooling or (features.sources[0].pooling if len(poolings) == 1 else None),
+    )
+    return made.to_dict()

@@ -10,13 +10,16 @@ Unknown keys and values are refused by name, before any run is opened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from classifiers.models.table import FRAMES, Row, row
+from classifiers.data.source import COPIES, Labelling
+from classifiers.models.table import FRAMES, LAYERS, Row, row
 from extractor.errors import InputError, SettingsError, unknown
 
 CONCAT, AVERAGE, GATE = "concat", "average", "gate"
@@ -51,7 +54,6 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Raises SettingsError for values that cannot work."""
-        from classifiers.data.source import COPIES
         from classifiers.training.protocols import PROTOCOLS
 
         known = {"fusion": FUSIONS, "protocol": PROTOCOLS, "copies": COPIES}
@@ -61,7 +63,8 @@ class Experiment:
         least = {"folds": 2, "inner_folds": 2, "seeds": 1, "tune": 0, "seed": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
-                raise SettingsError(f"{_flag(name)} {getattr(self, name)}: must be at least {bound}")
+                flag = f"--{name.replace('_', '-')}"
+                raise SettingsError(f"{flag} {getattr(self, name)}: must be at least {bound}")
         if not self.features:
             raise SettingsError("name a RUN, or --features")
         if self.grid and self.tune:
@@ -90,6 +93,16 @@ class Experiment:
         return "all" if self.copies == "all" and self.test_on == "clean" else self.test_on
 
     @property
+    def labelling(self) -> Labelling:
+        """Which label is learned, and from which rows."""
+        return Labelling(self.label, self.classes, self.map, self.copies, self.tested)
+
+    @property
+    def open_layers(self) -> str:
+        """Layers of features that name none."""
+        return "all" if self.row.input == LAYERS else "best"
+
+    @property
     def all_seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.seeds))
 
@@ -105,17 +118,17 @@ class Experiment:
 
 def experiment_from(values: Mapping[str, Any], where: str = "experiment") -> Experiment:
     """Raises SettingsError, naming ``where``, for unknown keys and values of the wrong kind."""
-    known = {each.name for each in fields(Experiment)}
     made: dict[str, Any] = {}
     for key, value in values.items():
         if key in WRITTEN:
             continue
-        if key not in known:
-            raise SettingsError(f"{where}: {unknown('key', str(key), sorted(known))}")
+        if key not in _KEYS:
+            raise SettingsError(f"{where}: {unknown('key', str(key), sorted(_KEYS))}")
+        read, expected = _KEYS[key]
         try:
-            made[key] = _KINDS[key](value)
+            made[key] = read(value)
         except (TypeError, ValueError) as error:
-            raise SettingsError(f"{where}: {key}: {value!r} is not {_MEANT[_KINDS[key]]}") from error
+            raise SettingsError(f"{where}: {key}: {value!r} is not {expected}") from error
     if "features" not in made:
         raise SettingsError(f"{where}: `features` is missing: name a run")
     return Experiment(**made)
@@ -142,22 +155,29 @@ def parse_value(text: str) -> Any:
 
     if text.lower() == "none":
         return None
+    if not text.lstrip("+-").isdigit():  # 1e-3 is a word to YAML, which wants 1.0e-3
+        with contextlib.suppress(ValueError):
+            return float(text)
     try:
-        return float(text) if _is_float(text) else yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SettingsError(f"{text!r}: not a value ({error})") from error
 
 
-def _is_float(text: str) -> bool:
-    """1e-3 is a word to YAML, which wants 1.0e-3."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return not text.lstrip("+-").isdigit()
-
-
 # Kinds of values, as YAML gives them.
+
+
+def _exactly(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError
+        return value
+
+    return read
+
+
+def _or_none(kind: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else kind(value)
 
 
 def _text(value: Any) -> str:
@@ -166,89 +186,44 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _layer(value: Any) -> str | None:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(str(_whole(each)) for each in value)
-    return None if value is None else _text(value)
-
-
-def _optional(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _yes_or_no(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
 def _texts(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(_text(each) for each in value)
 
 
-def _classes(value: Any) -> tuple[str, ...] | None:
-    return None if value is None else _texts(value)
+def _layer(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(str(_whole(each)) for each in value)
+    return _text(value)
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def _mapping(value: Any, kind: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise TypeError
-    return {_text(key): of for key, of in value.items()}
-
-
-def _renames(value: Any) -> dict[str, str]:
-    return {key: _text(of) for key, of in _mapping(value).items()}
+    return {_text(key): kind(of) for key, of in value.items()}
 
 
 def _grid(value: Any) -> Mapping[str, tuple[Any, ...]] | str:
-    if isinstance(value, str):
-        return value
-    return {
-        key: tuple(of) if isinstance(of, Sequence) and not isinstance(of, str) else (of,)
-        for key, of in _mapping(value).items()
-    }
+    def values(of: Any) -> tuple[Any, ...]:
+        return tuple(of) if isinstance(of, Sequence) and not isinstance(of, str) else (of,)
+
+    return value if isinstance(value, str) else _mapping(value, values)
 
 
-_KINDS: dict[str, Any] = {
-    "features": _texts,
-    "classifier": _text,
-    "params": _mapping,
-    "layer": _layer,
-    "pooling": _optional,
-    "fusion": _text,
-    "protocol": _text,
-    "folds": _whole,
-    "grid": _grid,
-    "tune": _whole,
-    "inner_folds": _whole,
-    "seeds": _whole,
-    "seed": _whole,
-    "label": _text,
-    "classes": _classes,
-    "map": _renames,
-    "copies": _text,
-    "test_on": _text,
-    "incomplete": _yes_or_no,
-}
-_MEANT = {
-    _text: "a word",
-    _layer: "a layer",
-    _optional: "a word",
-    _whole: "a whole number",
-    _yes_or_no: "true or false",
-    _texts: "a list of words",
-    _classes: "a list of words",
-    _mapping: "a mapping of names to values",
-    _renames: "a mapping of words to words",
-    _grid: "default, or a mapping of names to lists of values",
+_whole = _exactly(int)
+# Each key's kind, and what a value that is not of it is told to be.
+_KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "features": (_texts, "a list of words"),
+    "classes": (_or_none(_texts), "a list of words"),
+    "params": (_mapping, "a mapping of names to values"),
+    "map": (partial(_mapping, kind=_text), "a mapping of words to words"),
+    "grid": (_grid, "default, or a mapping of names to lists of values"),
+    "layer": (_or_none(_layer), "a layer"),
+    "pooling": (_or_none(_text), "a word"),
+    "incomplete": (_exactly(bool), "true or false"),
+    **dict.fromkeys(("classifier", "fusion", "protocol", "label", "copies", "test_on"), (_text, "a word")),
+    **dict.fromkeys(("folds", "tune", "inner_folds", "seeds", "seed"), (_whole, "a whole number")),
 }
 
 
@@ -256,7 +231,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(of) for key, of in value.items()}
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -53,8 +53,8 @@ class FusedClassifier:
     ``estimators[s]`` takes the X of source s; all know the same classes.
     """
 
-    def __init__(self, estimators: Sequence[Any], weights: Sequence[float], names: Sequence[str]) -> None:
-        self.estimators, self.names = list(estimators), list(names)
+    def __init__(self, estimators: Sequence[Any], weights: Sequence[float]) -> None:
+        self.estimators = list(estimators)
         self.weights = np.asarray(weights, np.float64)
         self.classes_ = self.estimators[0].classes_
 
@@ -62,6 +62,3 @@ class FusedClassifier:
         """float32 [N, C]; ``X`` holds one X a source."""
         each = [np.asarray(e.predict_proba(x)) for e, x in zip(self.estimators, X, strict=True)]
         return fused(each, self.weights)
-
-    def predict(self, X: Sequence[Inputs]) -> np.ndarray:  # noqa: N803
-        return np.asarray(self.classes_)[self.predict_proba(X).argmax(axis=1)]

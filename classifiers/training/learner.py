@@ -1,10 +1,11 @@
-"""One classifier on one set of features: fit on some rows, give probabilities of others."""
+"""One classifier on one set of features: fit on some rows, give probabilities of others; progress in fits."""
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 from classifiers.data.features import Features, FrameRows
 from classifiers.models.table import FRAMES, LAYERS, Row
 from classifiers.results.metrics import unweighted_accuracy
-from classifiers.training.fit_progress import FitProgress
+from classifiers.training.config import Experiment
 from classifiers.training.protocols import Rows
 from extractor.errors import InputError, SettingsError
+from extractor.progress import LOG_INTERVAL, clock_time
 
 Inputs = np.ndarray | FrameRows  # float32 [N, D] or [N, L, D], or frames of each row
 Splits = Sequence[tuple[Rows, Rows]]  # (train, validation)
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,9 @@ class Setting:
 
     def __str__(self) -> str:
         words = [] if self.layer is None else [f"layer {self.layer}"]
-        words += [f"{name}={_shown(value)}" for name, value in self.params.items()]
+        for name, value in self.params.items():
+            words.append(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}")
         return ", ".join(words)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +51,97 @@ class Fitted:
         return aligned(self.estimator, x, self.num_classes, self.codes)
 
 
-def aligned(estimator: Any, x: Inputs, num_classes: int, codes: np.ndarray | None = None) -> np.ndarray:
+def aligned(estimator: Any, x: Any, num_classes: int, codes: np.ndarray | None = None) -> np.ndarray:
     """float32 [N, C] of an estimator that knows some of C classes; ``codes``: which, else its own names."""
-    out = np.zeros((len(x), num_classes), np.float32)
-    out[:, np.asarray(estimator.classes_, np.int64) if codes is None else codes] = estimator.predict_proba(x)
+    proba = estimator.predict_proba(x)
+    out = np.zeros((len(proba), num_classes), np.float32)
+    out[:, np.asarray(estimator.classes_, np.int64) if codes is None else codes] = proba
     return out
+
+
+def learned_weights(estimator: Any) -> list[float] | None:
+    """Of the layers, where it has learned any."""
+    weights = getattr(estimator, "layer_weights_", None)
+    return None if weights is None else [float(weight) for weight in weights]
+
+
+def take(x: Inputs, rows: Rows) -> Inputs:
+    return x[rows] if isinstance(x, np.ndarray) else x.take(rows)
+
+
+def inputs_of(row: Row, features: Features, layer: int | None) -> Inputs:
+    """X of all rows as a classifier takes it. Reading another layer drops the one before."""
+    frames, source = features.has_frames, features.sources[0]
+
+    def need(met: bool, what: str) -> None:
+        if not met:
+            read = f"{source.path} is read with pooling {source.pooling}"
+            raise SettingsError(f"--classifier {row.name} needs {what}; {read}")
+
+    if row.input == FRAMES or (frames and row.means_of_frames):
+        need(frames, "frames: extract with --pooling none, and name it here")
+        return features.frame_rows(layer)
+    need(not frames, "a pooling, not frames")
+    if row.input != LAYERS:
+        return features.matrix(layer)
+    need(not row.means_of_frames or source.pooling == "mean", "frames or the pooling mean")
+    return features.tensor()
+
+
+class FitProgress:
+    """Counts fits, which are what takes the time, against how many there will be.
+
+    It says a line now and then, and when told to.
+    """
+
+    def __init__(self, say: Say | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.done, self.doing = 0, 0, ""  # ``doing``: what the lines are about from now on
+        self._say, self._clock = say, clock
+        self._began = self._said = clock()
+
+    def fitted(self) -> None:
+        """One more is done."""
+        self.done += 1
+        self._say_now_and_then()
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Of a network's history: a fit of many minutes is not silent."""
+        self._say_now_and_then(f", epoch {row['epoch']:.0f} of this one")
+
+    def _say_now_and_then(self, more: str = "") -> None:
+        if self._clock() - self._said >= LOG_INTERVAL:
+            self.say(f"{self.doing}: {self.done:,}/{self.total:,} fits{more}")
+
+    def say(self, line: str) -> None:
+        """A line, with the time that is left."""
+        if self._say is None:
+            return
+        self._said = self._clock()
+        left = self.total - self.done
+        if self.done and left > 0:
+            per_fit = (self._said - self._began) / self.done
+            line += f", {clock_time(per_fit * left)} left"
+        self._say(line)
 
 
 @dataclass(slots=True)
 class Learner:
-    """``row`` of the table on ``features``; ``groups`` int64 [N] are kept apart inside estimators."""
+    """The experiment's classifier on ``features``; ``groups`` int64 [N] are kept apart inside estimators."""
 
-    row: Row
+    experiment: Experiment
     features: Features
     groups: np.ndarray
-    params: Mapping[str, Any]  # that hold for every setting
     progress: FitProgress
+    row: Row = field(init=False)
     troubles: Counter[str] = field(default_factory=Counter)
     fits: int = 0
+
+    def __post_init__(self) -> None:
+        self.row = self.experiment.row
+
+    @property
+    def _named(self) -> str:
+        return f"{self.features.sources[0].path}: --classifier {self.row.name}"
 
     @property
     def layers(self) -> list[int | None]:
@@ -78,33 +151,19 @@ class Learner:
         return list(self.features.layers)
 
     def inputs(self, layer: int | None) -> Inputs:
-        """X of all rows. Reading another layer drops the one before."""
-        wants, frames = self.row.input, self.features.has_frames
-        if wants == FRAMES or (frames and self.row.means_of_frames):
-            self._need(frames, "frames: extract with --pooling none, and name it here")
-            return self.features.frame_rows(layer)
-        self._need(not frames, "a pooling, not frames")
-        if wants != LAYERS:
-            return self.features.matrix(layer)
-        pooling = self.features.sources[0].pooling
-        self._need(not self.row.means_of_frames or pooling == "mean", "frames or the pooling mean")
-        return self.features.tensor()
-
-    def _need(self, met: bool, what: str) -> None:
-        if not met:
-            source = self.features.sources[0]
-            read = f"{source.path} is read with pooling {source.pooling}"
-            raise SettingsError(f"--classifier {self.row.name} needs {what}; {read}")
+        return inputs_of(self.row, self.features, layer)
 
     def fit(self, x: Inputs, rows: Rows, params: Mapping[str, Any], seed: int) -> Fitted:
         """On ``rows`` of ``x``. Labels are renumbered without gaps, as some classifiers need them."""
+        from sklearn.exceptions import ConvergenceWarning
+
         self.refuse_too_few(rows)
         codes, y = np.unique(self.features.y[rows], return_inverse=True)
-        estimator = self.row.make({**self.params, **params}, seed)
+        estimator = self.row.make({**self.experiment.params, **params}, seed)
         neighbours = estimator.get_params().get("classifier__n_neighbors", 0)
         if neighbours > len(y):
             raise InputError(
-                f"{self._where}--classifier {self.row.name} looks for {neighbours} neighbours, a fold has"
+                f"{self._named} looks for {neighbours} neighbours, a fold has"
                 f" {len(y)} training rows; write --param n_neighbors=1, or fewer --folds"
             )
         extra: dict[str, Any] = {"groups": self.groups[rows]} if self.row.groups else {}
@@ -113,7 +172,11 @@ class Learner:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             estimator.fit(take(x, rows), y, **extra)
-        self._note(caught)
+        for each in caught:  # what did not converge is counted for the report; others go their way
+            if issubclass(each.category, ConvergenceWarning):
+                self.troubles["did not converge; raise max_iter with --param"] += 1
+            else:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         if getattr(estimator, "calibrated_on_", None) == "rows":
             self.troubles["calibrated on rows, not speakers: too few speakers for all classes"] += 1
         self.fits += 1
@@ -126,24 +189,10 @@ class Learner:
         if count.min(initial=self.row.least) < self.row.least:
             name = self.features.classes[codes[count.argmin()]]
             raise InputError(
-                f"{self._where}--classifier {self.row.name} needs {self.row.least} training rows of each"
+                f"{self._named} needs {self.row.least} training rows of each"
                 f" class; {name!r} has {count.min()} in a fold; leave it out with --classes, join it to"
                 " another with --map OLD=NEW, or take another --classifier"
             )
-
-    @property
-    def _where(self) -> str:
-        return f"{self.features.sources[0].path}: "
-
-    def _note(self, caught: Sequence[warnings.WarningMessage]) -> None:
-        """What did not converge is counted for the report; any other warning goes its way."""
-        from sklearn.exceptions import ConvergenceWarning
-
-        for each in caught:
-            if issubclass(each.category, ConvergenceWarning):
-                self.troubles["did not converge; raise max_iter with --param"] += 1
-            else:
-                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
     def score(self, x: Inputs, splits: Splits, params: Mapping[str, Any], seed: int) -> float:
         """UA over the validation rows of all splits together."""
@@ -158,7 +207,3 @@ class Learner:
         return [
             f"{self.row.name}: {count} of {self.fits} fits {what}" for what, count in self.troubles.items()
         ]
-
-
-def take(x: Inputs, rows: Rows) -> Inputs:
-    return x[rows] if isinstance(x, np.ndarray) else x.take(rows)

@@ -14,10 +14,10 @@ embedding_2d.png
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from os import PathLike
@@ -28,20 +28,30 @@ import numpy as np
 
 from classifiers.charts import plots
 from classifiers.charts.projection import FILE as PROJECTION
-from classifiers.charts.projection import TITLES, Picture, project_rows, write_projection
+from classifiers.charts.projection import TITLES, project_rows, write_projection
 from classifiers.charts.results import charts_of, histories_of, tested
 from classifiers.data.features import FRAMES, Source
 from classifiers.data.heard import FILE as HEARD
 from classifiers.data.heard import Heard, heard_of, read_heard, write_heard
 from classifiers.data.runs import open_run
-from classifiers.models.files import SKOPS, kind_of, read_estimator, write_estimator
+from classifiers.models.files import SAFETENSORS, SKOPS, kind_of, read_estimator, write_estimator
 from classifiers.models.table import LAYERS, Row, row
-from classifiers.results.files import folder_aside, plain, settled, write_csv, write_file, write_json
+from classifiers.results.files import (
+    folder_aside,
+    plain,
+    read_csv,
+    settled,
+    write_csv,
+    write_file,
+    write_json,
+)
 from classifiers.results.metrics import confusion_matrix
-from classifiers.results.result import METRICS_FILE, RESULT, Result
+from classifiers.results.result import METRICS_FILE, Result
 from classifiers.training.conditions import Conditions, conditions_of, source_values
-from classifiers.training.config import Experiment
+from classifiers.training.config import Experiment, read_yaml
 from classifiers.training.fusion import FusedClassifier
+from classifiers.training.learner import aligned, learned_weights
+from classifiers.training.outputs import refuse_foreign
 from extractor.errors import SettingsError, StoreError
 
 FORMAT = 1
@@ -87,9 +97,7 @@ class Model:
             ]
         else:
             x = self._inputs(self.origins, blocks)
-        out = np.zeros((len(blocks[0]), len(self.classes)), np.float32)
-        out[:, np.asarray(self.estimator.classes_, np.int64)] = self.estimator.predict_proba(x)
-        return out
+        return aligned(self.estimator, x, len(self.classes))
 
     def _inputs(self, origins: Sequence[Origin], blocks: Sequence[Any]) -> Any:
         """X of one estimator, as `learner.Learner.inputs` has it in training."""
@@ -132,10 +140,21 @@ def write_model(
     refuse_foreign(folder)
     experiment = {**(config if isinstance(config, Mapping) else config.to_dict()), **result.config}
     origins = [origin_of(source) for source in sources]
-    members = estimator.estimators if isinstance(estimator, FusedClassifier) else [estimator]
+    members, weights = [estimator], None
+    if isinstance(estimator, FusedClassifier):
+        members, weights = estimator.estimators, estimator.weights.tolist()
+    learned = learned_weights(members[0])
+    under = str(conditions_of(result))
     with folder_aside(folder) as new:
         result.save(new)
-        of_model = _of_model(row(experiment["classifier"]), estimator, members, sources)
+        parameters = [row(experiment["classifier"]).parameters_of(member) for member in members]
+        of_model = {
+            "features": [str(source) for source in sources],
+            "classifiers": [
+                {"parameters": values, "weight": weight}
+                for values, weight in zip(parameters, weights or [1.0], strict=True)
+            ],
+        }
         written = {"used": result.used, "selected": {"folds": _of_folds(result), "model": of_model}}
         write_file(new / CONFIG, _yaml({**experiment, **written}))
         write_json(new / PROVENANCE, [asdict(origin) for origin in origins])
@@ -147,13 +166,13 @@ def write_model(
             write_estimator(member, new / name)
             files.append({"name": name, "kind": kind})
         _write_tables(new, result, members, origins[0])
-        _write_charts(new, result, members, origins[0])
+        _write_charts(new, result, origins[0].layers, learned, under)
         about = {
             "format": FORMAT,
             "classifier": experiment["classifier"],
             "classes": result.classes,
             "files": files,
-            "weights": estimator.weights.tolist() if isinstance(estimator, FusedClassifier) else None,
+            "weights": weights,
             "sha256": {
                 name: _sha256(new / name) for name in (*(f["name"] for f in files), PROVENANCE, CONFIG, HEARD)
             },
@@ -161,9 +180,13 @@ def write_model(
         }
         write_json(new / MODEL, about)
     # UMAP takes longer than all the rest: the model is safe before it begins.
-    picture = project_rows(sources, _tested_ids(result), _learned_weights(members[0]), projection)
-    figure = plots.captioned(_map(picture, result), str(conditions_of(result)))
-    plots.write_png(figure, folder / "embedding_2d.png")
+    first = result.predictions[0]
+    ids = [result.ids[row] for row in first.rows.tolist()]
+    picture = project_rows(sources, ids, learned, projection)
+    code = dict(zip(ids, first.y_true.tolist(), strict=True))
+    codes = np.array([code[name] for name in picture.ids], np.int64)
+    figure = plots.embedding_map(picture.points2, codes, result.classes, TITLES[picture.method])
+    plots.write_png(plots.captioned(figure, under), folder / "embedding_2d.png")
     write_projection(picture, folder / PROJECTION)
 
 
@@ -171,22 +194,6 @@ def conditions_of_model(result: Result, origins: Sequence[Origin], normalise: st
     """Under what a model's figures were found; of one that an earlier version wrote, what can be told."""
     sources = [source_values(o.path, o.settings, o.pooling, o.layers) for o in origins]
     return conditions_of(result, sources, normalise)
-
-
-def refuse_foreign(folder: str | PathLike[str]) -> None:
-    """Raises SettingsError unless a model may be written there: what is somebody else's is not replaced.
-
-    To be called before training, too, which may take hours.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise SettingsError(f"--out {folder}: is a file; name a folder")
-    if any(folder.iterdir()) and not any((folder / name).exists() for name in (MODEL, RESULT)):
-        raise SettingsError(
-            f"--out {folder}: holds files of something else than a model; name another folder"
-        )
 
 
 def origin_of(source: Source) -> Origin:
@@ -217,20 +224,6 @@ def _of_folds(result: Result) -> list[dict[str, Any]]:
     return [{name: value for name, value in each.items() if value is not None} for each in every]
 
 
-def _of_model(
-    of_table: Row, estimator: Any, members: Sequence[Any], sources: Sequence[Source]
-) -> dict[str, Any]:
-    """Of the saved model: what it takes, and every parameter of each classifier as it was fitted."""
-    weights = estimator.weights.tolist() if isinstance(estimator, FusedClassifier) else [1.0]
-    return {
-        "features": [str(source) for source in sources],
-        "classifiers": [
-            {"parameters": of_table.parameters_of(member), "weight": weight}
-            for member, weight in zip(members, weights, strict=True)
-        ],
-    }
-
-
 def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> Heard:
     """What a model that was fitted on the rows ``ids`` of a run has heard."""
     store, trained = open_run(source.path, incomplete=True), set(ids)  # the rows that were learned from
@@ -255,7 +248,7 @@ def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Ori
     histories: dict[str, Sequence[Mapping[str, float]]] = dict(histories_of(result))
     for number, member in enumerate(members):
         if getattr(member, "history_", None):
-            histories[f"final {number}" if len(members) > 1 else "final"] = member.history_
+            histories[f"{FINAL} {number}" if len(members) > 1 else FINAL] = member.history_
     if histories:
         names = list(dict.fromkeys(name for h in histories.values() for epoch in h for name in epoch))
         lines = [[fit, *(epoch.get(n, "") for n in names)] for fit, h in histories.items() for epoch in h]
@@ -266,7 +259,7 @@ def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Ori
         for fold in folds
         if fold.layer_weights
     }
-    learned = _learned_weights(members[0])
+    learned = learned_weights(members[0])
     if learned is not None:
         fits[FINAL] = learned
     if fits:
@@ -274,26 +267,11 @@ def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Ori
         write_csv(new / LAYER_WEIGHTS, header, [[fit, *of] for fit, of in fits.items()])
 
 
-def _write_charts(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:
-    under = str(conditions_of(result))
-    for name, draw in charts_of(result, origin.layers, _learned_weights(members[0])).items():
+def _write_charts(
+    new: Path, result: Result, layers: Sequence[int], learned: Sequence[float] | None, under: str
+) -> None:
+    for name, draw in charts_of(result, layers, learned).items():
         plots.write_png(plots.captioned(draw(), under), new / f"{name}.png")
-
-
-def _learned_weights(estimator: Any) -> list[float] | None:
-    weights = getattr(estimator, "layer_weights_", None)
-    return None if weights is None else [float(weight) for weight in weights]
-
-
-def _tested_ids(result: Result) -> list[str]:
-    return [result.ids[row] for row in result.predictions[0].rows.tolist()]
-
-
-def _map(picture: Picture, result: Result) -> Any:
-    first = result.predictions[0]
-    code = dict(zip(_tested_ids(result), first.y_true.tolist(), strict=True))
-    codes = np.array([code[name] for name in picture.ids], np.int64)
-    return plots.embedding_map(picture.points2, codes, result.classes, TITLES[picture.method])
 
 
 def _sha256(path: Path) -> str:
@@ -311,55 +289,63 @@ def load_model(folder: str | PathLike[str]) -> Model:
     by name; an estimator of types that are not trusted.
     """
     path = settled(Path(folder))
-    about = _read_about(path)
-    _check_files(path, about)
-    try:
-        origins = tuple(_read_origin(each) for each in json.loads((path / PROVENANCE).read_text("utf-8")))
+    about = _checked(path)
+    origins = read_origins(path)
+    with _damaged(path / MODEL):
         classes, found = tuple(map(str, about["classes"])), row(about["classifier"])
-        weights = about["weights"]
+        weights, written_with = about["weights"], str(about["versions"]["scikit-learn"])
         names = [(str(each["name"]), str(each["kind"])) for each in about["files"]]
-        _check_versions(path, about["versions"], {kind for _, kind in names})
-    except (ValueError, KeyError, TypeError, SettingsError) as error:
-        raise StoreError(f"{path / MODEL}: damaged ({error!r}); train again") from error
+    minor = ".".join(written_with.split(".")[:2])
+    here = version("scikit-learn")
+    # scikit-learn promises no estimator across its minor versions: it may load and be wrong.
+    if SKOPS in {kind for _, kind in names} and minor != ".".join(here.split(".")[:2]):
+        raise StoreError(
+            f"{path}: was written with scikit-learn {written_with}, this is {here}. Install scikit-learn"
+            f" {minor}, or train again: hser-train --config {path / CONFIG}"
+        )
     members = [read_estimator(path / name, kind) for name, kind in names]
     for (name, _), member in zip(names, members, strict=True):
-        _check_classes(path / name, member, len(classes))
+        codes = getattr(member, "classes_", None)
+        if codes is None or not hasattr(member, "predict_proba"):
+            what = f"holds a {type(member).__name__}, which is no classifier"
+            raise StoreError(f"{path / name}: {what}; train again")
+        if not np.isin(np.asarray(codes), np.arange(len(classes))).all():
+            raise StoreError(f"{path / name}: tells other classes apart than {MODEL} names; train again")
     estimator = members[0]
     if weights is not None:
         if len(weights) != len(members) or len(members) != len(origins):
             raise StoreError(
                 f"{path / MODEL}: damaged: a late fusion needs a member and a weight each source"
             )
-        estimator = FusedClassifier(members, weights, [origin.path for origin in origins])
+        estimator = FusedClassifier(members, weights)
     heard = read_heard(path / HEARD, len(origins)) if HEARD in about["sha256"] else ()
-    return Model(path, found, classes, origins, estimator, read_config(path), heard, _speaker_dependent(path))
-
-
-def _speaker_dependent(path: Path) -> bool | None:
-    """How the model was tested. Not vital: a folder without its figures still predicts."""
-    try:
-        found = json.loads((path / METRICS_FILE).read_text("utf-8"))["speaker_dependent"]
+    try:  # not vital: a folder without its figures still predicts
+        dependent = json.loads((path / METRICS_FILE).read_text("utf-8"))["speaker_dependent"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, bool) else None
+        dependent = None
+    dependent = dependent if isinstance(dependent, bool) else None
+    config = read_yaml(path / CONFIG)
+    return Model(path, found, classes, tuple(origins), estimator, config, heard, dependent)
 
 
-def read_config(folder: str | PathLike[str]) -> dict[str, Any]:
-    """The experiment's plain values."""
-    from classifiers.training.config import read_yaml
-
-    return read_yaml(settled(Path(folder)) / CONFIG)
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """What is wrong in a file that was written here is told by its name."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, SettingsError) as error:
+        raise StoreError(f"{path}: damaged ({error!r}); train again") from error
 
 
 def read_origins(folder: str | PathLike[str]) -> list[Origin]:
     """Where a model's embeddings came from. Raises StoreError."""
     path = settled(Path(folder)) / PROVENANCE
     try:
-        return [_read_origin(each) for each in json.loads(path.read_text("utf-8"))]
+        text = path.read_text("utf-8")
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; name a folder that hser-train has written") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({error!r}); train again") from error
+    with _damaged(path):
+        return [Origin(**each | {"layers": tuple(map(int, each["layers"]))}) for each in json.loads(text)]
 
 
 def read_layer_weights(folder: str | PathLike[str]) -> list[float] | None:
@@ -367,14 +353,16 @@ def read_layer_weights(folder: str | PathLike[str]) -> list[float] | None:
     path = settled(Path(folder)) / LAYER_WEIGHTS
     if not path.is_file():
         return None
-    try:
-        lines = list(csv.reader(path.read_text("utf-8").splitlines()))
-        return next(([float(weight) for weight in weights] for fit, *weights in lines if fit == FINAL), None)
-    except ValueError as error:
-        raise StoreError(f"{path}: damaged ({error}); train again") from error
+    with _damaged(path):
+        of_fits = {line.pop("fit"): line for line in read_csv(path)}
+        return [float(weight) for weight in of_fits[FINAL].values()] if FINAL in of_fits else None
 
 
-def _read_about(path: Path) -> dict[str, Any]:
+def _checked(path: Path) -> dict[str, Any]:
+    """What `MODEL` says, once every file is as it was written.
+
+    Checksums tell damage and carelessness; the types of an estimator are what guards from malice.
+    """
     try:
         about = json.loads((path / MODEL).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -387,47 +375,17 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path / MODEL}: not of format {FORMAT}; use the hser that wrote it, or train again"
         )
-    return about
-
-
-def _check_files(path: Path, about: Mapping[str, Any]) -> None:
-    """Each file as it was written. It tells damage and carelessness; types are what guards from malice."""
-    sums = about.get("sha256")
-    files = about.get("files")
+    sums, files = about.get("sha256"), about.get("files")
     if not isinstance(sums, dict) or not isinstance(files, list) or not files:
         raise StoreError(f"{path / MODEL}: damaged; train again")
-    allowed = {f"model.{k}" for k in (SKOPS, "safetensors")}
-    allowed |= {f"model-{n}.{k}" for n in range(len(files)) for k in (SKOPS, "safetensors")}
+    stems = ("model", *(f"model-{number}" for number in range(len(files))))
+    allowed = {f"{stem}.{kind}" for stem in stems for kind in (SKOPS, SAFETENSORS)}
     named = [each.get("name") for each in files if isinstance(each, dict)]
-    for name in (*named, PROVENANCE, CONFIG, *(name for name in (HEARD,) if name in sums)):
+    for name in (*named, PROVENANCE, CONFIG, *({HEARD} & sums.keys())):
         if name not in (*allowed, PROVENANCE, CONFIG, HEARD):
             raise StoreError(f"{path / MODEL}: names {name!r}, which is no file of a model; it is not loaded")
         if not (path / name).is_file():
             raise StoreError(f"{path / name}: is missing; the model folder is not complete")
         if sums.get(name) != _sha256(path / name):
             raise StoreError(f"{path / name}: was changed since the model was written; train again")
-
-
-def _check_versions(path: Path, versions: Mapping[str, str], kinds: set[str]) -> None:
-    """scikit-learn promises no estimator across its minor versions: it may load and be wrong."""
-    if SKOPS not in kinds:
-        return
-    there, here = str(versions["scikit-learn"]), version("scikit-learn")
-    if there.split(".")[:2] != here.split(".")[:2]:
-        raise StoreError(
-            f"{path}: was written with scikit-learn {there}, this is {here}. Install scikit-learn"
-            f" {'.'.join(there.split('.')[:2])}, or train again: hser-train --config {path / CONFIG}"
-        )
-
-
-def _check_classes(path: Path, estimator: Any, num_classes: int) -> None:
-    """An estimator of the table, for the codes of these classes."""
-    codes = getattr(estimator, "classes_", None)
-    if codes is None or not hasattr(estimator, "predict_proba"):
-        raise StoreError(f"{path}: holds a {type(estimator).__name__}, which is no classifier; train again")
-    if not np.isin(np.asarray(codes), np.arange(num_classes)).all():
-        raise StoreError(f"{path}: tells other classes apart than {MODEL} names; train again")
-
-
-def _read_origin(values: Mapping[str, Any]) -> Origin:
-    return Origin(**{**values, "layers": tuple(int(layer) for layer in values["layers"])})
+    return about

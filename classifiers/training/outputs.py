@@ -13,22 +13,37 @@ from typing import Any
 
 from classifiers.data.source import Source
 from classifiers.results.files import settled
-from classifiers.training.config import Experiment, experiment_from
+from classifiers.training.config import Experiment, experiment_from, read_yaml
 from extractor.errors import HserError, SettingsDiffer, SettingsError
 from extractor.store.run_folder import RUN
 
-_NOT_COMPARED = ("incomplete",)  # a run that has been finished since gives a better model, not another
 _MODEL_FILES = ("model.json", "result.json")
+
+
+def _is_ours(folder: Path, *names: str) -> bool:
+    """Whether there is one of these files in it. Raises SettingsError where ``folder`` is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"--out {folder}: is a file; name a folder")
+    return any((folder / name).exists() for name in names)
 
 
 def refuse_results(folder: str | PathLike[str]) -> None:
     """Raises SettingsError where results must not be written: into a file, a run, a model's folder."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise SettingsError(f"--out {folder}: is a file; name a folder")
-    for names, what in (((RUN,), "run"), (_MODEL_FILES, "model")):
-        if any((folder / name).exists() for name in names):
+    for what, names in (("run", (RUN,)), ("model", _MODEL_FILES)):
+        if _is_ours(Path(folder), *names):
             raise SettingsError(f"--out {folder}: holds a {what}; name another folder")
+
+
+def refuse_foreign(folder: str | PathLike[str]) -> None:
+    """Raises SettingsError unless a model may be written there: what is somebody else's is not replaced.
+
+    To be called before training, too, which may take hours.
+    """
+    path = Path(folder)
+    if not _is_ours(path, *_MODEL_FILES) and path.exists() and any(path.iterdir()):
+        raise SettingsError(
+            f"--out {folder}: holds files of something else than a model; name another folder"
+        )
 
 
 def refuse_other_settings(
@@ -41,24 +56,23 @@ def refuse_other_settings(
     if there is None:
         return
     try:
-        # As it was asked, and as it was written with its defaults worked out: either does the same.
-        worked_out = _comparable(experiment_from(there, str(folder)))
-        before = there.get("used", {}).get("asked", there)
-        old = _comparable(experiment_from(before, str(folder)))
+        # As it was written with its defaults worked out, and as it was asked: either does the same.
+        worked_out, old = (
+            _compared(experiment_from(values, str(folder)))
+            for values in (there, there.get("used", {}).get("asked", there))
+        )
     except HserError as error:
         raise SettingsDiffer(
             f"--out {folder}: its settings cannot be compared ({error}); name another folder, or overwrite"
             " it with --force"
         ) from error
-    new = _comparable(asked)
-    if new == worked_out:
-        return
+    new = _compared(asked)
     differences = [
         f"{name}: there is {_shown(old[name])}, you asked for {_shown(new[name])}"
         for name in new
         if old[name] != new[name]
     ]
-    if differences:
+    if differences and new != worked_out:
         raise SettingsDiffer(
             f"--out {folder}: made with other settings. {'; '.join(differences)}. Name another folder, or"
             " overwrite it with --force"
@@ -67,19 +81,17 @@ def refuse_other_settings(
 
 def model_config(folder: str | PathLike[str]) -> dict[str, Any] | None:
     """The experiment of the model in a folder; None where there is none."""
-    from classifiers.training.config import read_yaml
-
     path = settled(Path(folder)) / "config.yaml"
     return read_yaml(path) if path.is_file() else None
 
 
-def _comparable(experiment: Experiment) -> dict[str, Any]:
-    """Its plain values; a run is the same by whichever path."""
+def _compared(experiment: Experiment) -> dict[str, Any]:
+    """Its plain values. A run is the same by whichever path, and a finished one gives a better model."""
     values = experiment.to_dict()
-    default = experiment.layer or "best"
-    sources = [Source.parse(text, default) for text in experiment.features]
+    del values["incomplete"]
+    sources = [Source.parse(text, experiment.layer or "best") for text in experiment.features]
     values["features"] = [str(Source(str(Path(s.path).resolve()), s.pooling, s.layers)) for s in sources]
-    return {name: value for name, value in values.items() if name not in _NOT_COMPARED}
+    return values
 
 
 def _shown(value: Any) -> str:

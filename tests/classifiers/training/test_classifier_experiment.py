@@ -24,8 +24,8 @@ from classifiers.studies.layers import run_layer_study
 from classifiers.training.conditions import conditions_of
 from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import open_features, run_experiment, train_on_all
-from classifiers.training.fit_progress import FitProgress
 from classifiers.training.fusion import PRIOR, FusedClassifier, mixture_weights
+from classifiers.training.learner import FitProgress
 from classifiers.training.protocols import make_folds
 from extractor.errors import InputError, SettingsError
 from tests.classifier_cases import Corpus, corpus, write_run
@@ -390,7 +390,8 @@ def test_the_table_is_whole() -> None:
 
 def test_progress_says_how_much_time_is_left() -> None:
     now, lines = [0.0], []
-    progress = FitProgress(lines.append, total=10, clock=lambda: now[0])
+    progress = FitProgress(lines.append, clock=lambda: now[0])
+    progress.total = 10
     for _ in range(4):
         now[0] += 10
         progress.fitted()

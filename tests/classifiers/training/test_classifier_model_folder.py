@@ -29,7 +29,8 @@ from classifiers.results.files import folder_aside, settled
 from classifiers.results.result import Result
 from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import open_features
-from classifiers.training.model_folder import MODEL, Model, load_model, refuse_foreign, write_model
+from classifiers.training.model_folder import MODEL, Model, load_model, write_model
+from classifiers.training.outputs import refuse_foreign
 from extractor import SettingsError, StoreError, extract
 
 FUSED = ("average", "gate")
