@@ -48,9 +48,8 @@ def hser(line: str) -> str:
     """
     name, *arguments = shlex.split(line)
     module, _, function = SCRIPTS[name].partition(":")
-    main = getattr(importlib.import_module(module), function)
-    used = (main.__globals__.get(each) for each in main.__code__.co_names)
-    command = next(each for each in used if isinstance(each, click.Command))
+    (command,) = getattr(importlib.import_module(module), function).args  # of a partial
+    assert isinstance(command, click.Command)
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
