@@ -65,7 +65,7 @@ def read_header(at: At, size: int) -> Header:
             raise DecodeError(f"cut short: the file ends inside its {container} header") from None
     try:
         end = ENDS[container](at, size) if container in ENDS else 0
-    except (struct.error, LookupError, ValueError):
+    except (struct.error, IndexError, ValueError):
         end = 0  # cut inside its header, or no header: the library's to refuse
     if end > size:
         raise DecodeError(f"cut short: the header declares {end:,} bytes, the file holds {size:,}")
