@@ -20,79 +20,74 @@ import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from typing import Any
 
 from extractor.errors import InputError
-from extractor.inputs.table import MAX_PROBLEMS, WHOLE, Source, Span
+from extractor.inputs.table import MAX_PROBLEMS, WHOLE, Input
 
 
 class Names(Sequence[Sequence[str]]):
     """What each recording may be called: the one id that was given, else its forms, the shortest first."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = [_Named(source) for source in sources]
-        self._first = [0, *itertools.accumulate(len(source) for source in self._sources)]
-        highest = _highest({root for source in self._sources for root in source.roots()})
-        told = _told_apart(set(highest.values()))
-        for source in self._sources:
-            source.told = {root: (above, told[above]) for root, above in highest.items()}
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        self._inputs = [_Named(each) for each in inputs]
+        self._first = [0, *itertools.accumulate(len(each.paths) for each in self._inputs)]
+        highest = _highest({root for each in self._inputs for root in each.roots()})
+        called = _told_apart(set(highest.values()))
+        for each in self._inputs:
+            each.called = {root: (above, called[above]) for root, above in highest.items()}
 
     def __len__(self) -> int:
         return self._first[-1]
 
-    @overload
-    def __getitem__(self, i: int) -> Sequence[str]: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Sequence[str]]: ...
-    def __getitem__(self, i: int | slice) -> Sequence[str] | Sequence[Sequence[str]]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
+    def __getitem__(self, i: Any) -> Any:
         at = bisect_right(self._first, i) - 1
-        source, k = self._sources[at], i - self._first[at]
-        given = source.ids[k] if source.ids else ""
-        return (given,) if given else source.forms(k)
+        each, k = self._inputs[at], i - self._first[at]
+        return (each.given(k),) if each.given(k) else each.forms(k)
 
     def given(self) -> list[bool]:
         """Of each recording, whether a manifest gives its id; empty where none does."""
-        if not any(any(source.ids) for source in self._sources):
+        if not any(any(each.ids) for each in self._inputs):
             return []
-        return [bool(source.ids and source.ids[k]) for source in self._sources for k in range(len(source))]
+        return [bool(each.given(k)) for each, k in self._each()]
 
     def ids(self) -> list[str]:
         """Of all, unique: the shortest form that tells all apart. Raises InputError where none does.
 
         A corpus's own id stays where others need a longer form, unless it is there twice itself.
         """
-        short = [name for source in self._sources for name in source.shorts()]
-        if len(set(short)) == len(short):
-            return short
-        twice = {name for name, count in Counter(short).items() if count > 1}
+        ids = [each.given(k) or each.short(k) for each, k in self._each()]
+        twice = {name for name, count in Counter(ids).items() if count > 1}
         for with_suffix in (False, True):
-            ids = [name for source in self._sources for name in source.longs(with_suffix, twice)]
             if len(set(ids)) == len(ids):
                 return ids
-        raise self._same_id(ids)
-
-    def _same_id(self, ids: Sequence[str]) -> InputError:
+            ids = [
+                each.given(k) or each.own(k, twice) or each.long(k, with_suffix) for each, k in self._each()
+            ]
+        if len(set(ids)) == len(ids):
+            return ids
         first: dict[str, str] = {}
         problems: list[str] = []
-        origins = (source.origin(i) for source in self._sources for i in range(len(source)))
-        for name, origin in zip(ids, origins, strict=True):
+        for name, (each, k) in zip(ids, self._each(), strict=True):
+            origin = f"{each.name}, line {each.lines[k]}" if each.lines else each.paths[k]
             if name in first and len(problems) < MAX_PROBLEMS:
                 problems.append(f"{name!r}: {first[name]} and {origin}")
             first.setdefault(name, origin)
-        return InputError("\n  ".join(["recordings with the same id; give each row its own 'id'", *problems]))
+        raise InputError("\n  ".join(["recordings with the same id; give each row its own 'id'", *problems]))
+
+    def _each(self) -> Iterator[tuple[_Named, int]]:
+        return ((each, k) for each in self._inputs for k in range(len(each.paths)))
 
 
 class _Named:
-    """Of a source, what its recordings are called by; its labels need not be kept for that."""
+    """Of an input, what its recordings are called by; its labels need not be kept for that."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Input) -> None:
         self.name, self.lines = source.name, source.lines
         self.paths, self.spans = source.paths, source.spans
         self.ids, self.corpus_ids = source.ids, source.corpus_ids
         # A root: the highest of all roots that it lies below, or itself, and what that is called.
-        self.told: dict[str, tuple[str, str]] = {}
+        self.called: dict[str, tuple[str, str]] = {}
         self._root = source.root if source.searched else None
         self._below = ""
         if source.is_manifest:
@@ -100,11 +95,13 @@ class _Named:
             inside = {os.path.dirname(path) for path in source.paths if path.startswith(folder)}
             self._below = os.path.join(os.path.commonpath(inside), "") if inside else ""
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def given(self, i: int) -> str:
+        return self.ids[i] if self.ids else ""
 
-    def origin(self, i: int) -> str:
-        return f"{self.name}, line {self.lines[i]}" if self.lines else self.paths[i]
+    def own(self, i: int, twice: set[str]) -> str:
+        """The corpus's own id, unless it is one of ``twice``."""
+        name = self.short(i) if self.corpus_ids and self.corpus_ids[i] else ""
+        return "" if name in twice else name
 
     def roots(self) -> Iterable[str]:
         return [self._root] if self._root is not None else {self._root_of(path) for path in self.paths}
@@ -117,39 +114,27 @@ class _Named:
             return self._below.rstrip(os.sep) or os.sep
         return os.path.dirname(path)
 
-    def shorts(self) -> Iterator[str]:
-        for i in range(len(self.paths)):
-            yield (self.ids[i] if self.ids else "") or self.short(i)
-
-    def longs(self, with_suffix: bool, twice: set[str]) -> Iterator[str]:
-        for i in range(len(self.paths)):
-            name = self.ids[i] if self.ids else ""
-            if not name and self.corpus_ids and self.corpus_ids[i]:
-                name = self.short(i)
-                name = "" if name in twice else name
-            yield name or self.long(i, with_suffix)
-
     def short(self, i: int) -> str:
         name = self.corpus_ids[i] if self.corpus_ids else ""
         return self._whole(i, name or os.path.splitext(os.path.basename(self.paths[i]))[0])
 
     def long(self, i: int, with_suffix: bool = False) -> str:
         path = self.paths[i]
-        root, called = self.told[self._root_of(path)]
+        root, called = self.called[self._root_of(path)]
         name = called + path.removeprefix(os.path.join(root, "")).replace(os.sep, "/")
         return self._whole(i, name if with_suffix else os.path.splitext(name)[0])
 
     def forms(self, i: int) -> tuple[str, ...]:
-        root, called = self.told[self._root_of(self.paths[i])]
+        root, called = self.called[self._root_of(self.paths[i])]
         whole = self.long(i, with_suffix=True)
         # With the input's name last: another input of a run may have the same names below it.
         named = whole if called else f"{os.path.basename(root)}/{whole}"
         return (self.short(i), self.long(i), whole, named)
 
     def _whole(self, i: int, name: str) -> str:
-        span = self.spans[i] if self.spans else WHOLE
-        if span != WHOLE:
-            name = f"{name}@{_times(span)}"
+        start, end = self.spans[i] if self.spans else WHOLE
+        if (start, end) != WHOLE:
+            name = f"{name}@{start or 0:.10g}-{'end' if end is None else f'{end:.10g}'}"
         # bytes of a file name that are no UTF-8 are surrogates, which no store can write
         return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -176,8 +161,3 @@ def _told_apart(roots: set[str]) -> dict[str, str]:
         if len(set(told.values())) == len(told) or count > max(map(len, parts.values())):
             break
     return {root: f"{name}/" if name else "" for root, name in told.items()}
-
-
-def _times(span: Span) -> str:
-    start, end = span
-    return f"{start or 0:.10g}-{'end' if end is None else f'{end:.10g}'}"

@@ -2,7 +2,7 @@
 # A path is a str here: a Path a row would cost more than all the rest.
 """Labels of the recordings that came in: read from the corpora's names and files, then said in common words.
 
-source ─> corpora, each with its recordings ─> labels, where the source has none of its own
+input ─> corpora, each with its recordings ─> labels, where the input has none of its own
        ─> `emotion` in the common set, by the corpus's codes and ``--map``; notes on what is not
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from sys import intern
 
 from extractor.errors import InputError
@@ -18,91 +19,67 @@ from extractor.inputs.corpora.recognise import Piece, recognise
 from extractor.inputs.corpora.side_files import Labels
 from extractor.inputs.corpora.table import Corpus
 from extractor.inputs.corpora.words import Renamer, Renames, common_emotion, is_missing, plain
-from extractor.inputs.table import BASE_COLUMNS, LONGEST_SHARED, Source
+from extractor.inputs.table import BASE_COLUMNS, LONGEST_SHARED, Input
 from extractor.types import EMOTIONS
 
 _LISTED = 20  # labels that a note names
 
 
-def recognise_each(sources: list[Source]) -> None:
-    """Each source by itself. One that has labels is recognised for their codes alone."""
-    bare: list[Source] = []
-    for source in sources:
-        if not set(BASE_COLUMNS).intersection(source.columns):
-            bare.append(source)
-            source.pieces = recognise(source.paths, source.root)
-            _label(source)
-        elif any(common_emotion(value) not in ("", *EMOTIONS) for value in _values(source, "emotion")):
-            found = recognise(source.paths, source.root)
-            source.pieces = [piece for piece in found if _has_its_codes(source, piece)]
-    if len({name for source in bare for name in source.corpora}) > 1:
-        _part_speakers(bare)
+def recognise_each(inputs: list[Input]) -> None:
+    """Each input by itself. One that has labels is recognised for their codes alone."""
+    bare: list[Input] = []
+    for each in inputs:
+        if not set(BASE_COLUMNS).intersection(each.columns):
+            bare.append(each)
+            each.pieces = recognise(each.paths, each.root)
+            _label(each)
+        elif any(common_emotion(value) not in ("", *EMOTIONS) for value in set(each.values("emotion"))):
+            found = recognise(each.paths, each.root)
+            each.pieces = [piece for piece in found if _has_its_codes(each, piece)]
+    if len({name for each in bare for name in each.corpora}) > 1:
+        # Speaker 03 of one corpus is not speaker 03 of another: nothing that groups them may think so.
+        for each in bare:
+            speakers = zip(each.values("speaker"), each.corpus_of_rows(), strict=False)
+            each.replace(
+                "speaker", [intern(f"{of.name}-{name}") if of and name else name for name, of in speakers]
+            )
 
 
-def _has_its_codes(source: Source, piece: Piece) -> bool:
+def _has_its_codes(source: Input, piece: Piece) -> bool:
     """Whether the labels given are the corpus's codes: those that the recordings' own names hold.
 
     EmoDB's F is happiness; someone's own table of it may mean fear.
     """
-    codes = {plain(code) for code in piece.corpus.emotions}
-    at = source.columns.index("emotion")
+    codes, written = {plain(code) for code in piece.corpus.emotions}, source.values("emotion")
     alike = []
     for row in piece.rows:
-        given = plain(source.labels[row][at])
+        given = plain(written[row])
         if given in codes:
             found = piece.corpus.parse(source.paths[row], piece.root) or {}
             alike.append(plain(found.get("emotion_raw", "")) == given)
     return bool(alike) and all(alike)
 
 
-def _values(source: Source, column: str) -> set[str]:
-    if column not in source.columns:
-        return set()
-    at = source.columns.index(column)
-    return {row[at] for row in source.labels}
-
-
-def _corpus_of_rows(source: Source) -> list[Corpus | None]:
-    of_row: list[Corpus | None] = [None] * len(source.paths)
-    for piece in source.pieces:
-        for row in piece.rows:
-            of_row[row] = piece.corpus
-    return of_row
-
-
-def _part_speakers(sources: list[Source]) -> None:
-    """Speaker 03 of one corpus is not speaker 03 of another: nothing that groups them may think so."""
-    for source in sources:
-        if "speaker" in source.columns:
-            at = source.columns.index("speaker")
-            source.labels = [
-                (*row[:at], intern(f"{corpus.name}-{row[at]}"), *row[at + 1 :]) if corpus and row[at] else row
-                for row, corpus in zip(source.labels, _corpus_of_rows(source), strict=True)
-            ]
-
-
-def force(corpus: Corpus, sources: list[Source]) -> None:
+def force(corpus: Corpus, inputs: list[Input]) -> None:
     """All recordings are of ``corpus``; only those with labels of their own may be named otherwise."""
-    strangers = []
-    for source in sources:
-        at = source.columns.index("emotion") if "emotion" in source.columns else -1
-        strangers += [
-            path
-            for i, path in enumerate(source.paths)
-            if not (at >= 0 and source.labels[i][at]) and corpus.parse(path, source.root) is None
-        ]
+    strangers = [
+        path
+        for each in inputs
+        for path, emotion in zip_longest(each.paths, each.values("emotion"))
+        if not emotion and corpus.parse(path, each.root) is None
+    ]
     if strangers:
         raise InputError(
-            f"{len(strangers)} of {sum(len(source.paths) for source in sources)} files are not named as in "
+            f"{len(strangers)} of {sum(len(each.paths) for each in inputs)} files are not named as in "
             f"{corpus.name} ({corpus.title}): {', '.join(strangers[:5])}"
             f"{', ...' if len(strangers) > 5 else ''}; leave them out, or leave the corpus to be recognised"
         )
-    for source in sources:
-        source.pieces = [Piece(corpus, source.root, list(range(len(source.paths))))]
-        _label(source)
+    for each in inputs:
+        each.pieces = [Piece(corpus, each.root, list(range(len(each.paths))))]
+        _label(each)
 
 
-def _label(source: Source) -> None:
+def _label(source: Input) -> None:
     """Adds the labels of the source's corpora; those that it has already win."""
     if not source.pieces:
         return
@@ -123,16 +100,22 @@ def _label(source: Source) -> None:
         columns += [name for name in piece.corpus.columns if name not in columns]
     own = {name: i for i, name in enumerate(source.columns)}
     columns += [name for name in own if name not in columns]
-    given = source.labels or [()] * len(rows)
+
+    def either(given: tuple[str, ...], found: Labels, name: str) -> str:
+        written, read = given[own[name]] if name in own else "", found.get(name, "")
+        if written and not (read and is_missing(written)):
+            return written
+        return intern(read) if len(read) <= LONGEST_SHARED else read
+
     source.labels = [
-        tuple([_either(labels, own.get(name), row, name) for name in columns])
-        for row, labels in zip(rows, given, strict=True)
+        tuple([either(given, found, name) for name in columns])
+        for found, given in zip(rows, source.labels or [()] * len(rows), strict=True)
     ]
     source.corpus_ids = [row.get("id", "") for row in rows]
     source.columns = columns
 
 
-def _leave_out(source: Source) -> None:
+def _leave_out(source: Input) -> None:
     """Recordings of a searched folder that a corpus has otherwise; not if there are no others."""
     out: set[int] = set()
     for piece in source.pieces:
@@ -158,43 +141,30 @@ def _leave_out(source: Source) -> None:
     ]
 
 
-def _either(labels: tuple[str, ...], at: int | None, row: Labels, name: str) -> str:
-    value = row.get(name, "")
-    if at is not None and labels[at] and not (value and is_missing(labels[at])):
-        return labels[at]
-    return intern(value) if len(value) <= LONGEST_SHARED else value
-
-
-def name_emotions(sources: list[Source], renames: Renames) -> None:
+def name_emotions(inputs: list[Input], renames: Renames) -> None:
     """``emotion`` in the common set, by the codes of each row's corpus, then by ``renames``."""
-    named: list[list[str]] = []
-    for source in sources:
-        written = _column(source, "emotion")
+    emotions: list[list[str]] = []
+    for each in inputs:
         common: dict[tuple[str, str], str] = {}
-        of_source = []
-        for value, corpus in zip(written, _corpus_of_rows(source), strict=bool(written)):
+        of_input = []
+        for value, corpus in zip(each.values("emotion"), each.corpus_of_rows(), strict=False):
             key = (corpus.name if corpus else "", value)
             if key not in common:
                 common[key] = intern(corpus.emotion(value) if corpus else common_emotion(value))
-            of_source.append(common[key])
-        named.append(of_source)
+            of_input.append(common[key])
+        emotions.append(of_input)
     if renames:
-        raw = {value for source in sources for value in _values(source, "emotion_raw")}
-        rename = Renamer(renames, raw.union(*named))
-        for source, of_source in zip(sources, named, strict=True):
-            for i, value in enumerate(_column(source, "emotion_raw")):
-                new = rename(value) if value and rename(value) != value else rename(of_source[i])
-                of_source[i] = intern(common_emotion(new))
-    for source, of_source in zip(sources, named, strict=True):
-        if not of_source:
-            continue
-        notes = label_notes(of_source, _column(source, "emotion_raw"))
-        source.label_notes = [f"{source.name}: {note}" for note in notes]
-        at = source.columns.index("emotion")
-        source.labels = [
-            row if row[at] == new else (*row[:at], new, *row[at + 1 :])
-            for row, new in zip(source.labels, of_source, strict=True)
-        ]
+        raw = {value for each in inputs for value in each.values("emotion_raw")}
+        rename = Renamer(renames, raw.union(*emotions))
+        for each, of_input in zip(inputs, emotions, strict=True):
+            for i, value in enumerate(each.values("emotion_raw")):
+                new = rename(value) if value and rename(value) != value else rename(of_input[i])
+                of_input[i] = intern(common_emotion(new))
+    for each, of_input in zip(inputs, emotions, strict=True):
+        if of_input:
+            notes = label_notes(of_input, each.values("emotion_raw"))
+            each.label_notes = [f"{each.name}: {note}" for note in notes]
+            each.replace("emotion", of_input)
 
 
 def label_notes(emotions: Sequence[str], raw: Sequence[str]) -> list[str]:
@@ -206,25 +176,17 @@ def label_notes(emotions: Sequence[str], raw: Sequence[str]) -> list[str]:
             own[written if not written or written == emotion else f"{written} as {emotion}"] += count
         elif written and not emotion:
             nothing[written] += count
+
+    def listed(counts: Counter[str]) -> str:
+        shown = ", ".join(f"{label} ({count:,})" for label, count in counts.most_common(_LISTED))
+        return shown + (f" and {len(counts) - _LISTED:,} more" if len(counts) > _LISTED else "")
+
     notes = []
     if own:
         notes.append(
-            f"labels outside the common set stay classes of their own: {_listed(own)};"
+            f"labels outside the common set stay classes of their own: {listed(own)};"
             " --map OLD=NEW counts one as another"
         )
     if nothing:
-        notes.append(f"taken for no emotion: {_listed(nothing)}")
+        notes.append(f"taken for no emotion: {listed(nothing)}")
     return notes
-
-
-def _listed(counts: Counter[str]) -> str:
-    most = counts.most_common()
-    shown = ", ".join(f"{label} ({count:,})" for label, count in most[:_LISTED])
-    return shown + (f" and {len(most) - _LISTED:,} more" if len(most) > _LISTED else "")
-
-
-def _column(source: Source, name: str) -> list[str]:
-    if name not in source.columns:
-        return []
-    at = source.columns.index(name)
-    return [row[at] for row in source.labels]

@@ -3,13 +3,8 @@
 """Inputs -> Manifest: which recordings, under which ids, with which labels.
 
     folders, files, globs ─┐                        ┌─ corpora: labels from names and side files
-                           ├─> sources ─> once each ─┤
+                           ├─> inputs ──> once each ─┤
     .csv .tsv .jsonl ──────┘                        └─ ids ─> Manifest
-
-A manifest file has a row a recording: ``path`` (relative to the file's own folder), optional ``id
-emotion speaker split text start end`` (seconds), and any further column, kept as a label. Everything
-that is wrong with it is refused here, with line numbers (the header is line 1); a recording that does
-not exist is not: it becomes an error row of the run.
 
 A million rows must read in seconds, so there is no ``Path`` per row, and repeated labels are one string.
 """
@@ -29,7 +24,7 @@ from extractor.inputs.table import (
     BASE_COLUMNS,
     NO_CORPUS,
     WHOLE,
-    Source,
+    Input,
     read_table,
 )
 from extractor.inputs.walk import AUDIO_SUFFIXES, Found, expand, is_audio, recordings
@@ -88,16 +83,16 @@ def read_manifest(
 # --- inputs -> sources
 
 
-def _sources(names: Sequence[str]) -> list[Source]:
+def _sources(names: Sequence[str]) -> list[Input]:
     if not names:
         raise InputError(f"no input was named; {_ACCEPTED}")
-    sources: list[Source] = []
+    sources: list[Input] = []
     loose: list[str] = []  # files named one by one in a row are one source: recognised together
 
     def flush() -> None:
         if loose:
             root = _common_folder({os.path.dirname(path) for path in loose})
-            sources.append(Source(loose[0], root, list(loose)))
+            sources.append(Input(loose[0], root, list(loose)))
             loose.clear()
 
     for name in names:
@@ -138,7 +133,7 @@ def _places(name: str) -> list[str]:
     return matched
 
 
-def _read_folder(name: str) -> Source:
+def _read_folder(name: str) -> Input:
     root, found = os.path.abspath(name), Found()
     try:
         paths = recordings(root, found)
@@ -150,10 +145,10 @@ def _read_folder(name: str) -> Source:
         raise InputError(
             "\n  ".join([f"no audio in the folder {name!r}, nor below it; searched for {suffixes}", *notes])
         )
-    return Source(name, root, paths, searched=True, notes=notes)
+    return Input(name, root, paths, searched=True, notes=notes)
 
 
-def _once_each(sources: list[Source]) -> list[Source]:
+def _once_each(sources: list[Input]) -> list[Input]:
     """Leaves out files that were named before, by a path or by a row of a manifest file."""
     seen = {
         path
@@ -180,13 +175,13 @@ def _common_folder(folders: Iterable[str]) -> str:
 # --- sources -> columns, labels
 
 
-def _columns(sources: list[Source]) -> tuple[str, ...]:
+def _columns(sources: list[Input]) -> tuple[str, ...]:
     there = dict.fromkeys(name for source in sources for name in source.columns)
     known = [name for name in EXTRA_COLUMNS if name in there]
     return (*BASE_COLUMNS, *known, *(n for n in there if n not in BASE_COLUMNS and n not in EXTRA_COLUMNS))
 
 
-def _aligned(source: Source, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _aligned(source: Input, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The source's labels in the order of ``columns``."""
     unlabelled = ("",) * len(columns)
     if not source.labels:

@@ -1,6 +1,6 @@
 # ruff: noqa: PTH100, PTH117, PTH118, PTH120, PTH123
 # A path is a str here: a Path a row would cost more than all the rest.
-"""Manifest files: ``.csv``, ``.tsv`` and ``.jsonl`` with a row a recording.
+"""Manifest files, ``.csv``, ``.tsv`` and ``.jsonl`` with a row a recording; and what an input is.
 
 ``path`` (relative to the file's own folder), optional ``id emotion speaker split text start end``
 (seconds), and any further column, kept as a label. Everything that is wrong with a file is refused
@@ -24,6 +24,7 @@ from typing import TypeAlias
 
 from extractor.errors import InputError
 from extractor.inputs.corpora.recognise import Piece
+from extractor.inputs.corpora.table import Corpus
 from extractor.inputs.corpora.words import known
 from extractor.types import Seconds
 
@@ -38,13 +39,12 @@ LONGEST_SHARED = 40  # characters: longer labels are texts, which seldom repeat
 
 NO_CORPUS = "files"  # `Manifest.corpus` of plain files; as the wanted corpus: read no labels from names
 
-
 Span: TypeAlias = tuple[Seconds | None, Seconds | None]
 WHOLE: Span = (None, None)
 
 
 @dataclass
-class Source:
+class Input:
     """Recordings that came in together. The lists are aligned; an empty one says nothing of any."""
 
     name: str  # the input as it was given
@@ -69,6 +69,29 @@ class Source:
     def corpora(self) -> list[str]:
         """Names of the corpora that labels were read from."""
         return [piece.corpus.name for piece in self.pieces] if self.corpus_ids else []
+
+    def corpus_of_rows(self) -> list[Corpus | None]:
+        of_row: list[Corpus | None] = [None] * len(self.paths)
+        for piece in self.pieces:
+            for row in piece.rows:
+                of_row[row] = piece.corpus
+        return of_row
+
+    def values(self, column: str) -> list[str]:
+        """One column of the labels; empty where there is none of this name."""
+        if column not in self.columns:
+            return []
+        at = self.columns.index(column)
+        return [row[at] for row in self.labels]
+
+    def replace(self, column: str, values: Sequence[str]) -> None:
+        """Gives a column, where it is there, other values."""
+        if column in self.columns:
+            at = self.columns.index(column)
+            self.labels = [
+                row if row[at] == value else (*row[:at], value, *row[at + 1 :])
+                for row, value in zip(self.labels, values, strict=True)
+            ]
 
     def span(self, i: int) -> Span:
         return self.spans[i] if self.spans else WHOLE
@@ -96,9 +119,9 @@ class _Problems:
 _Record: TypeAlias = tuple[int, str, str, object, object, list[str]]
 
 
-def read_table(name: str) -> Source:
+def read_table(name: str) -> Input:
     file = os.path.abspath(name)
-    source = Source(name, os.path.dirname(file), [])
+    source = Input(name, os.path.dirname(file), [])
     problems = _Problems(name)
     names: list[str] = []
     records = _json_records if name.lower().endswith(".jsonl") else _csv_records
@@ -115,7 +138,7 @@ def read_table(name: str) -> Source:
     return source
 
 
-def _take(records: Iterator[_Record], source: Source, problems: _Problems) -> None:
+def _take(records: Iterator[_Record], source: Input, problems: _Problems) -> None:
     """Checks each record and appends it to ``source``."""
     folder = os.path.join(source.root, "")
     first_line: dict[str, int] = {}
@@ -123,37 +146,29 @@ def _take(records: Iterator[_Record], source: Source, problems: _Problems) -> No
         if not path.strip():
             problems.add(line, "'path' is empty")
             continue
-        span = WHOLE
+        span: Span = WHOLE
         if start not in ("", None) or end not in ("", None):
             try:
-                span = _span(start, end)
+                span = _seconds("start", start), _seconds("end", end)
             except ValueError as error:
                 problems.add(line, str(error))
+                continue
+            if span[1] is not None and span[1] <= (span[0] or 0.0):
+                problems.add(line, f"'end' ({span[1]:g}) is not after 'start' ({span[0] or 0:g})")
                 continue
         if name:
             before = first_line.setdefault(name, line)
             if before != line:
                 problems.add(line, f"the id {name!r} is taken by line {before}")
                 continue
-        source.paths.append(_absolute(folder, path))
+        path = path if os.path.isabs(path) else folder + path
+        if os.sep != "/" or "//" in path or "/." in path or path[-1] == "/":  # it has something to resolve
+            path = os.path.abspath(path)
+        source.paths.append(path)
         source.ids.append(name)
         source.spans.append(span)
         source.lines.append(line)
         source.labels.append(tuple([intern(x) if len(x) <= LONGEST_SHARED else x for x in labels]))
-
-
-def _absolute(folder: str, path: str) -> str:
-    """``os.path.abspath`` without its cost where the path has nothing to resolve."""
-    if not os.path.isabs(path):
-        path = folder + path
-    return os.path.abspath(path) if os.sep != "/" or "//" in path or "/." in path or path[-1] == "/" else path
-
-
-def _span(start: object, end: object) -> Span:
-    first, last = _seconds("start", start), _seconds("end", end)
-    if last is not None and last <= (first or 0.0):
-        raise ValueError(f"'end' ({last:g}) is not after 'start' ({first or 0:g})")
-    return first, last
 
 
 def _seconds(name: str, value: object) -> Seconds | None:
@@ -279,7 +294,8 @@ def _json_records(file: str, names: list[str], problems: _Problems) -> Iterator[
 
 def _cell(line: int, name: str, value: object, problems: _Problems) -> str:
     if isinstance(value, str):
-        if not _is_storable(value):
+        # What only JSON's escapes can bring: lone surrogates and NULs.
+        if "\0" in value or (not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value)):
             problems.add(line, f"{name!r} holds a character that cannot be written as UTF-8, or a NUL")
             return ""
         return value.strip()
@@ -289,11 +305,6 @@ def _cell(line: int, name: str, value: object, problems: _Problems) -> str:
         problems.add(line, f"{name!r} must be a text or a number, not a {type(value).__name__}")
         return ""
     return json.dumps(value)
-
-
-def _is_storable(text: str) -> bool:
-    """False for what only JSON's escapes can bring: lone surrogates and NULs."""
-    return "\0" not in text and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
 
 
 def _undecodable_line(file: str) -> int:
@@ -306,20 +317,22 @@ def _undecodable_line(file: str) -> int:
     return 1
 
 
-def _name_columns(source: Source, names: list[str]) -> None:
+def _name_columns(source: Input, names: list[str]) -> None:
     """``emotion`` and ``emotion_raw`` both as written, from either column where there is one; see `_NAMES`.
 
     What a written emotion is in the common set is said when the corpus is known.
     """
     width = len(names)
-    labels = [row if len(row) == width else (*row, *[""] * (width - len(row))) for row in source.labels]
-    for at in [names.index(name) for name in _NAMES if name in names]:
-        clean = {value: known(unicodedata.normalize("NFC", value)) for value in {row[at] for row in labels}}
-        if any(old != new for old, new in clean.items()):
-            labels = [(*row[:at], clean[row[at]], *row[at + 1 :]) for row in labels]
+    source.columns = names
+    source.labels = [
+        row if len(row) == width else (*row, *[""] * (width - len(row))) for row in source.labels
+    ]
+    for name in _NAMES:
+        values = source.values(name)
+        clean = {value: known(unicodedata.normalize("NFC", value)) for value in set(values)}
+        source.replace(name, [clean[value] for value in values])
     given = [name for name in ("emotion", "emotion_raw") if name in names]
     if len(given) == 1:
         at = names.index(given[0])
-        names = [*names[:at], "emotion_raw", *names[at + 1 :], "emotion"]
-        labels = [(*row, row[at]) for row in labels]
-    source.columns, source.labels = names, labels
+        source.columns = [*names[:at], "emotion_raw", *names[at + 1 :], "emotion"]
+        source.labels = [(*row, row[at]) for row in source.labels]
