@@ -2,9 +2,9 @@
 # A path is a str here: a Path a row would cost more than all the rest.
 """Inputs -> Manifest: which recordings, under which ids, with which labels.
 
-    folders, files, globs ─┐                        ┌─ corpora: labels from names and side files
+    folders, files, globs ─┐                         ┌─ corpora: labels from names and side files
                            ├─> inputs ──> once each ─┤
-    .csv .tsv .jsonl ──────┘                        └─ ids ─> Manifest
+    .csv .tsv .jsonl ──────┘                         └─ ids ─> Manifest
 
 A million rows must read in seconds, so there is no ``Path`` per row, and repeated labels are one string.
 """
@@ -12,8 +12,9 @@ A million rows must read in seconds, so there is no ``Path`` per row, and repeat
 from __future__ import annotations
 
 import glob
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from extractor.errors import InputError, unknown
 from extractor.inputs.corpora.table import CORPORA
@@ -58,55 +59,70 @@ def read_manifest(
         inputs = [inputs]
     if corpus is not None and corpus not in CORPORA and corpus != NO_CORPUS:
         raise InputError(unknown("corpus", corpus, [*CORPORA, NO_CORPUS]))
-    sources = _once_each(_sources([os.fspath(name) for name in inputs]))
+    found = _once_each(_inputs([os.fspath(name) for name in inputs]))
     if corpus is None:
-        recognise_each(sources)
+        recognise_each(found)
     elif corpus != NO_CORPUS:
-        force(CORPORA[corpus], sources)
-    name_emotions(sources, renames)
-    columns = _columns(sources)
-    names = Names(sources)
-    ids = names.ids()
-    utterances: list[Utterance] = []
-    for source in sources:
-        first = len(utterances)
-        for i, labels in enumerate(_aligned(source, columns)):
-            start, end = source.span(i)
-            utterances.append(Utterance(ids[first + i], source.paths[i], start, end, labels))
-    corpora = dict.fromkeys(name for source in sources for name in source.corpora)
-    label_notes = tuple(note for source in sources for note in source.label_notes)
-    notes = (*(note for source in sources for note in source.notes), *label_notes)
-    name = "+".join(corpora) or NO_CORPUS
+        force(CORPORA[corpus], found)
+    name_emotions(found, renames)
+    there = dict.fromkeys(name for each in found for name in each.columns)
+    known = [name for name in EXTRA_COLUMNS if name in there]
+    columns = (
+        *BASE_COLUMNS,
+        *known,
+        *(name for name in there if name not in (*BASE_COLUMNS, *EXTRA_COLUMNS)),
+    )
+    names = Names(found)
+    ids = iter(names.ids())
+    utterances = [
+        Utterance(next(ids), path, *each.span(i), labels)
+        for each in found
+        for i, (path, labels) in enumerate(zip(each.paths, _aligned(each, columns), strict=True))
+    ]
+    label_notes = tuple(note for each in found for note in each.label_notes)
+    notes = (*(note for each in found for note in each.notes), *label_notes)
+    name = "+".join(dict.fromkeys(name for each in found for name in each.corpora)) or NO_CORPUS
     return Manifest(utterances, columns, name, notes, names, names.given(), label_notes)
 
 
-# --- inputs -> sources
+def _aligned(source: Input, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The labels of each recording in the order of ``columns``; alike ones are one tuple."""
+    at = [source.columns.index(name) if name in source.columns else -1 for name in columns]
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for labels in source.labels or itertools.repeat((), len(source.paths)):
+        row = tuple([labels[i] if i >= 0 else "" for i in at])
+        yield shared.setdefault(row, row) if len(shared) < _MOST_SHARED else shared.get(row, row)
 
 
-def _sources(names: Sequence[str]) -> list[Input]:
+# --- what was named -> inputs
+
+
+def _inputs(names: Sequence[str]) -> list[Input]:
     if not names:
         raise InputError(f"no input was named; {_ACCEPTED}")
-    sources: list[Input] = []
-    loose: list[str] = []  # files named one by one in a row are one source: recognised together
+    inputs: list[Input] = []
+    loose: list[str] = []  # files named one by one in a row are one input: recognised together
 
     def flush() -> None:
         if loose:
-            root = _common_folder({os.path.dirname(path) for path in loose})
-            sources.append(Input(loose[0], root, list(loose)))
+            try:
+                root = os.path.commonpath({os.path.dirname(path) for path in loose})
+            except ValueError:  # several drives
+                root = os.sep
+            inputs.append(Input(loose[0], root, list(loose)))
             loose.clear()
 
-    for name in names:
-        for place in _places(name):
-            if os.path.isdir(place):
-                flush()
-                sources.append(_read_folder(place))
-            elif place.lower().endswith(MANIFEST_SUFFIXES):
-                flush()
-                sources.append(read_table(place))
-            else:
-                loose.append(os.path.abspath(place))
+    for place in [place for name in names for place in _places(name)]:
+        if os.path.isdir(place):
+            flush()
+            inputs.append(_read_folder(place))
+        elif place.lower().endswith(MANIFEST_SUFFIXES):
+            flush()
+            inputs.append(read_table(place))
+        else:
+            loose.append(os.path.abspath(place))
     flush()
-    return sources
+    return inputs
 
 
 _ACCEPTED = (
@@ -148,48 +164,19 @@ def _read_folder(name: str) -> Input:
     return Input(name, root, paths, searched=True, notes=notes)
 
 
-def _once_each(sources: list[Input]) -> list[Input]:
+def _once_each(inputs: list[Input]) -> list[Input]:
     """Leaves out files that were named before, by a path or by a row of a manifest file."""
+    several = len(inputs) > 1  # alone, one has nothing to be compared with
     seen = {
         path
-        for source in sources
-        if source.is_manifest and len(sources) > 1  # alone, it has nothing to be compared with
-        for i, path in enumerate(source.paths)
-        if source.span(i) == WHOLE
+        for each in inputs
+        if each.is_manifest and several
+        for i, path in enumerate(each.paths)
+        if each.span(i) == WHOLE
     }
-    for source in sources:
-        if not source.is_manifest:
-            source.paths = [path for path in dict.fromkeys(source.paths) if path not in seen]
-            if len(sources) > 1:
-                seen.update(source.paths)
-    return [source for source in sources if source.paths]
-
-
-def _common_folder(folders: Iterable[str]) -> str:
-    try:
-        return os.path.commonpath(folders)
-    except ValueError:  # several drives
-        return os.sep
-
-
-# --- sources -> columns, labels
-
-
-def _columns(sources: list[Input]) -> tuple[str, ...]:
-    there = dict.fromkeys(name for source in sources for name in source.columns)
-    known = [name for name in EXTRA_COLUMNS if name in there]
-    return (*BASE_COLUMNS, *known, *(n for n in there if n not in BASE_COLUMNS and n not in EXTRA_COLUMNS))
-
-
-def _aligned(source: Input, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The source's labels in the order of ``columns``."""
-    unlabelled = ("",) * len(columns)
-    if not source.labels:
-        for _ in source.paths:
-            yield unlabelled
-        return
-    at = [source.columns.index(name) if name in source.columns else -1 for name in columns]
-    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for labels in source.labels:
-        row = tuple([labels[i] if i >= 0 else "" for i in at])
-        yield shared.setdefault(row, row) if len(shared) < _MOST_SHARED else shared.get(row, row)
+    for each in inputs:
+        if not each.is_manifest:
+            each.paths = [path for path in dict.fromkeys(each.paths) if path not in seen]
+            if several:
+                seen.update(each.paths)
+    return [each for each in inputs if each.paths]
