@@ -28,7 +28,7 @@ from extractor.inputs.table import (
     Input,
     read_table,
 )
-from extractor.inputs.walk import AUDIO_SUFFIXES, Found, expand, is_audio, recordings
+from extractor.inputs.walk import AUDIO_SUFFIXES, Found, expand, recordings, suffix_of
 from extractor.types import Manifest, Utterance
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -143,7 +143,11 @@ def _places(name: str) -> list[str]:
     # "data/*" names no kind of file, so it does not make recordings of a README; "data/*.raw" does.
     # "**" descends by itself: searching the folders that it matches would find all twice.
     any_file, search = suffix != "" and not glob.has_magic(suffix), "**" not in name
-    matched = [place for place in found if (search if os.path.isdir(place) else any_file or is_audio(place))]
+    matched = [
+        place
+        for place in found
+        if (search if os.path.isdir(place) else any_file or suffix_of(place) in AUDIO_SUFFIXES)
+    ]
     if not matched:
         raise InputError(f"the pattern {name!r} matches no recording; {_ACCEPTED}")
     return matched

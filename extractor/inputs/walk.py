@@ -12,7 +12,10 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+from extractor.progress import some
 
 # fmt: off
 AUDIO_SUFFIXES = frozenset((
@@ -34,7 +37,6 @@ _COMPANIONS = frozenset((
     ".ds_store", ".lnk", ".url",
 ))
 # fmt: on
-_SHOWN = 5  # names in a note
 
 
 @dataclass
@@ -47,29 +49,23 @@ class Found:
 
     def notes(self, name: str) -> list[str]:
         """As a person reads them; ``name``: the input."""
-        notes = []
-        if self.unreadable:
-            notes.append(f"{name}: left out, cannot be read: {_counted(self.unreadable, 'folder')}")
-        if self.broken:
-            notes.append(f"{name}: left out, leads nowhere: {_counted(self.broken, 'link')}")
-        for suffix, count in sorted(self.not_taken.items()):
-            notes.append(
-                f"{name}: {count:,} file{'' if count == 1 else 's'} with suffix {suffix} not taken;"
-                f" if they are recordings, name them: '{name}/**/*{suffix}'"
-            )
-        return notes
+        left_out = (
+            ("cannot be read", "folder", self.unreadable),
+            ("leads nowhere", "link", self.broken),
+        )
+        notes = [
+            f"{name}: left out, {why}: {len(paths):,} {what}{'' if len(paths) == 1 else 's'} ({some(paths)})"
+            for why, what, paths in left_out
+            if paths
+        ]
+        return notes + [
+            f"{name}: {count:,} file{'' if count == 1 else 's'} with suffix {suffix} not taken;"
+            f" if they are recordings, name them: '{name}/**/*{suffix}'"
+            for suffix, count in sorted(self.not_taken.items())
+        ]
 
 
-def _counted(paths: list[str], what: str) -> str:
-    shown = ", ".join(paths[:_SHOWN]) + (", ..." if len(paths) > _SHOWN else "")
-    return f"{len(paths):,} {what}{'' if len(paths) == 1 else 's'} ({shown})"
-
-
-def is_audio(name: str) -> bool:
-    return _suffix(name) in AUDIO_SUFFIXES
-
-
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
@@ -82,7 +78,7 @@ def recordings(root: str, found: Found) -> list[str]:
     paths: list[str] = []
     for _, files in folders(root, found):
         for path in files:
-            suffix = _suffix(path)
+            suffix = suffix_of(path)
             if suffix in AUDIO_SUFFIXES:
                 paths.append(path)
             elif suffix not in _COMPANIONS:
@@ -116,7 +112,11 @@ def folders(root: str, found: Found) -> Iterator[tuple[str, list[str]]]:
                 inside.append(entry.path)
             elif entry.is_symlink() and os.path.isdir(entry.path):
                 linked.append(entry.path)
-            elif not entry.is_symlink() or os.path.isfile(entry.path) or is_audio(entry.name):
+            elif (
+                not entry.is_symlink()
+                or os.path.isfile(entry.path)
+                or suffix_of(entry.name) in AUDIO_SUFFIXES
+            ):
                 files.append(entry.path)
             else:
                 found.broken.append(entry.path)
@@ -132,35 +132,19 @@ def _identity(folder: str) -> object:
 
 def expand(pattern: str) -> list[str]:
     """What matches, sorted. ``**`` is any folders; `glob` alone would follow linked ones in circles."""
-    before, stars, after = _parted(pattern)
-    if not stars:
-        return sorted(glob.glob(pattern))
-    matched: dict[str, None] = {}
-    for base in sorted(glob.glob(before)) if glob.has_magic(before) else [before]:
-        if not os.path.isdir(base or os.curdir):
-            continue
-        for folder, _ in _below(base):
-            inside = os.path.join(glob.escape(folder), after or "*") if folder else after or "*"
-            matched |= dict.fromkeys(expand(inside))
-    return sorted(matched)
-
-
-def _parted(pattern: str) -> tuple[str, bool, str]:
-    """What stands before the first ``**`` and what behind it."""
     parts = pattern.split(os.sep)
     if "**" not in parts:
-        return pattern, False, ""
+        return sorted(glob.glob(pattern))
     at = parts.index("**")
-    before = os.sep.join(parts[:at])
-    if at and not before:
-        before = os.sep
-    return before, True, os.sep.join(part for part in parts[at + 1 :])
-
-
-def _below(base: str) -> Iterator[tuple[str, list[str]]]:
-    """`folders` of a pattern, named as the pattern names them; what cannot be read is not matched."""
-    try:
-        for folder, files in folders(base or os.curdir, Found()):
-            yield (folder if base else folder.removeprefix(os.curdir).removeprefix(os.sep)), files
-    except OSError:
-        return
+    before, after = os.sep.join(parts[:at]) or (os.sep if at else ""), os.sep.join(parts[at + 1 :]) or "*"
+    matched: dict[str, None] = {}
+    for base in sorted(glob.glob(before)) if glob.has_magic(before) else [before]:
+        # What cannot be read is not matched.
+        with suppress(OSError):
+            for folder, _ in folders(base or os.curdir, Found()):
+                # Named as the pattern names it.
+                folder = folder if base else folder.removeprefix(os.curdir).removeprefix(os.sep)
+                matched |= dict.fromkeys(
+                    expand(os.path.join(glob.escape(folder), after) if folder else after)
+                )
+    return sorted(matched)
