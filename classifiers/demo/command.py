@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 POOLING = "mean,std"
 NUM_NEIGHBOURS = 3  # shown of each query
 MAX_QUERIES = 8  # shown
-BLOCK_ROWS = 256  # of similarities in memory at a time
 DISCLAIMER = "Synthetic speech, not recordings of people: this says nothing about real emotion recognition."
 
 # The architecture of the large HuBERTs (layer norm, stable), small enough for seconds on one core.
@@ -46,27 +46,6 @@ SMALL_HUBERT: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Recordings:
-    """Rows of a store as the neighbour search needs them: ``[N]`` or ``[N, D]``."""
-
-    vectors: np.ndarray  # float32 [N, D], of length 1
-    ids: np.ndarray
-    emotions: np.ndarray  # "" where unknown, as in `speakers`
-    speakers: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def only(self, rows: np.ndarray) -> Recordings:
-        return Recordings(self.vectors[rows], self.ids[rows], self.emotions[rows], self.speakers[rows])
-
-    @property
-    def parts_speakers(self) -> bool:
-        """Whether neighbours by the same speaker can be left out: at least two are known."""
-        return len(set(self.speakers.tolist()) - {""}) > 1
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--corpus", type=click.Path(), help="Recordings.  [default: synthetic speech]")
 @click.option("--model", help="As in hser-extract.  [default: mfcc, and without --corpus a random HuBERT]")
@@ -80,14 +59,14 @@ def command(corpus: str | None, model: str | None, out: str) -> None:
     demo(corpus or None, model or None, Path(out))  # `make demo` passes what is not set as ""
 
 
+main = partial(run_command, command)
+
+
 def demo(
-    corpus: str | None,
-    model: str | None,
-    out: Path,
-    num_speakers: int = 4,
-    num_sentences: int = 6,
+    corpus: str | None, model: str | None, out: Path, num_speakers: int = 4, num_sentences: int = 6
 ) -> None:
     """The whole demonstration; speakers and sentences are those of the synthetic corpus."""
+    from extractor.commands.store import info
     from extractor.store import Store
 
     synthetic = corpus is None
@@ -97,14 +76,18 @@ def demo(
     if model is None and synthetic:
         first = runs / "mfcc"
         embed(corpus, "mfcc", first)
-        hubert = small_hubert(out)
+        hubert = out / "small-hubert"  # a config and no weights, for the model spec ``random:FOLDER``
+        hubert.mkdir(parents=True, exist_ok=True)
+        (hubert / "config.json").write_text(json.dumps(SMALL_HUBERT, indent=2) + "\n", encoding="utf-8")
         embed(corpus, f"random:{hubert}", runs / "small-hubert-random")
     else:
         model = model or "mfcc"
-        first = runs / _folder_name("synthetic-speech" if synthetic else corpus, model)
+        name = "synthetic-speech" if synthetic else Path(corpus).stem or "recordings"
+        first = runs / re.sub(r"[^\w.@-]+", "-", f"{name}-{model.strip('./')}")
         embed(corpus, model, first)
     heading("What is stored")
-    show_info(first)
+    click.echo(f"$ hser-store info {first}")
+    info.main([str(first)], standalone_mode=False)
     with Store(first) as store:
         if not len(store):
             click.echo("No recording could be embedded, so there are no neighbours to show.")
@@ -114,15 +97,8 @@ def demo(
         click.echo(DISCLAIMER)
 
 
-def main() -> None:
-    run_command(command)
-
-
 def heading(text: str) -> None:
     click.echo(f"\n== {text}")
-
-
-# What is extracted
 
 
 def synthetic_corpus(out: Path, num_speakers: int, num_sentences: int) -> Path:
@@ -141,19 +117,11 @@ def synthetic_corpus(out: Path, num_speakers: int, num_sentences: int) -> Path:
     return manifest
 
 
-def small_hubert(out: Path) -> Path:
-    """A model folder with a config and no weights, for the model spec ``random:FOLDER``."""
-    folder = out / "small-hubert"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SMALL_HUBERT, indent=2) + "\n", encoding="utf-8")
-    return folder
-
-
 def embed(corpus: str, model: str, out: Path) -> None:
     """Run the engine as ``hser-extract`` does, and say how it went."""
+    from extractor.progress import print_rows, progress_for, summary_rows
     from extractor.run.engine import run
     from extractor.run.options import Options
-    from extractor.progress import print_rows, progress_for, summary_rows
 
     note = " (random weights: nothing that it gives means anything)" if model.startswith("random:") else ""
     heading(f"Embeddings: {model}{note}")
@@ -167,74 +135,86 @@ def embed(corpus: str, model: str, out: Path) -> None:
         click.echo("All of it was stored by an earlier run: nothing was done twice.")
 
 
-def show_info(run: Path) -> None:
-    """What ``hser-store info`` says."""
-    from extractor.commands.store import info
-
-    click.echo(f"$ hser-store info {run}")
-    info.main([str(run)], standalone_mode=False)
-
-
-def _folder_name(corpus: str, model: str) -> str:
-    name = f"{Path(corpus).stem or 'recordings'}-{model.strip('./')}"
-    return re.sub(r"[^\w.@-]+", "-", name)
-
-
 # Which recordings sound alike
 
 
-def read_recordings(store: Store) -> Recordings:
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Recordings of a store, and how near they are to each other: ``[N]`` or ``[N, D]``."""
+
+    units: np.ndarray  # float32 [N, D], of length 1
+    ids: list[str]
+    emotions: np.ndarray  # of str, "" where unknown, as in `speakers`
+    speakers: np.ndarray
+
+    @property
+    def parts_speakers(self) -> bool:
+        """Whether neighbours by the same speaker can be left out: at least two are known."""
+        return len(set(self.speakers.tolist()) - {""}) > 1
+
+    @property
+    def voices(self) -> np.ndarray:
+        """int64 ``[N]``: recordings of one voice are no neighbours, since that it is like itself is no answer.
+
+        A recording whose speaker is not known, or that cannot be told from others by it, is a voice of its own.
+        """
+        import numpy as np
+
+        own = np.arange(len(self.ids))
+        if not self.parts_speakers:
+            return own
+        _, codes = np.unique(self.speakers, return_inverse=True)
+        return np.where(self.speakers == "", own + len(own), codes)
+
+    def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine ``[N, k]``, descending, and row ``[N, k]``, -1 where there are fewer."""
+        from classifiers.lookup.neighbours import nearest
+
+        return nearest(self.units, self.units, k, [(self.voices, self.voices)])
+
+    def only(self, rows: np.ndarray) -> Embedded:
+        ids = [self.ids[row] for row in rows.tolist()]
+        return Embedded(self.units[rows], ids, self.emotions[rows], self.speakers[rows])
+
+
+def read_embedded(store: Store) -> Embedded:
     """The last layer's poolings side by side, each dimension standardised over the store."""
     import numpy as np
 
     from classifiers.data.standardise import standardise
     from classifiers.lookup.neighbours import unit
 
-    vectors = np.concatenate([store.load(store.layers[-1], pooling) for pooling in store.poolings], axis=1)
-    vectors = unit(standardise(vectors))
-    columns = (store.ids, store.labels("emotion"), store.labels("speaker"))
-    return Recordings(vectors, *(np.array(column, dtype=np.str_) for column in columns))
+    poolings = [store.load(store.layers[-1], pooling) for pooling in store.poolings]
+    labels = (np.array(store.labels(name), np.str_) for name in ("emotion", "speaker"))
+    return Embedded(unit(standardise(np.concatenate(poolings, axis=1))), store.ids, *labels)
 
 
-def cosines(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
-    """float32 ``[len(rows), N]``: how similar each recording is to each of ``rows``.
-
-    -inf for the recording itself and, where speakers are known, for others by its speaker: that a
-    voice is like itself is no answer.
-    """
-    import numpy as np
-
-    similar = recordings.vectors[rows] @ recordings.vectors.T
-    similar[np.arange(len(rows)), rows] = -np.inf
-    if recordings.parts_speakers:
-        speakers = recordings.speakers
-        similar[(speakers == speakers[rows, None]) & (speakers != "")] = -np.inf
-    return similar
-
-
-def share_of_same_emotion(recordings: Recordings) -> tuple[float, float]:
+def share_of_same_emotion(recordings: Embedded) -> tuple[float, float]:
     """How often the nearest neighbour has the query's emotion, and how often a random one would."""
     import numpy as np
 
-    emotions = recordings.emotions
-    same, chance = 0, 0.0
-    for start in range(0, len(recordings), BLOCK_ROWS):
-        rows = np.arange(start, min(start + BLOCK_ROWS, len(recordings)))
-        similar = cosines(recordings, rows)
-        same += int((emotions[similar.argmax(axis=1)] == emotions[rows]).sum())
-        allowed = similar > -np.inf
-        alike = allowed & (emotions == emotions[rows, None])
-        chance += float((alike.sum(axis=1) / allowed.sum(axis=1)).sum())
-    return same / len(recordings), chance / len(recordings)
+    emotions, voices = recordings.emotions, recordings.voices
+    _, row = recordings.neighbours(1)
+    same = emotions[row[:, 0]] == emotions
+
+    def alike(*columns: np.ndarray) -> np.ndarray:
+        """Of each recording how many are like it in all of these, itself among them."""
+        _, code, count = np.unique(np.stack(columns), axis=1, return_inverse=True, return_counts=True)
+        return count[code]
+
+    _, emotion = np.unique(emotions, return_inverse=True)
+    chance = (alike(emotion) - alike(emotion, voices)) / (len(voices) - alike(voices))
+    return float(same.mean()), float(chance.mean())
 
 
-def choose_queries(recordings: Recordings) -> list[int]:
+def choose_queries(recordings: Embedded) -> list[int]:
     """One recording of each emotion, by different speakers where it can be; without labels a few."""
     import numpy as np
 
     known = sorted(set(recordings.emotions.tolist()) - {""})[:MAX_QUERIES]
+    count = len(recordings.ids)
     if not known:
-        return np.linspace(0, len(recordings) - 1, min(4, len(recordings))).astype(int).tolist()
+        return np.linspace(0, count - 1, min(4, count)).astype(int).tolist()
     # Corpora are often in the order of their speakers: further on for each emotion is someone else.
     rows = [np.flatnonzero(recordings.emotions == emotion) for emotion in known]
     return [int(of_emotion[i * len(of_emotion) // len(known)]) for i, of_emotion in enumerate(rows)]
@@ -242,45 +222,27 @@ def choose_queries(recordings: Recordings) -> list[int]:
 
 def show_neighbours(store: Store) -> None:
     """Print the nearest neighbours of a few recordings, and how many have the same emotion."""
+    import numpy as np
 
-    recordings = read_recordings(store)
+    found = read_embedded(store)
     heading("Which recordings sound alike")
-    others = " by other speakers" if recordings.parts_speakers else ""
+    others = " by other speakers" if found.parts_speakers else ""
     click.echo(
         f"Nearest{others} by cosine, on {' and '.join(store.poolings)} of layer {store.layers[-1]}"
         f" ({store.settings['model']}), each dimension standardised."
     )
-    if not recordings.parts_speakers:
+    if not found.parts_speakers:
         click.echo("Fewer than two speakers are known, so neighbours may be by the same speaker.")
-    print_neighbours(recordings, choose_queries(recordings))
-    show_share(recordings)
-
-
-def print_neighbours(recordings: Recordings, queries: list[int]) -> None:
-    """A table: each query, and its neighbours below it."""
-    import numpy as np
-
-    rows = [("recording", "emotion", "speaker", "cosine")]
-    for query, similar in zip(queries, cosines(recordings, np.array(queries)), strict=True):
-        rows.append((*_described(recordings, query), ""))
-        for row in np.argsort(-similar, kind="stable")[:NUM_NEIGHBOURS]:
-            if similar[row] > -np.inf:
-                name, emotion, speaker = _described(recordings, row)
-                rows.append((f"  {name}", emotion, speaker, f"{similar[row]:6.3f}"))
-    widths = [max(len(cells[column]) for cells in rows) for column in range(4)]
-    for cells in rows:
-        padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        click.echo("  ".join(padded).rstrip())
-
-
-def _described(recordings: Recordings, row: int) -> tuple[str, str, str]:
-    unknown = "-"
-    return str(recordings.ids[row]), recordings.emotions[row] or unknown, recordings.speakers[row] or unknown
-
-
-def show_share(recordings: Recordings) -> None:
-    """Print how many recordings have a nearest neighbour of their own emotion, if emotions are known."""
-    known = recordings.only(recordings.emotions != "")
+    cosine, row = found.neighbours(NUM_NEIGHBOURS)
+    lines = [("recording", "emotion", "speaker", "cosine")]
+    for query in choose_queries(found):
+        near = [(n, f"  {found.ids[n]}", f"{c:6.3f}") for n, c in zip(row[query], cosine[query], strict=True)]
+        for n, name, shown in [(query, found.ids[query], ""), *(each for each in near if each[0] >= 0)]:
+            lines.append((name, found.emotions[n] or "-", found.speakers[n] or "-", shown))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    known = found.only(np.flatnonzero(found.emotions != ""))
     num_emotions = len(set(known.emotions.tolist()))
     if num_emotions < 2:
         click.echo(
@@ -292,7 +254,7 @@ def show_share(recordings: Recordings) -> None:
     share, chance = share_of_same_emotion(known)
     others = " by another speaker" if known.parts_speakers else ""
     click.echo(
-        f"\nOf {len(known):,} recordings {share:.0%} have a nearest neighbour{others} with the same emotion"
+        f"\nOf {len(known.ids):,} recordings {share:.0%} have a nearest neighbour{others} with the same emotion"
         f" ({chance:.0%} by chance)."
     )
 

@@ -16,10 +16,9 @@ from transformers import AutoConfig
 from classifiers.demo import command as cli_demo
 from classifiers.demo.command import (
     DISCLAIMER,
-    Recordings,
+    Embedded,
     choose_queries,
     command,
-    cosines,
     demo,
     share_of_same_emotion,
 )
@@ -27,14 +26,13 @@ from classifiers.demo.synthetic import write_corpus
 from extractor import Store
 
 
-def recordings(
-    vectors: list[list[float]], emotions: str | list[str] = "", speakers: str | list[str] = ""
-) -> Recordings:
+def recordings(vectors: list[list[float]], emotions: str = "", speakers: str = "") -> Embedded:
+    """A letter each is its emotion and its speaker; a blank is none."""
     made = np.array(vectors, np.float32)
     made /= np.linalg.norm(made, axis=1, keepdims=True)
-    ids = np.array([f"r{i}" for i in range(len(made))])
-    n = len(made)
-    return Recordings(made, ids, np.array(list(emotions) or [""] * n), np.array(list(speakers) or [""] * n))
+    ids = [f"r{i}" for i in range(len(made))]
+    labels = (np.char.strip(list(of or " " * len(ids))) for of in (emotions, speakers))
+    return Embedded(made, ids, *labels)
 
 
 # The whole
@@ -164,27 +162,23 @@ def test_options_that_make_passes_empty_are_not_set(tmp_path: Path, monkeypatch:
 
 
 def test_cosines_leave_out_the_recording_itself_and_its_speaker() -> None:
-    found = recordings([[1, 0], [1, 0.1], [0, 1], [-1, 0]], speakers=["a", "a", "b", ""])
-    similar = cosines(found, np.array([0, 3]))
-    assert similar[0].tolist() == pytest.approx([-np.inf, -np.inf, 0, -1])
-    assert similar[1, 3] == -np.inf
-    assert np.isfinite(similar[1, :3]).all()  # of a speaker that is not known, anyone may be another
+    found = recordings([[1, 0], [1, 0.1], [0, 1], [-1, 0]], speakers="aab ")
+    cosine, row = found.neighbours(3)
+    assert row[0].tolist() == [2, 3, -1] and cosine[0].tolist() == pytest.approx([0, -1, -np.inf])
+    assert sorted(row[3].tolist()) == [0, 1, 2]  # of a speaker that is not known, anyone may be another
 
 
 def test_one_known_speaker_is_not_left_out() -> None:
-    found = recordings([[1, 0], [1, 0.1], [0, 1]], speakers=["a", "a", "a"])
+    found = recordings([[1, 0], [1, 0.1], [0, 1]], speakers="aaa")
     assert not found.parts_speakers
-    assert np.isfinite(cosines(found, np.array([0]))[0, 1:]).all()
+    assert found.neighbours(3)[1][0].tolist() == [1, 2, -1]
 
 
-def test_the_share_and_its_chance_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_and_its_chance_by_hand() -> None:
     # by the other speaker: r0 -> r2 (x, right), r1 -> r3 (x, wrong), r2 -> r0 (right), r3 -> r1 (wrong)
     found = recordings([[1, 0], [0, 1], [1, 0.1], [0.1, 1]], emotions="xyxx", speakers="aabb")
     # of two candidates each: r0 both x, r1 no y, r2 and r3 one x
-    expected = (0.5, (1 + 0 + 0.5 + 0.5) / 4)
-    assert share_of_same_emotion(found) == pytest.approx(expected)
-    monkeypatch.setattr(cli_demo, "BLOCK_ROWS", 3)  # blocks change nothing
-    assert share_of_same_emotion(found) == pytest.approx(expected)
+    assert share_of_same_emotion(found) == pytest.approx((0.5, (1 + 0 + 0.5 + 0.5) / 4))
 
 
 def test_queries_are_one_an_emotion_by_different_speakers() -> None:

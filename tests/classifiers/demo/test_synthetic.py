@@ -215,32 +215,16 @@ def test_hisses_are_high_and_hums_are_low(monkeypatch: pytest.MonkeyPatch) -> No
     assert balance("S AH1 S") > balance("SH AH1 SH") > balance("M AH1 M")
 
 
-def test_the_moving_filter_is_the_plain_one_where_nothing_moves() -> None:
-    """Overlap-add over hops equals one long convolution with the same tract."""
-    rng = np.random.default_rng(0)
-    hops = 100
-    source = np.zeros(hops * synthetic.HOP_SAMPLES)
-    source[1000:5000] = rng.standard_normal(4000)
-    formants = np.tile([500.0, 1500.0, 2500.0, *synthetic.UPPER_FORMANTS], (hops, 1))
-    filtered = synthetic._through_tract(source, formants, np.full(hops, synthetic.NASAL_POLE))
-    delay = np.exp(-2j * np.pi * np.fft.rfftfreq(2 * len(source)))
-    spectrum = np.fft.rfft(source, 2 * len(source))
-    for hz, width in zip(formants[0], synthetic.BANDWIDTHS, strict=True):
-        spectrum *= synthetic._resonator(np.array([hz]), width, delay)[0]
-    plain = np.fft.irfft(spectrum)[: len(source)]
-    # the tract rings on for 54 ms of its response: e^(-pi 70 Hz 0.054 s) is left, a millionth in power
-    assert np.linalg.norm(filtered - plain) < 1e-3 * np.linalg.norm(plain)
-
-
-def test_pulses_do_not_alias() -> None:
-    """A steady pulse train has its power on its harmonics alone."""
+def test_pulses_do_not_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vowel at a steady F0 has its power on its harmonics alone."""
     hz = 203  # does not divide the sample rate, or harmonics would fold onto harmonics
-    f0 = np.full(SAMPLE_RATE, float(hz))
-    how = synthetic.Prosody(0, 1, 0, 1, 0, 9, 0.6, 0.0, 0.0, 0.0, 1, 1)  # no jitter, no shimmer
-    pulses, opening = synthetic._pulses(f0, how, np.random.default_rng(0))
-    power = np.abs(np.fft.rfft(pulses)) ** 2  # 1 Hz bins
-    assert power[::hz].sum() > (1 - 1e-9) * power.sum()
-    assert opening.mean() == pytest.approx(0.6, abs=0.01)
+    monkeypatch.setattr(synthetic, "SENTENCES", (("a", "AA1 AA1 AA1 AA1 AA1 AA1 AA1 AA1 AA1"),))
+    monkeypatch.setattr(synthetic, "_f0", lambda stress, *_: np.full(len(stress), float(hz)))
+    monkeypatch.setattr(synthetic, "_shaped_noise", lambda gain, _: np.zeros(len(gain) * synthetic.HOP_SAMPLES))
+    middle = synthesise(0, "neutral", 0)[6000 : 6000 + SAMPLE_RATE].astype(np.float64)
+    power = np.abs(np.fft.rfft(middle * np.hanning(len(middle)))) ** 2  # 1 Hz bins
+    near = np.abs((np.arange(len(power)) + hz // 2) % hz - hz // 2) <= 4
+    assert power[~near].sum() < 1e-4 * power.sum()  # the room's noise, and the level that falls
 
 
 # On the disk
@@ -306,4 +290,4 @@ def test_all_sentences_are_of_known_phones_with_stressed_vowels() -> None:
         assert all(name.rstrip("012") in synthetic.PHONES for name in names), text
         assert any(name.endswith("1") for name in names)
         for name in names:
-            assert name[-1].isdigit() == synthetic.PHONES[name.rstrip("012")][0].vowel, name
+            assert name[-1].isdigit() == (name[0] in "AEIOU"), name
