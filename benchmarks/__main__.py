@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from benchmarks.common import CANNOT_RUN
+from benchmarks.harness import CANNOT_RUN
 
 BENCHMARKS = {
     "padding": "what padded batches do to an embedding",

@@ -37,7 +37,7 @@ from benchmarks.accuracy_rows import (
     commands,
     extraction,
 )
-from benchmarks.common import CANNOT_RUN, RESULTS, SHARED_DATA, print_table
+from benchmarks.harness import CANNOT_RUN, RESULTS, SHARED_DATA, print_table
 from benchmarks.outside_reference import EXPERIMENT, reference_figures
 
 RESULT = "accuracy.json"

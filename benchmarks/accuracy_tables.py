@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy_rows import EGEMAPS, IN_WORDS, WHISPER
-from benchmarks.markdown import table
+from benchmarks.harness import table
 from classifiers.results.metrics import drop
 
 Result = Mapping[str, Any]  # the result file, or one row of it

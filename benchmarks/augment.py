@@ -11,31 +11,32 @@ TimeStretch, and its two masks, between torch's transforms, recording by recordi
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import median, print_table, spread, take_turns, write_result
-from benchmarks.encoder import audio_seconds, jobs, read, recordings
+from benchmarks.encoder import batch_encoder, jobs
+from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
+from benchmarks.kernel_cases import torchaudio_masks
+from benchmarks.stand_ins import audio_seconds, speech
+from cuda_kernels.spectral import HOP, N_FFT
 from extractor.augment import (
     AUGMENTATIONS,
     Augmentation,
-    Clip,
     LatentMask,
     OneOf,
     PitchShift,
     Pool,
-    Recipe,
     Source,
     SpecAugment,
     TimeStretch,
@@ -44,10 +45,9 @@ from extractor.augment import (
     to_text,
 )
 from extractor.encoders import Model
-from extractor.run.batch import BatchEncoder, augmented
+from extractor.run.batch import augmented
 from extractor.run.recipe import CPU_BATCH
-from extractor.run.staging import Job
-from extractor.types import SAMPLE_RATE, Decoded, Failure
+from extractor.types import Decoded, Failure
 
 CPU = torch.device("cpu")
 CHAIN = "stretch+specaugment+gain+noise+timemask"
@@ -55,123 +55,86 @@ AIM, SPECTRAL_AIM = 0.10, 0.25  # of encoding
 SPECTRAL = (TimeStretch, SpecAugment, PitchShift)
 ENCODE = "encode"
 SEED = 7
-STRETCH = TimeStretch.name
-
-N_FFT, HOP = 640, 160  # as hser's
 RATES = (0.8, 1.25)
-MOST_BINS, MOST_FRAMES = 108, 100  # LD: 27 of 80 mel channels are at most that many bins; two masks each
 
 
-@dataclass(frozen=True, slots=True)
 class Corpus:
-    """Recordings in memory, as batches of a run, and what is drawn from them."""
+    """Recordings in memory, as batches of a run; figures are milliseconds an audio second."""
 
-    planned: Sequence[Job]
-    waveforms: Sequence[np.ndarray]
-    pool: Pool
+    def __init__(self, waveforms: Sequence[np.ndarray]) -> None:
+        self.waveforms = waveforms
+        self.planned = jobs(waveforms, CPU_BATCH)
+        self.sources = [Source(str(i), len(w), "neutral", "speaker") for i, w in enumerate(waveforms)]
+        self.pool = Pool(self.sources)
 
-    @classmethod
-    def of(cls, waveforms: Sequence[np.ndarray]) -> Corpus:
-        sources = [Source(str(i), len(w), "neutral", "speaker") for i, w in enumerate(waveforms)]
-        return cls(jobs(waveforms, CPU_BATCH), waveforms, Pool(sources))
+    def timed(self, work: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        with torch.inference_mode():
+            work()
+        return 1000 * (time.perf_counter() - began) / audio_seconds(self.waveforms)
 
-    @property
-    def seconds(self) -> float:
-        return audio_seconds(self.waveforms)
+    def augment(self, augmentation: Augmentation, copy: int) -> None:
+        """Recipes drawn and carried out, as a run does."""
+        for job in self.planned:
+            recipes = [
+                draw(augmentation, self.sources[int(u.id)], SEED, copy, self.pool) for u in job.utterances
+            ]
+            needed = dict.fromkeys(clip for recipe in recipes for clip in recipe.clips)
+            clips = {clip: Decoded(self.waveforms[int(clip.id)], "") for clip in needed}
+            for result in augmented(replace(job, recipes=recipes, clips=clips), CPU):
+                if isinstance(result, Failure):
+                    raise RuntimeError(f"recording {result.id}: {result.reason}")  # noqa: TRY004
 
-    def ready(self, job: Job, augmentation: Augmentation, copy: int) -> Job:
-        """The job with its recipes drawn, and the recordings that they take in beside it."""
-        recipes = [draw(augmentation, self._source(u.id), SEED, copy, self.pool) for u in job.utterances]
-        return replace(job, recipes=recipes, clips=self._clips(recipes))
-
-    def _source(self, name: str) -> Source:
-        return Source(name, len(self.waveforms[int(name)]), "neutral", "speaker")
-
-    def _clips(self, recipes: Sequence[Recipe]) -> dict[Clip, Decoded | Failure]:
-        needed = dict.fromkeys(clip for recipe in recipes for clip in recipe.clips)
-        return {clip: Decoded(self.waveforms[int(clip.id)], "") for clip in needed}
-
-
-def augment_all(corpus: Corpus, augmentation: Augmentation, copy: int) -> float:
-    """Milliseconds an audio second: recipes drawn and carried out, as a run does."""
-    began = time.perf_counter()
-    with torch.inference_mode():
-        for job in corpus.planned:
-            results = augmented(corpus.ready(job, augmentation, copy), CPU)
-            failed = next((r for r in results if isinstance(r, Failure)), None)
-            if failed is not None:
-                raise RuntimeError(f"recording {failed.id}: {failed.reason}")
-    return 1000 * (time.perf_counter() - began) / corpus.seconds
-
-
-def encode_all(corpus: Corpus, encode: BatchEncoder) -> float:
-    """Milliseconds an audio second: every layer of the recordings as they are, mean-pooled."""
-    began = time.perf_counter()
-    for job in corpus.planned:
-        if encode(job).failures:
-            raise RuntimeError("a recording could not be encoded")
-    return 1000 * (time.perf_counter() - began) / corpus.seconds
-
-
-def torchaudio_all(corpus: Corpus, edit: Callable[[Tensor], Tensor]) -> float:
-    """Milliseconds an audio second: ``edit`` on complex ``[F, T]`` of each recording."""
-    window = torch.hann_window(N_FFT)
-    began = time.perf_counter()
-    with torch.inference_mode():
-        for waveform in corpus.waveforms:
+    def with_torchaudio(self, edit: Callable[[Tensor], Tensor]) -> None:
+        """``edit`` on complex ``[F, T]`` of each recording."""
+        window = torch.hann_window(N_FFT)
+        for waveform in self.waveforms:
             x = torch.from_numpy(waveform)
             frames = torch.stft(x, N_FFT, HOP, window=window, pad_mode="constant", return_complex=True)
             torch.istft(edit(frames), N_FFT, HOP, window=window)
-    return 1000 * (time.perf_counter() - began) / corpus.seconds
 
 
 def torchaudio_ways() -> dict[str, Callable[[Tensor], Tensor]]:
     """Complex ``[F, T]`` edited, by the name of our row."""
-    from torchaudio.transforms import FrequencyMasking, TimeMasking, TimeStretch
+    from torchaudio.transforms import TimeStretch as Stretch
 
-    stretches = [TimeStretch(HOP, N_FFT // 2 + 1, rate) for rate in RATES]
-    masks = [FrequencyMasking(MOST_BINS), TimeMasking(MOST_FRAMES)] * 2
+    stretches = [Stretch(HOP, N_FFT // 2 + 1, rate) for rate in RATES]
+    masked = torchaudio_masks(2)  # as LD has them
 
     def stretch(frames: Tensor) -> Tensor:
         return stretches[frames.shape[1] % len(RATES)](frames[None])[0]
 
-    def mask(frames: Tensor) -> Tensor:
-        # The masks fail on complex numbers; given both parts in front of them, they mask both alike.
-        parts = torch.view_as_real(frames).movedim(-1, 0)
-        for each in masks:
-            parts = each(parts)
-        return torch.view_as_complex(parts.movedim(0, -1).contiguous())
-
     # SpecAugment's time warp is a stretch by two rates, whose cost is that of one.
-    return {STRETCH: stretch, SpecAugment.name: lambda frames: mask(stretch(frames))}
+    return {TimeStretch.name: stretch, SpecAugment.name: lambda frames: masked(stretch(frames))}
 
 
-def asked() -> list[str]:
+def texts() -> list[str]:
     """Each row of the table with its defaults, one of two, and a chain."""
     one_of = OneOf([(TimeStretch(rate=(0.8, 1.25)), 0.6), (SpecAugment("LD"), 0.4)])
     return [*AUGMENTATIONS, to_text(one_of), CHAIN]
 
 
-def contenders(corpus: Corpus, encode: BatchEncoder) -> dict[str, Callable[[], float]]:
-    found: dict[str, Callable[[], float]] = {ENCODE: lambda: encode_all(corpus, encode)}
-    copies = count(1)  # each time new draws: what was kept from the last ones does not help
-    for text in asked():
-        augmentation = parse(text)
-        found[text] = lambda a=augmentation: augment_all(corpus, a, next(copies))  # type: ignore[misc]
-    for text, edit in torchaudio_ways().items():
-        found[f"torchaudio, {text}"] = lambda e=edit: torchaudio_all(corpus, e)  # type: ignore[misc]
-    return found
-
-
 def measure(model_name: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
     """The result file's content."""
     model = Model(f"random:{model_name}", "auto", CPU)
-    layers = tuple(range(model.encoder.num_layers))
-    encode = BatchEncoder(model, layers, ("mean",), 60 * SAMPLE_RATE, round(CPU_BATCH * SAMPLE_RATE))
-    figures = take_turns(contenders(corpus, encode), rounds)
+    encode, _ = batch_encoder(model)
+
+    def encode_all() -> None:
+        """Every layer of the recordings as they are, mean-pooled."""
+        for job in corpus.planned:
+            if encode(job).failures:
+                raise RuntimeError("a recording could not be encoded")
+
+    copies = count(1)  # each time new draws: what was kept from the last ones does not help
+    works: dict[str, Callable[[], None]] = {ENCODE: encode_all}
+    for text in texts():
+        works[text] = partial(lambda a: corpus.augment(a, next(copies)), parse(text))
+    for text, edit in torchaudio_ways().items():
+        works[f"torchaudio, {text}"] = partial(corpus.with_torchaudio, edit)
+    figures = take_turns({name: partial(corpus.timed, work) for name, work in works.items()}, rounds)
     encoding = median(figures[ENCODE])
     rows = []
-    for text in asked():
+    for text in texts():
         augmentation = parse(text)
         leaves = augmentation.inner or (augmentation,)
         share = median(figures[text]) / encoding
@@ -193,7 +156,7 @@ def measure(model_name: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
         "model": model_name,
         "dtype": model.dtype,
         "recordings": len(corpus.waveforms),
-        "audio_seconds": corpus.seconds,
+        "audio_seconds": audio_seconds(corpus.waveforms),
         "encode_ms": figures[ENCODE],
         "rows": rows,
     }
@@ -215,21 +178,15 @@ def print_result(result: dict[str, Any]) -> None:
     print_table(["ms an audio second", "hser", "torchaudio", "of encoding", "aim"], rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="hubert-base")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of audio")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, model="hubert-base", seconds=(60.0, "of audio"), rounds=5)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        corpus = Corpus.of(read(recordings(args.seconds, Path(scratch))))
+        corpus = Corpus(speech(args.seconds, Path(scratch)))
     result = measure(args.model, corpus, args.rounds)
     print_result(result)
     write_result("augment", result, args.out)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import groupby
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
-import soundfile
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.lengths import audio_seconds
+from benchmarks.stand_ins import audio_seconds
 from extractor.encoders.families import MODELS
 from extractor.types import SAMPLE_RATE
 
@@ -45,6 +47,10 @@ TORCHAUDIO = {
 # Refusals and failures of a way on some machine or model: it is left out, and the result says why.
 CANNOT = (RuntimeError, ImportError, ValueError, AssertionError)
 
+# Padded [B, T], lengths [B] and whether they differ -> every layer's [B, T, D]
+Forward: TypeAlias = Callable[[Tensor, Tensor, bool], Sequence[Tensor]]
+Batches: TypeAlias = Callable[[Sequence[np.ndarray], int], Iterator[list[np.ndarray]]]
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -55,6 +61,18 @@ class Baseline:
     tried: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)  # way -> why it was not measured
     padding_share: float | None = None  # of the samples that went in
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the baselines of one model and length are measured with."""
+
+    model: str  # a name of `MODELS`
+    dtype: torch.dtype
+    device: torch.device
+    waveforms: Sequence[np.ndarray]
+    few: Sequence[str]  # files for the loop
+    compiled: bool  # whether compiled ways are tried
 
 
 def transformers_model(
@@ -76,6 +94,7 @@ def transformers_model(
 
 def loop(model: Any, files: Sequence[str]) -> float:
     """File by file in fp32, as in every tutorial."""
+    import soundfile
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
@@ -88,6 +107,14 @@ def loop(model: Any, files: Sequence[str]) -> float:
         torch.stack([h[0].mean(0) for h in hidden]).cpu()
         seconds += len(waveform) / SAMPLE_RATE
     return seconds / (time.perf_counter() - began)
+
+
+def prepare_loop(setting: Setting) -> Baseline:
+    model = transformers_model(setting.model, torch.float32, setting.device)
+    return Baseline(lambda: loop(model, setting.few), "fp32, file by file", padding_share=0.0)
+
+
+# --- Batches ------------------------------------------------------------------------------------
 
 
 def sorted_batches(waveforms: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
@@ -111,34 +138,30 @@ def padding_share(batches: Iterator[list[np.ndarray]]) -> float:
     return 1 - own / padded
 
 
-def padded_batch(
-    batch: Sequence[np.ndarray], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Normalised and padded ``[B, T]``, and lengths ``[B]``, on the device."""
-    normalised = [torch.from_numpy((w - w.mean()) / w.std()) for w in batch]
-    padded = torch.nn.utils.rnn.pad_sequence(normalised, batch_first=True).to(device, dtype)
-    return padded, torch.tensor([len(w) for w in batch], device=device)
+def inside(lengths: Tensor, longest: int) -> Tensor:
+    """``[B, T]``: what is no padding."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
 def pool(hidden: Sequence[Tensor], lengths: Tensor) -> Tensor:
     """Mean of each layer's ``[B, T, D]`` over the frames of so many samples: ``[B, L, D]``, on the CPU."""
     frames = (lengths - 400) // 320 + 1
-    inside = (torch.arange(hidden[0].shape[1], device=lengths.device) < frames[:, None])[:, :, None]
-    return torch.stack([(h * inside).sum(1).float() / frames[:, None] for h in hidden], 1).cpu()
+    own = inside(frames, hidden[0].shape[1])[:, :, None]
+    return torch.stack([(h * own).sum(1).float() / frames[:, None] for h in hidden], 1).cpu()
 
 
-def best(model: Any, waveforms: Sequence[np.ndarray], batch_size: int) -> float:
-    """Sorted, padded batches with a mask, pooled over the true lengths."""
-    dtype, device = model.dtype, model.device
+def speed(
+    forward: Forward, batches: Batches, size: int, waveforms: Sequence[np.ndarray], setting: Setting
+) -> float:
+    """Audio seconds per second of padded batches, pooled over the true lengths."""
     began = time.perf_counter()
     with torch.inference_mode():
-        for batch in sorted_batches(waveforms, batch_size):
-            padded, lengths = padded_batch(batch, dtype, device)
-            masked = {}
-            # Without padding no mask is needed, and SDPA is faster without.
-            if len({len(w) for w in batch}) > 1:
-                masked = {"attention_mask": torch.arange(padded.shape[1], device=device) < lengths[:, None]}
-            pool(model(padded, output_hidden_states=True, **masked).hidden_states, lengths)
+        for batch in batches(waveforms, size):
+            normalised = [torch.from_numpy((w - w.mean()) / w.std()) for w in batch]
+            padded = torch.nn.utils.rnn.pad_sequence(normalised, batch_first=True)
+            lengths = torch.tensor([len(w) for w in batch], device=setting.device)
+            ragged = len({len(w) for w in batch}) > 1
+            pool(forward(padded.to(setting.device, setting.dtype), lengths, ragged), lengths)
     return audio_seconds(waveforms) / (time.perf_counter() - began)
 
 
@@ -161,123 +184,93 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What the baselines of one model and length are measured with."""
+def batched(
+    setting: Setting,
+    name: str,
+    forward: Forward,
+    batches: Batches = sorted_batches,
+    others: Mapping[str, Forward] = MappingProxyType({}),
+) -> Baseline:
+    """The fastest batch size of ``forward``, then ``others`` with that size; the fastest of all is taken.
 
-    model: str  # a name of `MODELS`
-    dtype: torch.dtype
-    device: torch.device
-    waveforms: Sequence[np.ndarray]
-    few: Sequence[str]  # files for the loop
-    compiled: bool  # whether compiled ways are tried
+    Raises RuntimeError where no batch size runs.
+    """
+    few = sorted(setting.waveforms, key=len)[::4]  # ways are tried on all lengths
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        sizes = BATCH_SIZES if self.device.type == "cpu" else GPU_BATCH_SIZES
-        return tuple(size for size in sizes if size <= max(len(self.waveforms), sizes[0]))
+    def timed(ways: Mapping[str, tuple[Forward, int]]) -> dict[str, Callable[[], float]]:
+        return {label: partial(speed, way, batches, n, few, setting) for label, (way, n) in ways.items()}
 
-    @property
-    def sample(self) -> list[np.ndarray]:
-        """What ways are tried on: every fourth recording, from the shortest to the longest."""
-        return sorted(self.waveforms, key=len)[::4]
+    sizes = BATCH_SIZES if setting.device.type == "cpu" else GPU_BATCH_SIZES
+    fitting = [size for size in sizes if size <= max(len(setting.waveforms), sizes[0])]
+    ways = {f"{name}, batches of {size}": (forward, size) for size in fitting}
+    best, tried, missing = fastest(timed(ways), calls=2)
+    if best is None:
+        library = name.partition(",")[0]
+        raise RuntimeError(f"no batch size of {setting.model} runs in {library}: {missing}")
+    size = ways[best][1]
+    more = {f"{other}, batches of {size}": (way, size) for other, way in others.items()}
+    # The first calls compile; lengths that are new to it may do so again.
+    _, also, why = fastest(timed(more), calls=3)
+    ways, tried, missing = ways | more, tried | also, missing | why
+    best = max(tried, key=lambda label: tried[label])
+    run = partial(speed, ways[best][0], batches, size, setting.waveforms, setting)
+    return Baseline(run, best, tried, missing, padding_share(batches(setting.waveforms, size)))
 
 
-def prepare_loop(setting: Setting) -> Baseline:
-    model = transformers_model(setting.model, torch.float32, setting.device)
-    return Baseline(lambda: loop(model, setting.few), "fp32, file by file", padding_share=0.0)
+def transformers_forward(load: Callable[[], Any]) -> Forward:
+    """Of a model that is loaded when it is first called: where it cannot be, that way is left out."""
+    loaded = cache(load)
+
+    def forward(padded: Tensor, lengths: Tensor, ragged: bool) -> Sequence[Tensor]:
+        # Without padding no mask is needed, and SDPA is faster without.
+        masked = {"attention_mask": inside(lengths, padded.shape[1])} if ragged else {}
+        return loaded()(padded, output_hidden_states=True, **masked).hidden_states
+
+    return forward
 
 
 def prepare_best(setting: Setting) -> Baseline:
     """Batch sizes are tried first, then the other ways with the fastest of them."""
+
+    def with_flash() -> Any:
+        if find_spec("flash_attn") is None:
+            raise ImportError("flash_attn is not installed")
+        return transformers_model(setting.model, setting.dtype, setting.device, "flash_attention_2")
+
     model = transformers_model(setting.model, setting.dtype, setting.device)
-    plain = f"transformers, {model.config._attn_implementation}"
-    runs: dict[str, tuple[Any, int]] = {f"{plain}, batches of {n}": (model, n) for n in setting.sizes}
-    way, tried, missing = fastest(_timed(runs, setting), calls=2)
-    if way is None:
-        raise RuntimeError(f"no batch size of {setting.model} runs in transformers: {missing}")
-    size = runs[way][1]
-    more: dict[str, tuple[Any, int]] = {}
-    if setting.device.type == "cuda" and model.config._attn_implementation != "flash_attention_2":
-        name = f"transformers, flash_attention_2, batches of {size}"
-        try:
-            if find_spec("flash_attn") is None:
-                raise ImportError("flash_attn is not installed")
-            other = transformers_model(setting.model, setting.dtype, setting.device, "flash_attention_2")
-            more[name] = (other, size)
-        except CANNOT as error:
-            missing[name] = first_line(error)
+    attention = model.config._attn_implementation
+    others: dict[str, Callable[[], Any]] = {}
+    if setting.device.type == "cuda" and attention != "flash_attention_2":
+        others["transformers, flash_attention_2"] = with_flash
     if setting.compiled:
-        more[f"{plain}, compiled, batches of {size}"] = (torch.compile(model, dynamic=True), size)
-    # The first calls compile; lengths that are new to it may do so again.
-    _, also, why = fastest(_timed(more, setting), calls=3)
-    runs, tried, missing = runs | more, tried | also, missing | why
-    way = max(tried, key=lambda name: tried[name])
-    chosen, size = runs[way]
-    return Baseline(
-        lambda: best(chosen, setting.waveforms, size),
-        way,
-        tried,
-        missing,
-        padding_share(sorted_batches(setting.waveforms, size)),
+        others[f"transformers, {attention}, compiled"] = lambda: torch.compile(model, dynamic=True)
+    return batched(
+        setting,
+        f"transformers, {attention}",
+        transformers_forward(lambda: model),
+        others={name: transformers_forward(load) for name, load in others.items()},
     )
-
-
-def _timed(runs: Mapping[str, tuple[Any, int]], setting: Setting) -> dict[str, Callable[[], float]]:
-    return {name: lambda m=m, n=n: best(m, setting.sample, n) for name, (m, n) in runs.items()}  # type: ignore[misc]
-
-
-def torchaudio_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """Raises ValueError where torchaudio has no such architecture."""
-    import torchaudio
-
-    if name not in TORCHAUDIO:
-        raise ValueError(f"torchaudio has no architecture of {name}")
-    torch.manual_seed(0)
-    return getattr(torchaudio.models, TORCHAUDIO[name])().eval().to(device, dtype)
-
-
-def can_pad(name: str) -> bool:
-    """Whether torchaudio's model takes lengths: its WavLM asserts that there is no mask."""
-    return MODELS[name].family != "wavlm"
-
-
-def with_torchaudio(
-    model: Any, waveforms: Sequence[np.ndarray], batch_size: int, padded_batches: bool
-) -> float:
-    """Sorted batches, padded with lengths or of one length each, pooled over the true lengths.
-
-    It gives no layer 0: one mean less than the others.
-    """
-    parameter = next(model.parameters())
-    cut = sorted_batches if padded_batches else equal_batches
-    began = time.perf_counter()
-    with torch.inference_mode():
-        for batch in cut(waveforms, batch_size):
-            padded, lengths = padded_batch(batch, parameter.dtype, parameter.device)
-            ragged = len({len(w) for w in batch}) > 1
-            hidden, _ = model.extract_features(padded, lengths if ragged else None)
-            pool(hidden, lengths)
-    return audio_seconds(waveforms) / (time.perf_counter() - began)
 
 
 def prepare_torchaudio(setting: Setting) -> Baseline:
-    model = torchaudio_model(setting.model, setting.dtype, setting.device)
-    padded = can_pad(setting.model)
-    runs = {f"torchaudio, batches of {n}": n for n in setting.sizes}
-    ways = {name: lambda n=n: with_torchaudio(model, setting.sample, n, padded) for name, n in runs.items()}
-    way, tried, missing = fastest(ways, calls=2)
-    if way is None:
-        raise RuntimeError(f"no batch size of {setting.model} runs in torchaudio: {missing}")
-    size = runs[way]
-    cut = sorted_batches if padded else equal_batches
-    return Baseline(
-        lambda: with_torchaudio(model, setting.waveforms, size, padded),
-        way if padded else f"{way}, of one length each: its WavLM takes no mask",
-        tried,
-        missing,
-        padding_share(cut(setting.waveforms, size)),
-    )
+    """It gives no layer 0: one mean less than the others. ValueError where it has no such architecture.
+
+    Its WavLM asserts that there is no mask: its batches are of one length each.
+    """
+    import torchaudio
+
+    if setting.model not in TORCHAUDIO:
+        raise ValueError(f"torchaudio has no architecture of {setting.model}")
+    torch.manual_seed(0)
+    model = getattr(torchaudio.models, TORCHAUDIO[setting.model])().eval().to(setting.device, setting.dtype)
+
+    def forward(padded: Tensor, lengths: Tensor, ragged: bool) -> Sequence[Tensor]:
+        return model.extract_features(padded, lengths if ragged else None)[0]
+
+    if MODELS[setting.model].family != "wavlm":
+        return batched(setting, "torchaudio", forward)
+    found = batched(setting, "torchaudio", forward, equal_batches)
+    return replace(found, how=f"{found.how}, of one length each: its WavLM takes no mask")
 
 
 BASELINES: dict[str, Callable[[Setting], Baseline]] = {
@@ -285,3 +278,29 @@ BASELINES: dict[str, Callable[[Setting], Baseline]] = {
     "best": prepare_best,
     "torchaudio": prepare_torchaudio,
 }
+
+
+# --- Attention ----------------------------------------------------------------------------------
+
+
+def sdpa(
+    qkv: Tensor,
+    lengths: Sequence[int],
+    num_heads: int,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """`extractor.encoders.transformer.attend`, with PyTorch's attention for each utterance."""
+    dim = qkv.shape[1] // 3
+    out = qkv.new_zeros(len(qkv), dim)
+    start = 0
+    for frames in lengths:
+        rows = slice(start, start + frames)
+        q, k, v = qkv[rows].view(frames, 3, num_heads, -1).permute(1, 2, 0, 3)[:, None]
+        mask = None
+        if bias is not None and gate is not None:
+            mask = (gate[rows].t()[:, :, None] * bias[:, :frames, :frames])[None]
+        attended = F.scaled_dot_product_attention(q, k, v, mask, scale=1.0)  # queries are scaled already
+        out[rows] = attended[0].transpose(0, 1).reshape(frames, dim)
+        start += frames
+    return out

@@ -11,25 +11,32 @@ them (CUDA graphs are off: a kernel in a graph has no launch to trace it to, and
 from __future__ import annotations
 
 import bisect
-import importlib
 import json
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from inspect import ismethod
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 from unittest import mock
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.common import print_table
-from extractor.encoders import Model
+from benchmarks import encoder as encoding
+from benchmarks.harness import machine, text_table
+from benchmarks.kernels import Clock, copy_speed
+from benchmarks.stand_ins import find, label, read
+from extractor.encoders import Model, resolve_device
 from extractor.run.batch import BatchEncoder
 from extractor.run.staging import Job
 from extractor.types import SAMPLE_RATE, Decoded, Seconds
 
+# Audio in a trace: two batches on a CPU, a few on a GPU; a trace of more is too large to look at.
+AUDIO: Mapping[str, Seconds] = {"cpu": 60.0, "cuda": 960.0}
 PREFIX = "hser:"
 WHOLE = f"{PREFIX}batch"
 CNN, PROJECTION, POSITIONS, NORMS = "CNN", "projection", "positions", "norms"
@@ -50,23 +57,26 @@ LAYER_PARTS = {
     **dict.fromkeys(("fc1", "fc2", "activation"), FEED_FORWARD),
     **dict.fromkeys(("norm1", "norm2"), NORMS),
 }
-# Functions and methods, by the module that calls them.
+# Functions and methods, by the module that calls them; of a dictionary, all that it holds.
 FUNCTIONS = {
-    "extractor.encoders.wav2vec2:attend": ATTENTION,
-    "extractor.encoders.whisper:attend": ATTENTION,
-    "extractor.encoders.fused:attend_packed": ATTENTION,
-    "extractor.encoders.fused:_varlen": ATTENTION,
-    "extractor.encoders.fused:add_norm": NORMS,
-    "extractor.encoders.fused:norm_rows": NORMS,
-    "extractor.encoders.pooling:Pooler.begin": POOLING,
-    "extractor.encoders.pooling:Pooler.add": POOLING,
-    "extractor.encoders.pooling:Pooler.arriving": POOLING,
+    "extractor.encoders.transformer.attend": ATTENTION,
+    "extractor.encoders.whisper.attend": ATTENTION,
+    "extractor.encoders.fused.attend_packed": ATTENTION,
+    "extractor.encoders.fused._varlen": ATTENTION,
+    "extractor.encoders.fused.ATTENTION": ATTENTION,
+    "extractor.encoders.fused.add_norm": NORMS,
+    "extractor.encoders.fused.norm_rows": NORMS,
+    "extractor.encoders.pooling.Pooler.begin": POOLING,
+    "extractor.encoders.pooling.Pooler.add": POOLING,
+    "extractor.encoders.pooling.Pooler.arriving": POOLING,
 }
-TABLES = {"extractor.encoders.fused:ATTENTION": ATTENTION}  # all functions that a dictionary holds
 COPY_OPS = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::cat", "aten::contiguous", "aten::clone")
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 US = 1e6
 HEADER = ("stage", "ms an audio s", "share", "TFLOP/s", "of the roof", "GB/s", "of a copy")
+
+
+# --- Names in the trace -------------------------------------------------------------------------
 
 
 class Named:
@@ -100,7 +110,7 @@ def name_parts(encoder: Any) -> None:
                 setattr(owner, name, Named(part, stage))
     fused = getattr(encoder, "fused", None)
     if fused is not None:
-        fused.recordings = None
+        fused.graphs = None
 
 
 @contextmanager
@@ -109,39 +119,20 @@ def named_functions() -> Iterator[list[str]]:
     missing = []
     with ExitStack() as stack:
         for path, stage in FUNCTIONS.items():
-            owner, name = _owner(path)
-            function = getattr(owner, name, None)
-            if function is None:
+            try:
+                found = resolve_name(path)
+            except AttributeError:
                 missing.append(path)
+                continue
+            if isinstance(found, dict):
+                ranges = {name: in_range(function, stage) for name, function in found.items()}
+                stack.enter_context(mock.patch.dict(found, ranges))
             else:
-                stack.enter_context(mock.patch.object(owner, name, _plain(in_range(function, stage))))
-        for path, stage in TABLES.items():
-            owner, name = _owner(path)
-            table = getattr(owner, name, None)
-            if table is None:
-                missing.append(path)
-            else:
-                ranges = {key: in_range(function, stage) for key, function in table.items()}
-                stack.enter_context(mock.patch.dict(table, ranges))
+                stack.enter_context(mock.patch(path, in_range(found, stage)))
         yield missing
 
 
-def _owner(path: str) -> tuple[Any, str]:
-    module, _, name = path.partition(":")
-    *outer, name = name.split(".")
-    owner: Any = importlib.import_module(module)
-    for each in outer:
-        owner = getattr(owner, each)
-    return owner, name
-
-
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function in its own right, which a class binds as a method."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return call
+# --- The trace ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,44 +149,37 @@ class Breakdown:
     missing: Sequence[str]  # functions that were not found
 
 
-def trace_batches(
-    model: Model,
-    encode: BatchEncoder,
-    planned: Sequence[Job],
-    out: Path,
-    roof_flops: float,
-    copy_bytes_per_second: float,
-) -> Breakdown:
+def trace_batches(model: Model, encode: BatchEncoder, planned: Sequence[Job], out: Path) -> Breakdown:
     """Encode batches, one after another, and write the trace to ``out`` (for chrome://tracing or Perfetto).
 
-    ``model`` cannot be used for anything else afterwards; ``encode`` runs it.
+    On a CPU in one thread, as a stream of the engine has, against what one core gives. ``encode`` runs
+    ``model``, which cannot be used for anything else afterwards.
     """
-    name_parts(model.encoder)
-    on_cuda = model.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with named_functions() as missing:
-        encode(planned[0])  # to warm up
-        with profile(activities=activities) as profiler:
-            for job in planned:
-                with record_function(WHOLE):
-                    encode(job)
-                    if on_cuda:
-                        torch.cuda.synchronize(model.device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        roof = encoding.matrix_roof(encoding.DTYPES[model.dtype], model.device, cores=1)
+        copy = copy_speed(Clock.on(model.device.type), rounds=3)
+        name_parts(model.encoder)
+        on_cuda = model.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+        with named_functions() as missing:
+            encode(planned[0])  # to warm up
+            with profile(activities=activities) as profiler:
+                for job in planned:
+                    with record_function(WHOLE):
+                        encode(job)
+                        if on_cuda:
+                            torch.cuda.synchronize(model.device)
+    finally:
+        torch.set_num_threads(threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(out))
     events = json.loads(out.read_text(encoding="utf-8"))["traceEvents"]
     lengths = [len(d.waveform) for job in planned for d in job.decoded if isinstance(d, Decoded)]
-    total, seconds = by_stage(events, on_cuda)
-    return Breakdown(
-        sum(lengths) / SAMPLE_RATE,
-        total,
-        seconds,
-        operations_of(model.encoder, lengths),
-        bytes_of(model.encoder, lengths),
-        roof_flops,
-        copy_bytes_per_second,
-        missing,
-    )
+    audio, (total, seconds) = sum(lengths) / SAMPLE_RATE, by_stage(events, on_cuda)
+    operations, moved = operations_of(model.encoder, lengths), bytes_of(model.encoder, lengths)
+    return Breakdown(audio, total, seconds, operations, moved, roof, copy, missing)
 
 
 def by_stage(events: Sequence[Mapping[str, Any]], on_cuda: bool) -> tuple[Seconds, dict[str, Seconds]]:
@@ -205,11 +189,11 @@ def by_stage(events: Sequence[Mapping[str, Any]], on_cuda: bool) -> tuple[Second
     a stage too, and what it does at once counts for each.
     """
     complete = [e for e in events if e.get("ph") == "X"]
-    whole = [e for e in complete if e.get("cat") == "user_annotation" and e["name"] == WHOLE]
-    if not whole:
+    annotated = [e for e in complete if e.get("cat") == "user_annotation" and e["name"].startswith(PREFIX)]
+    total = sum(e["dur"] for e in annotated if e["name"] == WHOLE)
+    if not total:
         raise ValueError("the trace has no batch in it")
-    total = sum(e["dur"] for e in whole)
-    ranges = {t: outermost(es) for t, es in _by_thread(complete).items()}
+    ranges = outermost([e for e in annotated if e["name"] != WHOLE])
     spent = dict.fromkeys(STAGES, 0.0)
     if on_cuda:
         launches = {
@@ -220,52 +204,37 @@ def by_stage(events: Sequence[Mapping[str, Any]], on_cuda: bool) -> tuple[Second
         for e in complete:
             if e.get("cat") in DEVICE_WORK:
                 launch = launches.get(e.get("args", {}).get("correlation"))
-                stage = _stage_at(ranges.get(launch["tid"], []), launch["ts"]) if launch else None
+                stage = _stage_at(ranges[launch["tid"]], launch["ts"]) if launch else None
                 spent[stage or (OTHER if e["cat"] == "kernel" else COPIES)] += e["dur"]
         spent[IDLE] = max(0.0, total - sum(spent.values()))
     else:
-        for found in ranges.values():
-            for _, duration, stage in found:
-                spent[stage] += duration
-        for e in _outermost_copies(complete):
-            if _stage_at(ranges.get(e["tid"], []), e["ts"]) is None:
+        for e in (e for of_thread in ranges.values() for e in of_thread):
+            spent[e["name"].removeprefix(PREFIX)] += e["dur"]
+        copies = outermost([e for e in complete if e.get("cat") == "cpu_op" and e["name"] in COPY_OPS])
+        for e in (e for of_thread in copies.values() for e in of_thread):
+            if _stage_at(ranges[e["tid"]], e["ts"]) is None:
                 spent[COPIES] += e["dur"]
         spent[OTHER] = max(0.0, total - sum(spent.values()))
     return total / US, {stage: us / US for stage, us in spent.items() if us}
 
 
-def _by_thread(events: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:
-    """Stages' ranges, of the host."""
-    threads: dict[Any, list[Mapping[str, Any]]] = {}
-    for e in events:
-        if e.get("cat") == "user_annotation" and e["name"].startswith(PREFIX) and e["name"] != WHOLE:
-            threads.setdefault(e["tid"], []).append(e)
-    return threads
-
-
-def outermost(ranges: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, str]]:
-    """Begin, duration and stage of those that lie in no other, in their order."""
-    found: list[tuple[float, float, str]] = []
-    end = float("-inf")
-    for e in sorted(ranges, key=lambda e: (e["ts"], -e["dur"])):
-        if e["ts"] >= end:
-            found.append((e["ts"], e["dur"], e["name"].removeprefix(PREFIX)))
-            end = e["ts"] + e["dur"]
+def outermost(events: Sequence[Mapping[str, Any]]) -> Mapping[Any, list[Mapping[str, Any]]]:
+    """By thread, those that lie in no other, in their order."""
+    found: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for e in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
+        before = found[e["tid"]]
+        if not before or e["ts"] >= before[-1]["ts"] + before[-1]["dur"]:
+            before.append(e)
     return found
 
 
-def _stage_at(ranges: Sequence[tuple[float, float, str]], when: float) -> str | None:
-    i = bisect.bisect_right(ranges, when, key=lambda r: r[0]) - 1
-    return ranges[i][2] if i >= 0 and when <= ranges[i][0] + ranges[i][1] else None
-
-
-def _outermost_copies(events: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    ends: dict[Any, float] = {}
-    copies = (e for e in events if e.get("cat") == "cpu_op" and e["name"] in COPY_OPS)
-    for e in sorted(copies, key=lambda e: (e["ts"], -e["dur"])):
-        if e["ts"] >= ends.get(e["tid"], float("-inf")):
-            ends[e["tid"]] = e["ts"] + e["dur"]
-            yield e
+def _stage_at(ranges: Sequence[Mapping[str, Any]], when: float) -> str | None:
+    i = bisect.bisect_right(ranges, when, key=lambda e: e["ts"]) - 1
+    return (
+        ranges[i]["name"].removeprefix(PREFIX)
+        if i >= 0 and when <= ranges[i]["ts"] + ranges[i]["dur"]
+        else None
+    )
 
 
 def operations_of(encoder: Any, lengths: Sequence[int]) -> dict[str, float]:
@@ -292,36 +261,45 @@ def bytes_of(encoder: Any, lengths: Sequence[int]) -> dict[str, float]:
     return {NORMS: 4.0 * len(encoder.layers) * frames, POOLING: float(encoder.num_layers * frames)}
 
 
-def result(breakdown: Breakdown) -> dict[str, Any]:
-    """What goes into the result file."""
-    return asdict(breakdown)
-
-
-def rows_of(breakdown: Breakdown) -> Iterator[list[str]]:
-    for stage, seconds in breakdown.seconds.items():
-        flops = breakdown.operations.get(stage, 0.0) / seconds
-        moved = breakdown.least_bytes.get(stage, 0.0) / seconds
-        yield [
-            stage,
-            f"{1e3 * seconds / breakdown.audio:.3f}",
-            f"{seconds / breakdown.total:.1%}",
-            f"{flops / 1e12:.3f}" if flops else "-",
-            f"{flops / breakdown.roof_flops:.0%}" if flops else "-",
-            f"{moved / 1e9:,.1f}" if moved else "-",
-            f"{moved / breakdown.copy_bytes_per_second:.0%}" if moved else "-",
-        ]
+# --- What is said of it -------------------------------------------------------------------------
 
 
 def page(breakdown: Breakdown, title: str) -> str:
     """The breakdown as text."""
-    from contextlib import redirect_stdout
-    from io import StringIO
+    rows = []
+    for stage, seconds in breakdown.seconds.items():
+        flops = breakdown.operations.get(stage, 0.0) / seconds
+        moved = breakdown.least_bytes.get(stage, 0.0) / seconds
+        rows.append(
+            [
+                stage,
+                f"{1e3 * seconds / breakdown.audio:.3f}",
+                f"{seconds / breakdown.total:.1%}",
+                f"{flops / 1e12:.3f}" if flops else "-",
+                f"{flops / breakdown.roof_flops:.0%}" if flops else "-",
+                f"{moved / 1e9:,.1f}" if moved else "-",
+                f"{moved / breakdown.copy_bytes_per_second:.0%}" if moved else "-",
+            ]
+        )
+    audio = f"{breakdown.audio:.1f} s of audio in {breakdown.total:.2f} s, profiled, one batch at a time"
+    missing = [f"not found, and so in 'other': {path}" for path in breakdown.missing]
+    return "\n".join([title, audio, "", text_table(HEADER, rows), *missing]) + "\n"
 
-    text = StringIO()
-    with redirect_stdout(text):
-        print(title)
-        print(f"{breakdown.audio:.1f} s of audio in {breakdown.total:.2f} s, profiled, one batch at a time\n")
-        print_table(HEADER, list(rows_of(breakdown)))
-        for path in breakdown.missing:
-            print(f"not found, and so in 'other': {path}")
-    return text.getvalue()
+
+def profile_rows(rows: Sequence[dict[str, Any]], settings: encoding.Settings, folder: Path) -> None:
+    """Add ``breakdown`` to each row of the encoder's benchmark; a page and a trace of each in ``folder``."""
+    names = [(model, lengths) for model in settings.models for lengths in settings.lengths]
+    device = resolve_device(settings.device)
+    most = AUDIO.get(device.type, AUDIO["cpu"])
+    for (name, lengths), row in zip(names, rows, strict=True):
+        with tempfile.TemporaryDirectory(prefix="hser-profile-") as scratch:
+            waveforms = read(find(lengths, min(most, settings.seconds or most), Path(scratch))[0])
+        model = Model(f"random:{name}", settings.dtype, device)
+        encode, budget = encoding.batch_encoder(model)
+        stem = f"{name}-{label(lengths).replace(' ', '-')}-{machine()}"
+        trace = folder / f"{stem}.trace.json"
+        made = trace_batches(model, encode, encoding.jobs(waveforms, budget), trace)
+        text = page(made, f"{name}, {model.dtype}, {label(lengths)}, {machine()}")
+        (folder / f"{stem}.txt").write_text(text, encoding="utf-8")
+        print(f"\n{text}trace: {trace}")
+        row["breakdown"] = asdict(made)

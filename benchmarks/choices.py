@@ -8,27 +8,22 @@ stands in a choice's place. The result also has where the time goes, by stage, w
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from benchmarks import encoder as encoding
-from benchmarks.breakdown import Breakdown, trace_batches
-from benchmarks.common import median, print_table, spread, take_turns, write_result
-from benchmarks.encoder import AUDIO, audio_seconds, bare, batch_encoder, jobs, matrix_roof
-from benchmarks.kernels import Clock, copy_speed
-from benchmarks.lengths import find, label, read
-from benchmarks.profiled import AUDIO as TRACED
+from benchmarks import breakdown
+from benchmarks.baselines import sdpa
+from benchmarks.encoder import AUDIO, Settings, bare, batch_encoder, jobs
+from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
+from benchmarks.stand_ins import audio_seconds, find, label, read
 from extractor.encoders import Model
 from extractor.run.batch import BatchEncoder
 from extractor.run.pipeline import most_streams
@@ -37,33 +32,6 @@ from extractor.types import Seconds
 CPU = torch.device("cpu")
 ALL, NONE = "all of them", "none of them"
 ONE_BY_ONE: Seconds = 0.01  # of audio in a batch: shorter than any recording, which then goes alone
-
-
-def sdpa(
-    qkv: Tensor,
-    lengths: Sequence[int],
-    num_heads: int,
-    bias: Tensor | None = None,
-    gate: Tensor | None = None,
-) -> Tensor:
-    """`extractor.encoders.transformer.attend`, with PyTorch's attention for each utterance."""
-    dim = qkv.shape[1] // 3
-    out = qkv.new_zeros(len(qkv), dim)
-    start = 0
-    for frames in lengths:
-        rows = slice(start, start + frames)
-        q, k, v = qkv[rows].view(frames, 3, num_heads, -1).permute(1, 2, 0, 3)[:, None]
-        mask = None
-        if bias is not None and gate is not None:
-            mask = (gate[rows].t()[:, :, None] * bias[:, :frames, :frames])[None]
-        attended = F.scaled_dot_product_attention(q, k, v, mask, scale=1.0)  # queries are scaled already
-        out[rows] = attended[0].transpose(0, 1).reshape(frames, dim)
-        start += frames
-    return out
-
-
-def _one_stream(device: str, num_batches: int) -> int:
-    return 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +44,8 @@ class Choice:
     at_load: bool = False  # a model is made differently
     batch: Seconds | None = None  # of audio, instead of the engine's
 
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for place, value in self.instead.items():
-                stack.enter_context(mock.patch(place, value))
-            yield
 
-
-_CHOICES = (
+CHOICES = (
     Choice(
         "weights laid out once; bias, GELU and sum in the product",
         "`F.linear`, `F.conv2d`, `F.gelu`",
@@ -97,104 +58,90 @@ _CHOICES = (
         {"extractor.encoders.cnn._BLOCK_FRAMES": {"cpu": 4096}},
         at_load=True,
     ),
-    Choice("attention by batched products", "SDPA", {"extractor.encoders.wav2vec2.attend": sdpa}),
+    Choice("attention by batched products", "SDPA", {"extractor.encoders.transformer.attend": sdpa}),
     Choice(
         "rows rounded up to 32",
         "as many as there are",
-        {f"extractor.encoders.{module}.ROW_MULTIPLE": 1 for module in ("attention", "wav2vec2")},
+        {f"extractor.encoders.{module}.ROW_MULTIPLE": 1 for module in ("transformer", "wav2vec2")},
     ),
-    Choice("one batch a core", "one batch, all cores", {"benchmarks.encoder.num_streams": _one_stream}),
+    Choice(
+        "one batch a core", "one batch, all cores", {"benchmarks.encoder.num_streams": lambda device, n: 1}
+    ),
     Choice("packed batches", "one by one", {}, batch=ONE_BY_ONE),
 )
-CHOICES: Mapping[str, Choice] = {choice.what: choice for choice in _CHOICES}
 
 
 @contextmanager
-def all_away() -> Iterator[None]:
+def without(*choices: Choice) -> Iterator[None]:
     with ExitStack() as stack:
-        for choice in CHOICES.values():
-            stack.enter_context(choice.away())
+        for place, value in (item for choice in choices for item in choice.instead.items()):
+            stack.enter_context(mock.patch(place, value))
         yield
 
 
 def measure(name: str, lengths: str, rounds: int, seconds: Seconds, scratch: Path) -> dict[str, Any]:
     """A row of the result file."""
-    found = find(lengths, seconds, scratch)
-    waveforms = read(found.files)
+    files, content = find(lengths, seconds, scratch)
+    waveforms = read(files)
 
     def load() -> tuple[Model, BatchEncoder, Seconds]:
         model = Model(f"random:{name}", "auto", CPU)
         return model, *batch_encoder(model)
 
-    def runner(encode: BatchEncoder, batch: Seconds, away: Callable[[], Any]) -> Callable[[], float]:
+    def runner(encode: BatchEncoder, batch: Seconds, *away: Choice) -> Callable[[], float]:
         planned = jobs(waveforms, batch, most_streams(CPU.type))
 
         def run() -> float:
-            with away():
+            with without(*away):
                 return bare(encode, planned, audio_seconds(waveforms))
 
         return run
 
+    def stages(model: Model, encode: BatchEncoder, batch: Seconds) -> dict[str, float]:
+        """Milliseconds of one core an audio second; the model is of no use afterwards."""
+        every = max(1, round(audio_seconds(waveforms) / breakdown.AUDIO["cpu"]))
+        planned = jobs(sorted(waveforms, key=len)[::every], batch)
+        found = breakdown.trace_batches(model, encode, planned, scratch / "trace.json")
+        return {stage: 1e3 * spent / found.audio for stage, spent in found.seconds.items()}
+
     ours, encode, batch = load()
-    runs = {ALL: runner(encode, batch, ExitStack)}
-    for choice in CHOICES.values():
+    runs = {ALL: runner(encode, batch)}
+    for choice in CHOICES:
         other = encode
         if choice.at_load:
-            with choice.away():
+            with without(choice):
                 _, other, _ = load()
-        runs[choice.what] = runner(other, choice.batch or batch, choice.away)
-    with all_away():
+        runs[choice.what] = runner(other, choice.batch or batch, choice)
+    with without(*CHOICES):
         plain, other, _ = load()
-    runs[NONE] = runner(other, ONE_BY_ONE, all_away)
+    runs[NONE] = runner(other, ONE_BY_ONE, *CHOICES)
     speeds = take_turns(runs, rounds)
-    with all_away():
-        before = traced(plain, other, waveforms, ONE_BY_ONE, scratch)
-    after = traced(ours, encode, waveforms, batch, scratch)
+    with without(*CHOICES):
+        before = stages(plain, other, ONE_BY_ONE)
     return {
         "model": name,
         "dtype": ours.dtype,
         "lengths": label(lengths),
-        "content": found.content,
+        "content": content,
         "recordings": len(waveforms),
         "audio_seconds": audio_seconds(waveforms),
         "speeds": speeds,  # audio seconds per second, by what is taken away
         "gain": {what: median(speeds[ALL]) / median(each) for what, each in speeds.items() if what != ALL},
-        # Milliseconds of one core an audio second, by stage
-        "stages": {NONE: milliseconds(before), ALL: milliseconds(after)},
+        "stages": {NONE: before, ALL: stages(ours, encode, batch)},
     }
 
 
-def traced(
-    model: Model, encode: BatchEncoder, waveforms: Sequence[np.ndarray], batch: Seconds, scratch: Path
-) -> Breakdown:
-    """In one thread, as a stream of the engine has; the model is of no use afterwards."""
-    every = max(1, round(audio_seconds(waveforms) / TRACED["cpu"]))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        roof = matrix_roof(encoding.DTYPES[model.dtype], CPU, cores=1)
-        copy = copy_speed(Clock.on("cpu"), rounds=3)
-        planned = jobs(sorted(waveforms, key=len)[::every], batch)
-        return trace_batches(model, encode, planned, scratch / "trace.json", roof, copy)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def milliseconds(breakdown: Breakdown) -> dict[str, float]:
-    return {stage: 1e3 * seconds / breakdown.audio for stage, seconds in breakdown.seconds.items()}
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", default="hubert-large,wavlm-large")
-    parser.add_argument("--lengths", default="emodb", help="emodb, ravdess or seconds")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=AUDIO["cpu"], help="of audio")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
-    models = args.models.split(",")
-    settings = encoding.Settings(tuple(models), (args.lengths,))
-    encoding.check(settings)
+    args = arguments(
+        __doc__,
+        argv,
+        models="hubert-large,wavlm-large",
+        lengths=("emodb", "emodb, ravdess or seconds"),
+        rounds=3,
+        seconds=(AUDIO["cpu"], "of audio"),
+    )
+    models = tuple(args.models.split(","))
+    Settings(models, (args.lengths,)).check()
     rows = []
     with tempfile.TemporaryDirectory(prefix="hser-choices-") as scratch:
         for name in models:
@@ -202,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             report(rows[-1])
     result = {
         "what": "audio seconds per second of the CPU's forward pass without each of its choices",
-        "instead": {choice.what: choice.without for choice in CHOICES.values()},
+        "instead": {choice.what: choice.without for choice in CHOICES},
         "rows": rows,
     }
     write_result("choices", result, args.out)
@@ -216,10 +163,9 @@ def report(row: Mapping[str, Any]) -> None:
     ]
     print_table([f"{head}; without", "audio s/s", "it gives"], lines)
     before, after = row["stages"][NONE], row["stages"][ALL]
-    names = dict.fromkeys([*before, *after])
     print_table(
         ["ms of one core an audio second", "without any", "with all"],
-        [[name, *(f"{each.get(name, 0.0):.2f}" for each in (before, after))] for name in names],
+        [[name, f"{before.get(name, 0.0):.2f}", f"{after.get(name, 0.0):.2f}"] for name in before | after],
     )
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from extractor.commands.options import CONTEXT, DEVICE, quiet_libraries, run_command
 from extractor.errors import SettingsError, unknown
-
-if TYPE_CHECKING:
-    from benchmarks.encoder import Settings
 
 # Imports beyond these happen inside: `--help` must not wait seconds for torch.
 
@@ -73,25 +70,27 @@ def command(
     if stage not in STAGES:
         raise SettingsError(unknown("stage", stage, STAGES))
     quiet_libraries()
+    from benchmarks import breakdown, decode, encoder, write
+
     file = None if out is None else Path(out)
-    cannot = []
+    rounds = str(options["rounds"])
+    cannot = False
     if stage in ("encoder", "command", "all"):
         others = [] if stage == "command" or baselines == "none" else _names(baselines)
         contenders = (*others, "hser", *["command"] * (stage != "encoder"), *["int8"] * int8)
-        measure_encoder(
-            _settings(_names(model), _names(lengths), contenders, options),
-            file,
-            Path(traces) if profile else None,
-            "command" if stage == "command" else "encoder",
-        )
+        settings = encoder.Settings(_names(model), _names(lengths), contenders, **options)
+        rows = encoder.measure_all(settings)
+        if profile:
+            breakdown.profile_rows(rows, settings, Path(traces))
+        encoder.write_rows("command" if stage == "command" else "encoder", rows, file)
     elif profile:
         raise SettingsError(f"--profile: there is no profile of {stage}; it is of the encoder")
     if stage in ("decode", "all"):
-        cannot += ["decode"] * measure_decode(options["rounds"], _beside(file, stage, "decode"))
+        cannot = bool(decode.main(["--rounds", rounds, *_out(file, stage, "decode")]))
     if stage in ("write", "all"):
-        measure_write(options["rounds"], _beside(file, stage, "write"))
+        write.main(["--repeats", rounds, *_out(file, stage, "write")])
     if cannot:
-        click.echo(f"not measured, it cannot run here: {', '.join(cannot)}", err=True)
+        click.echo("not measured, it cannot run here: decode", err=True)
         sys.exit(EXIT_CANNOT_RUN)
 
 
@@ -99,48 +98,11 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _settings(
-    models: tuple[str, ...], lengths: tuple[str, ...], contenders: tuple[str, ...], options: dict[str, Any]
-) -> Settings:
-    from benchmarks.encoder import Settings, check
-
-    settings = Settings(models, lengths, contenders, **options)
-    check(settings)
-    return settings
-
-
-def _beside(file: Path | None, stage: str, name: str) -> Path | None:
+def _out(file: Path | None, stage: str, name: str) -> list[str]:
     """Where a result goes: ``all`` writes several, the others beside the encoder's."""
-    return file if file is None or stage == name else file.with_name(f"{file.stem}-{name}{file.suffix}")
-
-
-def measure_encoder(settings: Settings, out: Path | None, traces: Path | None, name: str) -> None:
-    """Table and result file; with ``traces`` also a trace and a page of each model in that folder."""
-    from benchmarks.encoder import measure_all, write_rows
-
-    result = measure_all(settings)
-    if traces is not None:
-        from benchmarks.profiled import profile_rows
-
-        profile_rows(result["rows"], settings, traces)
-    write_rows(name, result, out)
-
-
-def measure_decode(rounds: int, out: Path | None) -> bool:
-    """False, as no exit code, when all went well."""
-    from benchmarks import decode
-
-    return bool(decode.main(["--rounds", str(rounds), *_out(out)]))
-
-
-def measure_write(rounds: int, out: Path | None) -> None:
-    from benchmarks import write
-
-    write.main(["--repeats", str(rounds), *_out(out)])
-
-
-def _out(out: Path | None) -> list[str]:
-    return [] if out is None else ["--out", str(out)]
+    if file is None:
+        return []
+    return ["--out", str(file if stage == name else file.with_name(f"{file.stem}-{name}{file.suffix}"))]
 
 
 main = partial(run_command, command)

@@ -9,11 +9,11 @@ They take turns over the same files. Reported: audio seconds decoded per second,
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +21,15 @@ import numpy as np
 import soundfile
 import soxr
 
-from benchmarks.common import CANNOT_RUN, SHARED_DATA, median, print_table, spread, take_turns, write_result
+from benchmarks.harness import (
+    CANNOT_RUN,
+    SHARED_DATA,
+    arguments,
+    print_table,
+    spread,
+    take_turns,
+    write_result,
+)
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
 from extractor.audio.readers import backends
@@ -37,11 +45,7 @@ FILES = {  # name in the table -> glob in the data folder
 HSER = {"hser": False, "hser + checksum": True}  # name -> whether the checksum is made
 
 
-def soundfile_batch(paths: Sequence[str], pool: ThreadPoolExecutor) -> list[np.ndarray]:
-    return list(pool.map(_soundfile_one, paths))
-
-
-def _soundfile_one(path: str) -> np.ndarray:
+def with_soundfile(path: str) -> np.ndarray:
     samples, sample_rate = soundfile.read(path, dtype="float32")
     if samples.ndim > 1:
         samples = samples.mean(axis=1)
@@ -54,40 +58,34 @@ def measure(paths: Sequence[str], rounds: int) -> dict[str, list[float]]:
     headers = [header for header in probe(utterances) if isinstance(header, Header)]
     if len(headers) < len(paths):
         raise SystemExit(f"{len(paths) - len(headers)} recordings cannot be read")
-    audio_seconds = sum(header.duration for header in headers)
 
-    def speed(decode: Callable[[slice], object]) -> Callable[[], float]:
-        def contender() -> float:
-            began = perf_counter()
-            for start in range(0, len(paths), BATCH):
-                decode(slice(start, start + BATCH))
-            return audio_seconds / (perf_counter() - began)
+    def speed(decode: Callable[[slice], object]) -> float:
+        began = perf_counter()
+        for start in range(0, len(paths), BATCH):
+            decode(slice(start, start + BATCH))
+        return sum(header.duration for header in headers) / (perf_counter() - began)
 
-        return contender
+    def with_hser(part: slice, checksum: bool) -> None:
+        options = DecodeOptions(workers=THREADS, checksum=checksum)
+        batch = decode_batch(utterances[part], headers[part], options, pool)
+        assert all(isinstance(result, Decoded) for result in batch)
 
     with ThreadPoolExecutor(THREADS) as pool:
-
-        def with_hser(options: DecodeOptions) -> Callable[[slice], None]:
-            def decode(part: slice) -> None:
-                batch = decode_batch(utterances[part], headers[part], options, pool)
-                assert all(isinstance(result, Decoded) for result in batch)
-
-            return decode
-
-        contenders = {"soundfile": speed(lambda part: soundfile_batch(paths[part], pool))}
-        for name, checksum in HSER.items():
-            contenders[name] = speed(with_hser(DecodeOptions(workers=THREADS, checksum=checksum)))
-        return take_turns(contenders, rounds)
+        decoders: dict[str, Callable[[slice], object]] = {
+            "soundfile": lambda part: list(pool.map(with_soundfile, paths[part]))
+        }
+        decoders |= {name: partial(with_hser, checksum=checksum) for name, checksum in HSER.items()}
+        return take_turns({name: partial(speed, decode) for name, decode in decoders.items()}, rounds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=SHARED_DATA)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--files", type=int, default=384, help="at most so many recordings of each kind")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
-
+    args = arguments(
+        __doc__,
+        argv,
+        data=SHARED_DATA,
+        rounds=7,
+        files=(384, "at most so many recordings of each kind"),
+    )
     rows: list[dict[str, Any]] = []
     for name, pattern in FILES.items():
         paths = sorted(str(path) for path in args.data.glob(pattern))[: args.files]
@@ -101,18 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print("nothing measured: name the data folder with --data")
         return CANNOT_RUN
-    print_table(
-        ["audio s/s", "soundfile", *(cell for who in HSER for cell in (who, "ratio"))],
-        [
-            [row["files"], spread(row["speeds"]["soundfile"])]
-            + [
-                cell
-                for who in HSER
-                for cell in (spread(row["speeds"][who]), f"{row['ratios'][f'{who}/soundfile']:.2f}x")
-            ]
-            for row in rows
-        ],
-    )
+    lines = []
+    for row in rows:
+        lines.append([row["files"], spread(row["speeds"]["soundfile"])])
+        for who in HSER:
+            lines[-1] += [spread(row["speeds"][who]), f"{row['ratios'][f'{who}/soundfile']:.2f}x"]
+    print_table(["audio s/s", "soundfile", *(cell for who in HSER for cell in (who, "ratio"))], lines)
     result = {
         "what": "audio seconds decoded per second, to 16 kHz mono float32",
         "threads": THREADS,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import CANNOT_RUN
+from benchmarks.harness import CANNOT_RUN
 
 SUFFIXES = (".wav", ".flac")
 SAY_EVERY = 200  # recordings

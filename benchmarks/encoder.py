@@ -17,34 +17,31 @@ other models and lengths stay in the result file.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.baselines import (
-    BASELINES,
-    BATCH_SIZES,
-    CANNOT,
-    GPU_BATCH_SIZES,
-    Baseline,
-    Setting,
-    best,
-    first_line,
-    loop,
-    transformers_model,
+from benchmarks.baselines import BASELINES, CANNOT, Baseline, Setting, first_line
+from benchmarks.harness import (
+    MIB,
+    arguments,
+    print_table,
+    result_path,
+    rows_by,
+    spread,
+    take_turns,
+    working_bytes,
+    write_result,
 )
-from benchmarks.common import median, print_table, result_path, spread, take_turns, write_result
-from benchmarks.lengths import audio_seconds, find, label, read
-from benchmarks.peak import working_bytes
+from benchmarks.stand_ins import audio_seconds, find, label, lengths_of, read, thinned
 from extractor.encoders import Model, resolve_device, resolve_dtype
 from extractor.encoders.families import MODELS
 from extractor.encoders.linear import Linear
@@ -58,29 +55,11 @@ from extractor.run.recipe import batch_seconds
 from extractor.run.staging import Job
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Seconds, Utterance
 
-__all__ = [
-    "BATCH_SIZES",
-    "GPU_BATCH_SIZES",
-    "audio_seconds",
-    "bare",
-    "best",
-    "command",
-    "jobs",
-    "loop",
-    "matrix_roof",
-    "measure",
-    "read",
-    "recordings",
-    "result_row",
-    "transformers_model",
-]
-
 CONTENDERS = (*BASELINES, "hser", "command", "int8")
 # Audio for each contender but the loop, and for the loop: a second or two of work, or more.
 AUDIO: Mapping[str, Seconds] = {"cpu": 240.0, "cuda": 4800.0}
 LOOP_AUDIO: Mapping[str, Seconds] = {"cpu": 24.0, "cuda": 60.0}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +67,7 @@ class Settings:
     """What is measured."""
 
     models: tuple[str, ...] = ("hubert-large", "wavlm-large")
-    lengths: tuple[str, ...] = ("emodb",)  # rows of `lengths.CORPORA`, or seconds
+    lengths: tuple[str, ...] = ("emodb",)  # rows of `stand_ins.CORPORA`, or seconds
     contenders: tuple[str, ...] = ("loop", "best", "hser", "command")
     device: str = "auto"
     dtype: str = "auto"
@@ -97,32 +76,28 @@ class Settings:
     loop_seconds: Seconds | None = None
     compiled: bool | None = None  # torch.compile for `best`; None: on CUDA
 
-
-def recordings(seconds: float, folder: Path) -> list[str]:
-    """EmoDB's files, or noise of their lengths, of about that much audio in all."""
-    return find("emodb", seconds, folder).files
-
-
-def check(settings: Settings) -> None:
-    """Raises SettingsError before anything is loaded."""
-    from benchmarks.lengths import lengths_of
-
-    for name in settings.models:
-        if name not in MODELS or MODELS[name].family == "whisper":
-            raise SettingsError(unknown("model", name, [m for m in MODELS if MODELS[m].family != "whisper"]))
-    for name in settings.lengths:
-        lengths_of(name)
-    for name in settings.contenders:
-        if name not in CONTENDERS:
-            raise SettingsError(unknown("contender", name, CONTENDERS))
-    if "int8" in settings.contenders:
-        resolve_dtype("int8", resolve_device(settings.device))
+    def check(self) -> None:
+        """Raises SettingsError before anything is loaded."""
+        for name in self.models:
+            if name not in MODELS or MODELS[name].family == "whisper":
+                known = [m for m in MODELS if MODELS[m].family != "whisper"]
+                raise SettingsError(unknown("model", name, known))
+        for name in self.lengths:
+            lengths_of(name)
+        for name in self.contenders:
+            if name not in CONTENDERS:
+                raise SettingsError(unknown("contender", name, CONTENDERS))
+        if "int8" in self.contenders:
+            resolve_dtype("int8", resolve_device(self.device))
 
 
-def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float, streams: int = 1) -> list[Job]:
-    """Batches as the engine plans them."""
+# --- What runs ----------------------------------------------------------------------------------
+
+
+def jobs(waveforms: Sequence[np.ndarray], budget: Seconds, streams: int = 1) -> list[Job]:
+    """Batches as the engine plans them, of so much audio."""
     lengths = np.array([len(w) for w in waveforms])
-    planned = plan_batches(lengths, round(budget_seconds * SAMPLE_RATE), streams=streams)
+    planned = plan_batches(lengths, round(budget * SAMPLE_RATE), streams=streams)
     return [
         Job(
             b,
@@ -134,7 +109,21 @@ def jobs(waveforms: Sequence[np.ndarray], budget_seconds: float, streams: int = 
     ]
 
 
-def bare(encode: BatchEncoder, planned: Sequence[Job], seconds: float) -> float:
+def batch_encoder(model: Model, budget: Seconds | None = None) -> tuple[BatchEncoder, Seconds]:
+    """As the engine sets it up: all layers, mean; and the audio in a batch, the engine's if none is given."""
+    budget = batch_seconds(model.device, model.spectral) if budget is None else budget
+    layers = tuple(range(model.encoder.num_layers))
+    return BatchEncoder(model, layers, ("mean",), 60 * SAMPLE_RATE, round(budget * SAMPLE_RATE)), budget
+
+
+def mean_pooled(model: Model, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+    """float32 ``[U, L, D]`` of all layers, all recordings in one batch."""
+    encode, budget = batch_encoder(model, 600.0)
+    [job] = jobs(waveforms, budget)
+    return encode(job).pooled["mean"][np.argsort(job.positions)]
+
+
+def bare(encode: BatchEncoder, planned: Sequence[Job], seconds: Seconds) -> float:
     """The encoder and the pooling alone, in as many streams as the engine takes."""
     streams = num_streams(encode.model.device.type, len(planned))
 
@@ -160,17 +149,18 @@ def command(files: Sequence[str], model: str, dtype: str) -> float:
 
 def matrix_roof(dtype: torch.dtype, device: torch.device, cores: int | None = None) -> float:
     """FLOP/s of a large matrix product by the library, all cores or the whole GPU: the roof."""
-    n = 8192 if device.type == "cuda" else 1024
+    on_cuda = device.type == "cuda"
+    n = 8192 if on_cuda else 1024
     weight = torch.randn(4 * n, n) * 0.02
     linear = Linear(weight, None, dtype, device)
-    x = torch.randn(n if device.type == "cuda" else 750, n).to(device, dtype)
-    streams = 1 if device.type == "cuda" else cores or num_cores()
+    x = torch.randn(n if on_cuda else 750, n).to(device, dtype)
+    streams = 1 if on_cuda else cores or num_cores()
 
     def products(_: int) -> None:
         with torch.inference_mode():
             for _ in range(20):
                 linear(x)
-        if device.type == "cuda":
+        if on_cuda:
             torch.cuda.synchronize()
 
     speeds = []
@@ -182,176 +172,120 @@ def matrix_roof(dtype: torch.dtype, device: torch.device, cores: int | None = No
     return median(speeds)
 
 
-def batch_encoder(model: Model) -> tuple[BatchEncoder, Seconds]:
-    """As the engine sets it up: all layers, mean; and the audio in a batch."""
-    budget = batch_seconds(model.device, model.spectral)
-    layers = tuple(range(model.encoder.num_layers))
-    return BatchEncoder(model, layers, ("mean",), 60 * SAMPLE_RATE, round(budget * SAMPLE_RATE)), budget
+# --- One row ------------------------------------------------------------------------------------
 
 
-def by_device(asked: Seconds | None, default: Mapping[str, Seconds], device: torch.device) -> Seconds:
-    return default.get(device.type, default["cpu"]) if asked is None else asked
-
-
-def measure(name: str, lengths: str, settings: Settings, scratch: Path) -> dict[str, Any]:
-    """One model on recordings of some lengths: a row of the result file."""
+def measure(name: str, files: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """One model on some recordings: a row of the result file but for what the recordings are."""
     device = resolve_device(settings.device)
-    found = find(lengths, by_device(settings.seconds, AUDIO, device), scratch)
-    waveforms = read(found.files)
+    waveforms = read(files)
     seconds = audio_seconds(waveforms)
     model = Model(f"random:{name}", settings.dtype, device)
     dtype = DTYPES[model.dtype]
     encode, budget = batch_encoder(model)
     planned = jobs(waveforms, budget, most_streams(device.type))
-    few = found.few(by_device(settings.loop_seconds, LOOP_AUDIO, device))
+    few = thinned(files, settings.loop_seconds or LOOP_AUDIO.get(device.type, LOOP_AUDIO["cpu"]))
     compiled = device.type == "cuda" if settings.compiled is None else settings.compiled
-    asked = [name for name in settings.contenders if name in BASELINES]
-    prepared, missing = prepare(asked, Setting(name, dtype, device, waveforms, few, compiled))
-    runs: dict[str, Callable[[], float]] = {name: baseline.run for name, baseline in prepared.items()}
+    prepared: dict[str, Baseline] = {}
+    missing: dict[str, str] = {}
+    for who in (name for name in settings.contenders if name in BASELINES):
+        try:
+            prepared[who] = BASELINES[who](Setting(name, dtype, device, waveforms, few, compiled))
+        except CANNOT as error:
+            missing[who] = first_line(error)
+            continue
+        missing |= {f"{who}: {way}": why for way, why in prepared[who].missing.items()}
+    runs: dict[str, Callable[[], float]] = {who: baseline.run for who, baseline in prepared.items()}
     if "hser" in settings.contenders:
         runs["hser"] = lambda: bare(encode, planned, seconds)
     if "command" in settings.contenders:
-        runs["command"] = lambda: command(found.files, name, model.dtype)
+        runs["command"] = lambda: command(files, name, model.dtype)
     if "int8" in settings.contenders:
         quantised, _ = batch_encoder(Model(f"random:{name}", "int8", device))
         runs["int8"] = lambda: bare(quantised, planned, seconds)
     speeds = take_turns(runs, settings.rounds)
-    chosen = prepared.get("best", Baseline(lambda: 0.0))
-    roof = matrix_roof(dtype, device)
-    return {
-        **result_row(name, model, waveforms, roof, chosen.how, dict(chosen.tried), speeds),
-        "lengths": label(lengths),
-        "content": found.content,
-        "working_mib": memory(runs, device),
-        "padding": {"hser": own_padding(model, waveforms)}
-        | {name: baseline.padding_share for name, baseline in prepared.items()},
-        "how": {name: baseline.how for name, baseline in prepared.items()},
-        "missing": missing
-        | {f"{name}: {way}": why for name, b in prepared.items() for way, why in b.missing.items()},
-    }
-
-
-def prepare(names: Sequence[str], setting: Setting) -> tuple[dict[str, Baseline], dict[str, str]]:
-    """The baselines that run here, and why others do not."""
-    prepared: dict[str, Baseline] = {}
-    missing: dict[str, str] = {}
-    for name in names:
-        try:
-            prepared[name] = BASELINES[name](setting)
-        except CANNOT as error:
-            missing[name] = first_line(error)
-    return prepared, missing
-
-
-def memory(runs: Mapping[str, Callable[[], float]], device: torch.device) -> dict[str, float]:
-    """MiB that each takes while it runs; those that cannot be measured here are left out."""
-    found = {name: working_bytes(run, device) for name, run in runs.items()}
-    return {name: num_bytes / MIB for name, num_bytes in found.items() if num_bytes is not None}
-
-
-def own_padding(model: Model, waveforms: Sequence[np.ndarray]) -> float:
-    """Share of our operations that is spent on padding."""
-    useful, padding = (
-        sum(each) for each in zip(*(model.encoder.operations(len(w)) for w in waveforms), strict=True)
-    )
-    return padding / (useful + padding)
-
-
-def result_row(
-    name: str,
-    model: Model,
-    waveforms: Sequence[np.ndarray],
-    roof_flops: float,
-    chosen: str | int,
-    best_tried: Mapping[Any, float],
-    speeds: Mapping[str, Sequence[float]],
-) -> dict[str, Any]:
-    """What every row has. ``chosen``: the way of `best`, of those tried."""
-    seconds = audio_seconds(waveforms)
-    operations = sum(model.encoder.operations(len(w))[0] for w in waveforms) / seconds
+    best = prepared.get("best", Baseline(lambda: 0.0))
+    useful, padding = np.sum([model.encoder.operations(len(w)) for w in waveforms], axis=0).tolist()
     own = next((who for who in ("hser", "command") if who in speeds), None)
+    roof = matrix_roof(dtype, device)
+    pairs = [("hser", b) for b in BASELINES] + [("command", "hser")]
+    pairs += [("int8", b) for b in (*BASELINES, "hser")]
+    memory = {who: working_bytes(run, device) for who, run in runs.items()}
     return {
         "model": name,
         "dtype": model.dtype,
         "recordings": len(waveforms),
         "audio_seconds": seconds,
-        "best_is": chosen,
-        "best_tried": best_tried,
-        "flop_per_audio_second": operations,
-        "roof_flops": roof_flops,
-        "mfu": median(speeds[own]) * operations / roof_flops if own else None,
+        "best_is": best.how,
+        "best_tried": dict(best.tried),
+        "flop_per_audio_second": useful / seconds,
+        "roof_flops": roof,
+        "mfu": median(speeds[own]) * useful / seconds / roof if own else None,
         "speeds": speeds,
         "ratios": {
-            f"{a}/{b}": median(speeds[a]) / median(speeds[b])
-            for a, b in (
-                *(("hser", b) for b in BASELINES),
-                ("command", "hser"),
-                *(("int8", b) for b in (*BASELINES, "hser")),
-            )
-            if a in speeds and b in speeds
+            f"{a}/{b}": median(speeds[a]) / median(speeds[b]) for a, b in pairs if a in speeds and b in speeds
         },
+        # What cannot be measured here is left out.
+        "working_mib": {who: size / MIB for who, size in memory.items() if size is not None},
+        "padding": {"hser": padding / (useful + padding)}
+        | {who: baseline.padding_share for who, baseline in prepared.items()},
+        "how": {who: baseline.how for who, baseline in prepared.items()},
+        "missing": missing,
     }
 
 
-def rows_of(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    for r in results:
-        speeds, ratios, padding, mib = r["speeds"], r["ratios"], r["padding"], r["working_mib"]
-        yield [
-            f"{r['model']} {r['dtype']}, {r['lengths']}",
-            *(spread(speeds[c]) if c in speeds else "-" for c in CONTENDERS),
-            *(f"{ratios[f'hser/{b}']:.2f}x" if f"hser/{b}" in ratios else "-" for b in BASELINES),
-            f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-",
-            f"{ratios['int8/hser']:.2f}x" if "int8/hser" in ratios else "-",
-            "-" if r["mfu"] is None else f"{r['mfu']:.0%}",
-            "/".join("-" if padding.get(c) is None else f"{padding[c]:.1%}" for c in ("best", "hser")),
-            "/".join(f"{mib[c]:,.0f}" if c in mib else "-" for c in ("best", "hser")),
-        ]
+# --- All rows -----------------------------------------------------------------------------------
 
 
-HEADER = (
-    "audio s/s",
-    *CONTENDERS,
-    *(f"/{name}" for name in BASELINES),
-    "command/hser",
-    "int8/hser",
-    "MFU",
-    "padding best/hser",
-    "MiB best/hser",
-)
-
-
-def measure_all(settings: Settings) -> dict[str, Any]:
-    """The result file's content; prints the table."""
-    check(settings)
-    results = []
+def measure_all(settings: Settings) -> list[dict[str, Any]]:
+    """Rows of the result file; prints the table."""
+    settings.check()
+    device = resolve_device(settings.device)
+    rows = []
     with tempfile.TemporaryDirectory(prefix="hser-bench-") as scratch:
         for name in settings.models:
             for lengths in settings.lengths:
-                results.append(measure(name, lengths, settings, Path(scratch)))
+                audio = settings.seconds or AUDIO.get(device.type, AUDIO["cpu"])
+                files, content = find(lengths, audio, Path(scratch))
+                row = measure(name, files, settings)
+                rows.append(row | {"lengths": label(lengths), "content": content})
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-    print_results(results)
-    return {"what": "audio seconds per second", "rows": results}
+    print_rows(rows)
+    return rows
 
 
-def write_rows(name: str, result: Mapping[str, Any], out: Path | None) -> Path:
+def write_rows(name: str, rows: Sequence[Mapping[str, Any]], out: Path | None) -> Path:
     """The result file. What it holds of other models and lengths stays: all of them take an hour."""
-    path = result_path(name, out)
-    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    rows = {_key(row): row for row in [*before, *result["rows"]]}
-    return write_result(name, {**result, "rows": list(rows.values())}, out)
+    kept = rows_by(lambda row: (row["model"], row["dtype"], row["lengths"]), result_path(name, out), rows)
+    return write_result(name, {"what": "audio seconds per second", "rows": list(kept.values())}, out)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["model"], row["dtype"], row["lengths"]
+def cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """By the head of their column."""
+    ratios, both = row["ratios"], ("best", "hser")
+    times = {f"/{other}": f"hser/{other}" for other in BASELINES}
+    return {
+        "audio s/s": f"{row['model']} {row['dtype']}, {row['lengths']}",
+        **{who: spread(row["speeds"][who]) if who in row["speeds"] else "-" for who in CONTENDERS},
+        **{head: f"{ratios[name]:.2f}x" if name in ratios else "-" for head, name in times.items()},
+        "command/hser": f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-",
+        "int8/hser": f"{ratios['int8/hser']:.2f}x" if "int8/hser" in ratios else "-",
+        "MFU": "-" if row["mfu"] is None else f"{row['mfu']:.0%}",
+        "padding best/hser": "/".join(
+            "-" if row["padding"].get(who) is None else f"{row['padding'][who]:.1%}" for who in both
+        ),
+        "MiB best/hser": "/".join(
+            f"{row['working_mib'][who]:,.0f}" if who in row["working_mib"] else "-" for who in both
+        ),
+    }
 
 
-def print_results(results: Sequence[dict[str, Any]]) -> None:
-    table = list(zip(*[HEADER, *rows_of(results)], strict=True))
-    told = [column for column in table if any(cell not in ("-", "-/-") for cell in column[1:])]
-    header, *rows = zip(*told, strict=True)
-    print_table(header, rows)
-    for row in results:
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    lines = [cells(row) for row in rows]
+    header = [head for head in lines[0] if any(line[head] not in ("-", "-/-") for line in lines)]
+    print_table(header, [[line[head] for head in header] for line in lines])
+    for row in rows:
         who = f"{row['model']}, {row['lengths']}"
         print("; ".join([f"{who}: {row['content']}", *(f"{n}: {how}" for n, how in row["how"].items())]))
         for what, why in row["missing"].items():
@@ -359,35 +293,29 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", default="hubert-large,wavlm-large")
-    parser.add_argument("--lengths", default="emodb", help="emodb, ravdess or seconds, with commas")
-    parser.add_argument("--baselines", default="loop,best", help=f"some of {','.join(BASELINES)}")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, help="of audio for each but the loop")
-    parser.add_argument("--loop-seconds", type=float, help="of audio for the loop")
-    parser.add_argument("--no-command", action="store_true", help="leave the whole command out")
-    parser.add_argument("--int8", action="store_true", help="hser in int8 too")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
-    settings = Settings(
-        tuple(args.models.split(",")),
-        tuple(args.lengths.split(",")),
-        (
-            *args.baselines.split(","),
-            "hser",
-            *([] if args.no_command else ["command"]),
-            *(["int8"] if args.int8 else []),
-        ),
-        args.device,
-        args.dtype,
-        args.rounds,
-        args.seconds,
-        args.loop_seconds,
+    args = arguments(
+        __doc__,
+        argv,
+        models="hubert-large,wavlm-large",
+        lengths=("emodb", "emodb, ravdess or seconds, with commas"),
+        baselines=("loop,best", f"some of {','.join(BASELINES)}"),
+        device="auto",
+        dtype="auto",
+        rounds=5,
+        seconds=(float, "of audio for each but the loop"),
+        loop_seconds=(float, "of audio for the loop"),
+        no_command=(False, "leave the whole command out"),
+        int8=(False, "hser in int8 too"),
     )
-    write_rows("encoder", measure_all(settings), args.out)
+    contenders = (
+        *args.baselines.split(","),
+        "hser",
+        *["command"] * (not args.no_command),
+        *["int8"] * args.int8,
+    )
+    names = tuple(args.models.split(",")), tuple(args.lengths.split(","))
+    rest = args.device, args.dtype, args.rounds, args.seconds, args.loop_seconds
+    write_rows("encoder", measure_all(Settings(*names, contenders, *rest)), args.out)
 
 
 if __name__ == "__main__":

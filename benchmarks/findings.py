@@ -29,9 +29,12 @@ class Finding:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-def relative_error(a: Tensor, b: Tensor) -> float:
-    """||a - b|| / ||b||."""
-    return ((a - b).norm() / b.norm()).item()
+def relative_error(result: Tensor, truth: Tensor) -> float:
+    """||result - truth|| / ||truth|| in the truth's dtype; of what must be zero, infinite unless it is."""
+    error, size = (result.to(truth.dtype) - truth).norm().item(), truth.norm().item()
+    if size == 0:
+        return math.inf if error != 0 else 0.0
+    return error / size
 
 
 def largest(errors: Iterable[float]) -> float:

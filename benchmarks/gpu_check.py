@@ -18,7 +18,6 @@ whose packages are missing is skipped and says so. Exits 1 when a check fails, 2
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,17 +27,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks import kernels
-from benchmarks.common import machine, print_table, spread, take_turns, write_result
 from benchmarks.findings import Finding, collect, largest, print_finding, relative_error
-from benchmarks.gpu_kernels import check_augment, check_kernels
-from benchmarks.gpu_layers import check_attention, check_layers_fused
+from benchmarks.gpu_layers import KINDS, check_attention, check_layers_fused
+from benchmarks.harness import arguments, machine, print_table, spread, write_result
 from benchmarks.kernel_cases import Size
-from benchmarks.stand_ins import NORMS, small_encoders, write_clips, write_config
+from benchmarks.kernel_checks import check_augment, check_kernels, noise
+from benchmarks.stand_ins import NORMS, KeptLayers, small_encoders, write_clips, write_config
 from extractor.encoders import exact_fp32
-from extractor.types import SAMPLE_RATE, Decoded, FrameSink, Seconds, Utterance
+from extractor.types import SAMPLE_RATE, Seconds
 
 # Relative L2 error between devices in fp32: both sum thousands of products, in other orders.
 FP32_RELATIVE = 1e-4
@@ -49,7 +47,6 @@ BF16_COSINE = 0.999
 
 SPEEDS = ("speed", "kernels-speed")
 CHECKS = ("layers", "attention", "fused", "bf16", "pooling", "engine", "kernels", "augment", *SPEEDS)
-KINDS = ("hubert", "wavlm", "wav2vec2")
 FULL_SIZE = ("hubert-base", "hubert-large", "wavlm-large")
 SPEED_MODELS = ("hubert-large", "wavlm-large")
 POOLINGS = ("mean", "std", "min", "max", "first", "last", "meanstd")
@@ -61,58 +58,29 @@ CLIP_SECONDS = (1.0, 8.0)
 KERNEL_BATCH: tuple[int, Seconds] = (64, 4.0)  # recordings of so long
 
 
-class KeptLayers(FrameSink):
-    """A sink that keeps all layers, on the CPU in fp32."""
-
-    def __init__(self) -> None:
-        self.layers: list[Tensor] = []
-
-    def add(self, layer: int, hidden: Tensor) -> None:
-        self.layers.append(hidden.float().cpu())
-
-
-def noise(lengths: Sequence[int]) -> list[Tensor]:
-    """Waveforms of unit variance."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(n, generator=generator) for n in lengths]
-
-
 def check_layers(device: str) -> Iterator[Finding]:
     """Worst layer of each small model on ``device`` against the CPU."""
-    waveforms = noise(PARITY_LENGTHS)
+    waveforms = [noise(n).float() for n in PARITY_LENGTHS]
     for kind in KINDS:
         for norm in NORMS:
-            kept = []
-            for encoder in small_encoders(kind, norm, ["cpu", device]):
-                sink = KeptLayers()
-                encoder.forward(encoder.normalise([w.to(encoder.device) for w in waveforms]), sink)
-                kept.append(sink.layers)
-            reference, layers = kept
+            encoders = small_encoders(kind, norm, ["cpu", device])
+            reference, layers = (KeptLayers(encoder, waveforms).layers for encoder in encoders)
             worst = largest(relative_error(a, b) for a, b in zip(layers, reference, strict=True))
             yield Finding("layers", f"{kind}, {norm} norm, fp32: worst relative error", worst, FP32_RELATIVE)
 
 
-def mean_pooled(spec: str, dtype: str, device: str, waveforms: Sequence[np.ndarray]) -> Tensor:
-    """float32 ``[U, L, D]``, all layers."""
-    from extractor.encoders import Model
-    from extractor.run.batch import BatchEncoder
-    from extractor.run.staging import Job
-
-    model = Model(spec, dtype, torch.device(device))
-    encode = BatchEncoder(
-        model, tuple(range(model.encoder.num_layers)), ("mean",), 60 * SAMPLE_RATE, 240 * SAMPLE_RATE
-    )
-    utterances = [Utterance(str(i), "") for i in range(len(waveforms))]
-    job = Job(0, range(len(waveforms)), utterances, [Decoded(w, "") for w in waveforms])
-    return torch.from_numpy(encode(job).pooled["mean"])
-
-
 def check_bf16(device: str, specs: Sequence[str]) -> Iterator[Finding]:
     """Lowest cosine, over recordings and layers, of bf16 rows to fp32 rows."""
-    waveforms = [w.numpy() * 0.05 for w in noise([round(s * SAMPLE_RATE) for s in BF16_CLIPS])]
+    from benchmarks.encoder import mean_pooled
+    from extractor.encoders import Model
+
+    waveforms = [0.05 * noise(round(s * SAMPLE_RATE)).float().numpy() for s in BF16_CLIPS]
     for spec in specs:
-        half, reference = (mean_pooled(spec, dtype, device, waveforms) for dtype in ("bf16", "fp32"))
-        cosines = torch.cosine_similarity(half.double(), reference.double(), dim=2).amin(dim=0)  # [L]
+        half, reference = (
+            torch.from_numpy(mean_pooled(Model(spec, dtype, torch.device(device)), waveforms)).double()
+            for dtype in ("bf16", "fp32")
+        )
+        cosines = torch.cosine_similarity(half, reference, dim=2).amin(dim=0)  # [L]
         worst = int(cosines.argmin())
         what = f"{spec.removeprefix('random:')}, bf16: lowest cosine of a row, in layer {worst}"
         yield Finding("bf16", what, cosines[worst].item(), BF16_COSINE, at_least=True)
@@ -146,28 +114,26 @@ def check_pooling(device: str) -> Iterator[Finding]:
         yield Finding("pooling", what, largest(errors), POOLING_RELATIVE)
 
 
-def check_engine(device: str, scratch: Path) -> Iterator[Finding]:
+def check_engine(
+    device: str, scratch: Path, kinds: Sequence[str] = KINDS, durations: Sequence[Seconds] = ENGINE_CLIPS
+) -> Iterator[Finding]:
     """Files to store, all layers; as users run it, so with the precision that fp32 means to hser."""
     from extractor.run.engine import run
     from extractor.run.options import Options
     from extractor.store import Store
 
-    clips = write_clips(scratch / "engine", ENGINE_CLIPS)
-    for kind in KINDS:
+    clips = write_clips(scratch / "engine", durations)
+    for kind in kinds:
         spec = write_config(scratch / kind, kind)
-        rows: list[list[Tensor]] = []
+        rows: list[list[torch.Tensor]] = []
         for on in ("cpu", device):
             # Two folders, also where a test has the CPU for both.
             out = scratch / f"{kind}-run-{len(rows)}"
             run(clips, Options(model=spec, device=on, dtype="fp32"), out)
             with Store(out) as store:
-                rows.append([torch.from_numpy(store.load(layer=k)) for k in store.layers])
-        reference, layers = rows
-        worst = largest(
-            relative_error(a, b)
-            for ours, theirs in zip(layers, reference, strict=True)
-            for a, b in zip(ours, theirs, strict=True)
-        )
+                rows.append([row for k in store.layers for row in torch.from_numpy(store.load(layer=k))])
+        reference, ours = rows
+        worst = largest(relative_error(a, b) for a, b in zip(ours, reference, strict=True))
         yield Finding("engine", f"{kind}: worst relative error of a row", worst, FP32_RELATIVE)
 
 
@@ -175,42 +141,20 @@ def measure_speed(
     name: str,
     device: str,
     scratch: Path,
+    rounds: int,
     seconds: Seconds = SPEED_SECONDS,
     loop_seconds: Seconds = LOOP_SECONDS,
-    rounds: int = 3,
-    batch_sizes: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """The contenders of `benchmarks.encoder` on clips of noise; audio seconds per second."""
-    from benchmarks import encoder
-    from extractor.encoders import Model
-    from extractor.run.batch import BatchEncoder
-    from extractor.run.recipe import LARGE_BATCH
+    from benchmarks.encoder import Settings, measure
 
-    low, high = CLIP_SECONDS
-    count = round(seconds / ((low + high) / 2))
-    clips = write_clips(scratch / "speed", np.random.default_rng(0).uniform(low, high, count).tolist())
-    waveforms = encoder.read(clips)
-    audio_seconds = encoder.audio_seconds(waveforms)
-    few = clips[: max(1, round(count * loop_seconds / seconds))]
-
-    model = Model(f"random:{name}", "auto", torch.device(device))
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[model.dtype]
-    layers = tuple(range(model.encoder.num_layers))
-    encode = BatchEncoder(model, layers, ("mean",), 60 * SAMPLE_RATE, round(LARGE_BATCH * SAMPLE_RATE))
-    planned = encoder.jobs(waveforms, LARGE_BATCH)
-    fp32, half = (encoder.transformers_model(name, d, model.device) for d in (torch.float32, dtype))
-    sizes = batch_sizes or encoder.GPU_BATCH_SIZES
-    tried = {size: max(encoder.best(half, waveforms, size) for _ in range(2)) for size in sizes}
-    batch_size = max(tried, key=lambda size: tried[size])
-    contenders: dict[str, Callable[[], float]] = {
-        "loop": lambda: encoder.loop(fp32, few),
-        "best": lambda: encoder.best(half, waveforms, batch_size),
-        "hser": lambda: encoder.bare(encode, planned, audio_seconds),
-        "command": lambda: encoder.command(clips, name, model.dtype),
-    }
-    speeds = take_turns(contenders, rounds)
-    roof = encoder.matrix_roof(dtype, model.device)
-    return encoder.result_row(name, model, waveforms, roof, batch_size, tried, speeds)
+    count = round(seconds / (sum(CLIP_SECONDS) / 2))
+    clips = write_clips(scratch / "speed", np.random.default_rng(0).uniform(*CLIP_SECONDS, count).tolist())
+    settings = Settings(device=device, rounds=rounds, loop_seconds=loop_seconds, compiled=False)
+    row = measure(name, clips, settings)
+    for who in (who for who in settings.contenders if who in row["missing"]):
+        raise RuntimeError(f"{who}: {row['missing'][who]}")
+    return row
 
 
 def check_kernels_speed(
@@ -225,12 +169,13 @@ def check_kernels_speed(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="leave both speeds out")
-    parser.add_argument("--only", nargs="+", choices=CHECKS, default=CHECKS, metavar="CHECK")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+    args = arguments(
+        __doc__,
+        argv,
+        quick=(False, "leave both speeds out"),
+        only={"nargs": "+", "choices": CHECKS, "default": CHECKS, "metavar": "CHECK"},
+        rounds=3,
+    )
     if not torch.cuda.is_available():
         print("gpu-check: torch finds no CUDA device here; nothing was checked")
         return 2
@@ -244,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def speed() -> Iterator[Finding]:
             for name in SPEED_MODELS:
-                speeds.append(measure_speed(name, device, scratch / name, rounds=args.rounds))
+                speeds.append(measure_speed(name, device, scratch / name, args.rounds))
                 torch.cuda.empty_cache()
             yield from ()
 

@@ -17,38 +17,32 @@ Needs CUDA; what cannot run there is left out and named.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from functools import cache, partial
+from statistics import median
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import median, print_table, take_turns, write_result
+from benchmarks.baselines import sdpa
 from benchmarks.findings import Finding, collect, largest, relative_error, run_errors
-from benchmarks.gpu_kernels import poisoned_memory
-from benchmarks.stand_ins import NORMS, small_encoders
+from benchmarks.harness import arguments, print_table, take_turns, write_result
+from benchmarks.kernel_checks import check_layer_kernels, noise
+from benchmarks.stand_ins import NORMS, KeptLayers, small_encoders
 from cuda_kernels.add_norm import add_norm
 from cuda_kernels.attention import GatedBias, attend_packed
 from cuda_kernels.packing import Packing, pack
-from cuda_kernels.positional_conv import lay_out, positional_conv
-from extractor.encoders.fused import ATTENTION, best_attention
+from extractor.encoders.fused import ATTENTION
 from extractor.encoders.transformer import attend
 
-LENGTHS = (1, 63, 0, 400, 127, 500, 1000, 3)  # frames
-LONGEST = 1024  # that biases have distances for
 KINDS = ("hubert", "wavlm", "wav2vec2")
-# Four batches of one room: the first runs by ordinary launches, the others by graphs. Samples.
+# Four batches of one shape bucket: the first runs by ordinary launches, the others by graphs. Samples.
 BATCHES = ((16_000, 31_999, 400), (719, 40_000, 9_000), (33_333, 14_000, 2_000), (48_000, 401))
-# Relative L2 error. fp32: a hundred roundings of 6e-8, of random sign. Half: the weights or the inputs of the
-# last sum, and the result, are each rounded to 8 or 11 bits.
-KERNEL_RELATIVE = {torch.float32: 2e-6, torch.bfloat16: 2 * 2**-8, torch.float16: 2 * 2**-11}
-CONV_RELATIVE = 6e-6  # in fp32: 8,192 products a sum, one behind the other
 LAYERS_RELATIVE = 1e-4  # fp32 on two devices: sums of thousands of products, in other orders
 
 BATCH_SECONDS = 240
@@ -56,163 +50,41 @@ CLIP_SECONDS = (1, 4, 10, 60)
 FRAMES_A_SECOND = 50
 HEADS, HEAD_DIM = 16, 64  # of large models
 CALLS = 20  # a round
+Ways: TypeAlias = Mapping[str, Callable[[], object]]
 
 
 # --- Checks -------------------------------------------------------------------------------------
 
 
-def noise(*shape: int) -> Tensor:
-    """float64, the same for the same shape."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A ragged batch, which any of its utterances can be taken out of."""
-
-    lengths: Sequence[int]
-    values: Tensor  # float64 [N, ...]
-
-    def of(self, utterances: Sequence[int]) -> tuple[Tensor, list[int]]:
-        parts = self.values.split(list(self.lengths))
-        return torch.cat([parts[u] for u in utterances]), [self.lengths[u] for u in utterances]
-
-
-# Utterances, device and dtype to what becomes of each.
-Run = Callable[[Sequence[int], str, torch.dtype], list[Tensor]]
-
-
-def check(
-    what: str, run: Run, device: str, dtype: torch.dtype, limit: float | None = None
-) -> Iterator[Finding]:
-    """The worst error against float64 on the CPU, and how many utterances change with their batch mates."""
-    everyone = range(len(LENGTHS))
-    rounded = f"{what}, {str(dtype).removeprefix('torch.')}"
-    truth = run(everyone, "cpu", torch.float64)
-    with poisoned_memory():
-        results = run(everyone, device, dtype)
-        alone = [run([u], device, dtype)[0] for u in everyone]
-    pairs = [(a.double().cpu(), b) for a, b in zip(results, truth, strict=True) if len(b)]
-    error = largest(relative_error(a, b) for a, b in pairs)
-    limit = KERNEL_RELATIVE[dtype] if limit is None else limit
-    yield Finding("layers-kernels", f"{rounded}: worst relative error", error, limit)
-    changed = sum(not torch.equal(a, b) for a, b in zip(results, alone, strict=True))
-    yield Finding("layers-kernels", f"{rounded}: utterances that differ when alone", changed, 0)
-
-
-def half_of(device: str) -> tuple[torch.dtype, ...]:
-    """What the device computes in beside fp32; Triton's interpreter, on CPUs, has no bf16 products."""
-    return (torch.bfloat16, torch.float16) if device == "cuda" else (torch.float16,)
-
-
 def check_attention(device: str) -> Iterator[Finding]:
-    """Our kernel in each dtype, with and without bias, and PyTorch's where it runs."""
-    for dtype in (torch.float32, *half_of(device)):
-        for num_heads, head_dim in ((2, 64), (2, 80), (4, 12)):
-            for gated in (False, True):
-                what = f"attention, heads of {head_dim}{', gated bias' if gated else ''}"
-                yield from check(what, attention_run(num_heads, head_dim, gated, dtype), device, dtype)
-        if best_attention(dtype, torch.device(device), HEAD_DIM) == "varlen":
-            run = attention_run(2, HEAD_DIM, False, dtype, "varlen")
-            yield from check("attention, PyTorch's", run, device, dtype)
-
-
-def attention_run(
-    num_heads: int, head_dim: int, gated: bool, stored: torch.dtype, name: str = "kernel"
-) -> Run:
-    D = num_heads * head_dim
-    values = noise(sum(LENGTHS), 3 * D + 2 * num_heads)
-    values[:, :D] *= head_dim**-0.5
-    rows = Rows(LENGTHS, values.to(stored).double())  # what is measured is the kernel, not its input
-    vector, const = (noise(num_heads, n).to(stored).double() for n in (2 * LONGEST - 1, 1))
-
-    def run(utterances: Sequence[int], on: str, dtype: torch.dtype) -> list[Tensor]:
-        x, lengths = rows.of(utterances)
-        x, packing = x.to(on, dtype), pack(lengths, torch.device(on), LONGEST)
-        qkv = x[:, : 3 * D]
-        bias = GatedBias(vector.to(on, dtype), x[:, 3 * D :], const[:, 0].to(on, dtype)) if gated else None
-        if name == "varlen" and dtype != torch.float64:
-            out = ATTENTION[name](qkv, packing, num_heads, "auto")
-        else:
-            out = attend_packed(qkv, packing, num_heads, bias)
-        return list(out.split(lengths))
-
-    return run
+    return check_layer_kernels(device, attention=True)
 
 
 def check_layers_fused(device: str) -> Iterator[Finding]:
     """The layer's other kernels, then small models by kernels and graphs against the CPU's way."""
-    for dtype in (torch.float32, *half_of(device)):
-        yield from check("sum and norm", add_norm_run(dtype), device, dtype)
-        limit = max(CONV_RELATIVE, KERNEL_RELATIVE[dtype])
-        yield from check("positional convolution", positional_conv_run(dtype), device, dtype, limit)
+    yield from check_layer_kernels(device, attention=False)
     for kind in KINDS:
         for norm in NORMS:
             yield from check_model(kind, norm, device)
 
 
-def add_norm_run(stored: torch.dtype) -> Run:
-    D = 1024
-    rows = Rows(LENGTHS, noise(sum(LENGTHS), 2 * D).to(stored).double())
-    weight, bias = noise(2, D).to(stored).double()
-
-    def run(utterances: Sequence[int], on: str, dtype: torch.dtype) -> list[Tensor]:
-        x, lengths = rows.of(utterances)
-        x = x.to(on, dtype)
-        made = add_norm(x[:, :D], x[:, D:], weight.to(on, dtype), bias.to(on, dtype), 1e-5)
-        return list(torch.cat(made, dim=1).split(lengths))
-
-    return run
-
-
-def positional_conv_run(stored: torch.dtype) -> Run:
-    groups, width, taps = 4, 64, 128
-    D = groups * width
-    rows = Rows(LENGTHS, noise(sum(LENGTHS), D).to(stored).double())
-    weight = (noise(D, width, taps) / (width * taps) ** 0.5).to(stored).double()
-    bias = noise(D).to(stored).double()
-
-    def run(utterances: Sequence[int], on: str, dtype: torch.dtype) -> list[Tensor]:
-        x, lengths = rows.of(utterances)
-        x, packing = x.to(on, dtype), pack(lengths, torch.device(on))
-        laid_out = lay_out(weight.to(on, dtype), groups)
-        return list(positional_conv(x, packing, laid_out, bias.to(on, dtype), x).split(lengths))
-
-    return run
-
-
-class KeptLayers:
-    """A sink that keeps all layers, on the CPU."""
-
-    def __init__(self) -> None:
-        self.layers: list[Tensor] = []
-
-    def add(self, layer: int, hidden: Tensor) -> None:
-        self.layers.append(hidden.float().cpu().clone())
-
-
 def check_model(kind: str, norm: str, device: str) -> Iterator[Finding]:
-    """Batches of one room on ``device`` against the CPU; on CUDA also graphs against ordinary launches."""
+    """Batches of one bucket on ``device`` against the CPU; on CUDA also graphs against ordinary launches."""
     on_cpu, ours = small_encoders(kind, norm, ["cpu", device])
     errors, changed = [], 0
     for lengths in BATCHES:
         audio = [noise(n).float() for n in lengths]
-        kept = []
-        for encoder in (on_cpu, ours, ours):  # the second time by graphs, if the room was seen before
-            sink = KeptLayers()
-            encoder.forward(encoder.normalise([w.to(encoder.device) for w in audio]), sink)
-            kept.append(sink.layers)
-        reference, once, again = kept
+        # The second time by graphs, if the bucket was seen before.
+        reference, once, again = (KeptLayers(encoder, audio).layers for encoder in (on_cpu, ours, ours))
         errors += [relative_error(a, b) for a, b in zip(again, reference, strict=True)]
         changed += sum(not torch.equal(a, b) for a, b in zip(once, again, strict=True))
     what = f"{kind}, {norm} norm"
     yield Finding("layers-fused", f"{what}, fp32: worst relative error", largest(errors), LAYERS_RELATIVE)
-    if ours.fused is not None and ours.fused.graphs is not None:
-        graphs = ours.fused.graphs
+    graphs = None if ours.fused is None else ours.fused.graphs
+    if graphs is not None:
+        buckets = len(graphs.recorded)
         yield Finding("layers-fused", f"{what}: layers that graphs change", changed, 0)
-        yield Finding(
-            "layers-fused", f"{what}: shape buckets with graphs", len(graphs.recorded), 1, at_least=True
-        )
+        yield Finding("layers-fused", f"{what}: shape buckets with graphs", buckets, 1, at_least=True)
         yield Finding("layers-fused", f"{what}: seconds to record", graphs.seconds, 60.0)
 
 
@@ -230,7 +102,7 @@ def milliseconds(work: Callable[[], object]) -> float:
     return began.elapsed_time(ended) / CALLS
 
 
-def measure(what: str, ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
+def measure(what: str, ways: Ways, rounds: int) -> dict[str, Any]:
     """Milliseconds of each way; one that cannot run is left out and says why."""
     works, left_out = {}, {}
     refusals: tuple[type[Exception], ...] = (ImportError, TypeError, *run_errors())
@@ -249,7 +121,7 @@ def frames_of(seconds: int) -> list[int]:
     return [FRAMES_A_SECOND * seconds - 1 - i % 3 for i in range(BATCH_SECONDS // seconds)]
 
 
-def attention_ways(lengths: Sequence[int], gated: bool) -> dict[str, Callable[[], object]]:
+def attention_ways(lengths: Sequence[int], gated: bool) -> Ways:
     device, dtype = torch.device("cuda"), torch.bfloat16
     D, N, longest = HEADS * HEAD_DIM, sum(lengths), max(lengths)
     x = torch.randn(N, 3 * D + 2 * HEADS, device=device, dtype=dtype) * HEAD_DIM**-0.25
@@ -258,7 +130,7 @@ def attention_ways(lengths: Sequence[int], gated: bool) -> dict[str, Callable[[]
         ways = {
             name: lambda a=attended: a(qkv, packing, HEADS, "auto") for name, attended in ATTENTION.items()
         }
-        return {**ways, "sdpa": lambda: sdpa(qkv, lengths), "flex": flex(qkv, packing, None)}
+        return {**ways, "sdpa": lambda: sdpa(qkv, lengths, HEADS), "flex": flex(qkv, packing, None)}
     vector = torch.randn(HEADS, 2 * longest - 1, device=device, dtype=dtype)
     bias = GatedBias(vector, x[:, 3 * D :], torch.ones(HEADS, device=device, dtype=dtype))
     rounded = -(-longest // 32) * 32
@@ -269,15 +141,6 @@ def attention_ways(lengths: Sequence[int], gated: bool) -> dict[str, Callable[[]
         "products": lambda: attend(qkv, lengths, HEADS, square, gate),
         "flex": flex(qkv, packing, bias),
     }
-
-
-def sdpa(qkv: Tensor, lengths: Sequence[int]) -> Tensor:
-    """An utterance at a time."""
-    out = []
-    for rows in qkv.split(list(lengths)):
-        q, k, v = rows.unflatten(1, (3, HEADS, HEAD_DIM)).permute(1, 2, 0, 3)[:, None]
-        out.append(F.scaled_dot_product_attention(q, k, v, scale=1.0)[0].transpose(0, 1).flatten(1))
-    return torch.cat(out)
 
 
 def flex(qkv: Tensor, packing: Packing, bias: GatedBias | None) -> Callable[[], object]:
@@ -302,53 +165,51 @@ def flex(qkv: Tensor, packing: Packing, bias: GatedBias | None) -> Callable[[], 
         at = (j - i + zero).clamp(0, 2 * zero)  # of other utterances, which the mask takes out, anything
         return score + gate[i, h] * bias.by_distance[h, at]
 
-    made: list[Callable[[], object]] = []
+    @cache
+    def compiled() -> Callable[[], object]:
+        mask = create_block_mask(same, None, None, N, N, device=str(qkv.device))
+        score_mod = None if bias is None else biased
+        return partial(
+            torch.compile(flex_attention), q, k, v, score_mod=score_mod, block_mask=mask, scale=1.0
+        )
 
-    def run() -> object:
-        if not made:
-            mask = create_block_mask(same, None, None, N, N, device=str(qkv.device))
-            compiled = torch.compile(flex_attention)
-            score_mod = None if bias is None else biased
-            made.append(lambda: compiled(q, k, v, score_mod=score_mod, block_mask=mask, scale=1.0))
-        return made[0]()
-
-    return run
+    return lambda: compiled()()
 
 
-def product_ways() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+def convolution_ways(kernel: int, num_rows: int) -> Ways:
+    """With two or three taps and a stride of two, as the CNN has them."""
+    from extractor.encoders.linear import Conv
+
+    device, dtype, C = torch.device("cuda"), torch.bfloat16, 512
+    x = torch.randn(num_rows, C, device=device, dtype=dtype)
+    weight = torch.randn(C, C, kernel) * (C * kernel) ** -0.5
+    convolution = Conv(weight, None, dtype, device, stride=2)
+    convolution.as_linear = None
+    w = weight.to(device, dtype).transpose(1, 2).flatten(1)  # [C, K C]
+    T = (num_rows - kernel) // 2 + 1
+    pairs, third = x[: 2 * T].view(T, 2 * C), x[2::2][:T]
+
+    def as_products() -> Tensor:
+        """Of two frames, which lie side by side, and of the third, if there is one."""
+        y = F.linear(pairs, w[:, : 2 * C])
+        return y if kernel == 2 else y.addmm_(third, w[:, 2 * C :].t())
+
+    def copied() -> Tensor:
+        return F.linear(x.as_strided((T, kernel * C), (2 * C, 1)).contiguous(), w)
+
+    return {"conv2d": lambda: convolution(x), "products": as_products, "copied": copied}
+
+
+def product_ways() -> Iterator[tuple[str, Ways]]:
     from types import SimpleNamespace
 
-    from extractor.encoders.linear import Conv
     from extractor.encoders.wav2vec2 import PositionalConv
     from extractor.encoders.weights import Weights
 
-    device, dtype, C, D = torch.device("cuda"), torch.bfloat16, 512, HEADS * HEAD_DIM
-    ways: dict[str, Callable[[], object]]
     for kernel, num_rows in ((3, 1 << 18), (2, 1 << 15)):
-        x = torch.randn(num_rows, C, device=device, dtype=dtype)
-        weight = torch.randn(C, C, kernel) * (C * kernel) ** -0.5
-        convolution = Conv(weight, None, dtype, device, stride=2)
-        convolution.as_linear = None
-        w = weight.to(device, dtype).transpose(1, 2).flatten(1)  # [C, K C]
-        T = (num_rows - kernel) // 2 + 1
-        pairs, third = x[: 2 * T].view(T, 2 * C), x[2::2][:T]
+        yield f"CNN, kernel {kernel}, {num_rows:,} rows", convolution_ways(kernel, num_rows)
 
-        def as_products(
-            pairs: Tensor = pairs, third: Tensor = third, w: Tensor = w, k: int = kernel
-        ) -> Tensor:
-            """Of two frames, which lie side by side, and of the third, if there is one."""
-            y = F.linear(pairs, w[:, : 2 * C])
-            return y if k == 2 else y.addmm_(third, w[:, 2 * C :].t())
-
-        def copied(x: Tensor = x, w: Tensor = w, T: int = T, k: int = kernel) -> Tensor:
-            return F.linear(x.as_strided((T, k * C), (2 * C, 1)).contiguous(), w)
-
-        def convolved(convolution: Conv = convolution, x: Tensor = x) -> Tensor:
-            return convolution(x)
-
-        ways = {"conv2d": convolved, "products": as_products, "copied": copied}
-        yield f"CNN, kernel {kernel}, {num_rows:,} rows", ways
-
+    device, dtype, D = torch.device("cuda"), torch.bfloat16, HEADS * HEAD_DIM
     lengths = frames_of(4)
     x, packing = torch.randn(sum(lengths), D, device=device, dtype=dtype), pack(lengths, device)
     names = {"conv.weight": torch.randn(D, D // 16, 128) * 0.01, "conv.bias": torch.randn(D)}
@@ -365,13 +226,16 @@ def product_ways() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
 
     residual, weight, bias = torch.randn_like(x), torch.ones_like(x[0]), torch.zeros_like(x[0])
 
-    def apart() -> Tensor:
-        return F.layer_norm(x + residual, (D,), weight, bias)
+    yield (
+        "sum and norm",
+        {
+            "apart": lambda: F.layer_norm(x + residual, (D,), weight, bias),
+            "kernel": lambda: add_norm(x, residual, weight, bias, 1e-5),
+        },
+    )
 
-    yield "sum and norm", {"apart": apart, "kernel": lambda: add_norm(x, residual, weight, bias, 1e-5)}
 
-
-def layer_ways(name: str, seconds: int) -> dict[str, Callable[[], object]]:
+def layer_ways(name: str, seconds: int) -> Ways:
     from extractor.encoders import Model
     from extractor.encoders.fused import pack_frames
 
@@ -406,10 +270,7 @@ def speeds(rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, argv, rounds=5)
     if not torch.cuda.is_available():
         print("gpu_layers: torch finds no CUDA device here; nothing was measured")
         return 2

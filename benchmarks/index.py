@@ -13,34 +13,35 @@ settings. A million rows of 1,024 take 4 GB of memory a copy, up to two copies, 
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import (
+from benchmarks.harness import (
+    arguments,
+    forget_peak,
+    in_child,
     measured_before,
-    median,
+    peak_bytes,
     print_table,
+    process_bytes,
     result_path,
     spread,
     take_turns,
     write_result,
 )
+from benchmarks.stand_ins import write_store
 from extractor.index import KINDS, Index, build
 from extractor.index.generation import folder_of, read_head
 from extractor.index.kinds import load_faiss
 from extractor.index.normalisation import unit
-from extractor.store.run_folder import ManifestRow
-from extractor.store.writer import RunWriter
-from extractor.types import BatchResult, Row, Utterance
 
 K = 10
 LAYER, POOLING = 0, "mean"
@@ -72,67 +73,20 @@ class Clusters:
         rng = np.random.default_rng([1, number + 1])
         noise = rng.standard_normal((count, self.dim), dtype=np.float32)
         x = centres[rng.integers(0, num_clusters, count)] + np.float32(SPREAD) * noise
-        return x * self.scale
+        return x * np.arange(1, self.dim + 1, dtype=np.float32) ** np.float32(FALL / 2)
 
-    @property
-    def scale(self) -> np.ndarray:
-        """float32 ``[dim]``: of each component."""
-        return np.arange(1, self.dim + 1, dtype=np.float32) ** np.float32(FALL / 2)
-
-    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """First row and embeddings."""
+    def blocks(self) -> Iterator[np.ndarray]:
         for number, start in enumerate(range(0, self.rows, BATCH_ROWS)):
-            yield start, self.block(number, min(BATCH_ROWS, self.rows - start))
+            yield self.block(number, min(BATCH_ROWS, self.rows - start))
 
 
-def write_store(run: Path, data: Clusters) -> None:
-    def utterance(position: int) -> Utterance:
-        return Utterance(f"u{position:09d}", f"/corpus/{position:09d}.wav", labels=("",) * 3)
-
-    columns = ("emotion", "emotion_raw", "speaker")
-    with RunWriter.open(run, {}, {}, columns, [LAYER], {POOLING: data.dim}) as writer:
-        writer.write_manifest(
-            ManifestRow(position, utterance(position), 16_000, position // BATCH_ROWS)
-            for position in range(data.rows)
-        )
-        for start, x in data.blocks():
-            rows = [Row(p, utterance(p), 16_000, 49, "", "fp32") for p in range(start, start + len(x))]
-            writer.commit(BatchResult(start // BATCH_ROWS, rows, {POOLING: x[:, None]}))
-
-
-def in_memory(data: Clusters) -> np.ndarray:
-    """float32 ``[rows, dim]`` of length one."""
-    x = np.empty((data.rows, data.dim), np.float32)
-    for start, block in data.blocks():
-        x[start : start + len(block)] = unit(block)
-    return x
-
-
-def status(name: str) -> int:
-    """Bytes, of a line of Linux's ``/proc/self/status``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
-
-
-def forget_peak() -> int:
-    """Start measuring the peak of memory anew. Returns what is used now, in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return status("VmRSS")
-
-
-def memory_of(run: Path) -> int:
-    """Bytes that an open index takes, as a process of its own sees them: here, freed memory is used again."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as process:
-        return process.submit(_opened, run).result()
-
-
-def _opened(run: Path) -> int:
+def opened_bytes(run: Path) -> int:
+    """What an open index takes; in a process of its own, since freed memory is used again."""
     load_faiss()
-    before = status("RssAnon")
+    before = process_bytes("RssAnon")
     index = Index.open(run, LAYER, POOLING, mapped=False)
     index.search(np.ones((1, index.dim), np.float32), 1)
-    return status("RssAnon") - before
+    return process_bytes("RssAnon") - before
 
 
 def plain_build(x: np.ndarray, index: Index) -> float:
@@ -151,21 +105,22 @@ def plain_build(x: np.ndarray, index: Index) -> float:
     return time.perf_counter() - began
 
 
-def speed(search: Callable[[np.ndarray], Any], queries: np.ndarray) -> Callable[[], float]:
-    def contender() -> float:
-        began = time.perf_counter()
-        search(queries)
-        return len(queries) / (time.perf_counter() - began)
+def speed(search: Callable[[np.ndarray], Any], queries: np.ndarray, alone: bool = False) -> float:
+    """Queries per second, in one batch or one by one."""
+    batches = np.split(queries, len(queries)) if alone else [queries]
+    began = time.perf_counter()
+    for batch in batches:
+        search(batch)
+    return len(queries) / (time.perf_counter() - began)
 
-    return contender
 
-
-def one_by_one(search: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], None]:
-    def each(queries: np.ndarray) -> None:
-        for query in queries:
-            search(query[None])
-
-    return each
+def contenders(
+    name: str, search: Callable[[np.ndarray], Any], queries: np.ndarray
+) -> dict[str, Callable[[], float]]:
+    return {
+        name: partial(speed, search, queries),
+        f"{name}, one by one": partial(speed, search, queries[:SINGLE_QUERIES], alone=True),
+    }
 
 
 def recall(found: np.ndarray, true: np.ndarray) -> float:
@@ -180,7 +135,7 @@ def measure_kind(
     before = forget_peak()
     began = time.perf_counter()
     build(run, LAYER, POOLING, kind)
-    seconds, peak = time.perf_counter() - began, status("VmHWM") - before
+    seconds, peak = time.perf_counter() - began, peak_bytes() - before
     head = read_head(run, LAYER, POOLING)
     index = Index.open(run, LAYER, POOLING, mapped=False)
     path = folder_of(run, LAYER, POOLING) / f"{head.generation}.faiss"
@@ -188,25 +143,19 @@ def measure_kind(
     # large pages and be searched a fifth faster.
     plain = index.faiss_index
     parameters = KINDS[kind].search_parameters(faiss, head.effort, None)
+    search = partial(plain.search, k=K, params=parameters)
     units = unit(queries)
-    quick = len(units) / speed(lambda q: plain.search(q, K, params=parameters), units)() < QUICK
-    contenders = {
-        "hser": speed(lambda q: index.search(q, K), queries),
-        "FAISS": speed(lambda q: plain.search(q, K, params=parameters), units),
-        "hser, one by one": speed(one_by_one(lambda q: index.search(q, K)), queries[:SINGLE_QUERIES]),
-        "FAISS, one by one": speed(
-            one_by_one(lambda q: plain.search(q, K, params=parameters)), units[:SINGLE_QUERIES]
-        ),
-    }
+    quick = len(units) / speed(search, units) < QUICK
+    ways = contenders("hser", lambda q: index.search(q, K), queries) | contenders("FAISS", search, units)
     return {
         "parameters": dict(index.parameters),
         "build_seconds": seconds,
         "faiss_build_seconds": None if x is None else plain_build(x, index),
         "peak_build_bytes": peak,
-        "memory_bytes": memory_of(run),
+        "memory_bytes": in_child(opened_bytes, run),
         "file_bytes": path.stat().st_size,
         "recall_at_10": recall(index.search(queries, K)[1], true),
-        "queries_per_second": take_turns(contenders, repeats * (MORE_REPEATS if quick else 1)),
+        "queries_per_second": take_turns(ways, repeats * (MORE_REPEATS if quick else 1)),
     }
 
 
@@ -216,33 +165,32 @@ def scikit_learn(x: np.ndarray, queries: np.ndarray, true: np.ndarray, repeats: 
     # Of unit vectors, the nearest are those of the largest cosine; and no copy is made, as for "cosine"
     neighbours = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="euclidean").fit(x)
     units = unit(queries)
-    contenders = {
-        "scikit-learn": speed(neighbours.kneighbors, units),
-        "scikit-learn, one by one": speed(one_by_one(neighbours.kneighbors), units[:SINGLE_QUERIES]),
-    }
     found = neighbours.kneighbors(units, return_distance=False)
     return {
         "recall_at_10": recall(found, true),
-        "queries_per_second": take_turns(contenders, repeats),
+        "queries_per_second": take_turns(contenders("scikit-learn", neighbours.kneighbors, units), repeats),
         "memory_bytes": x.nbytes,
     }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--plain-build", action="store_true", help="let plain FAISS build each index, too")
-    parser.add_argument("--scratch", type=Path, help="folder for the store (default: temporary)")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+    args = arguments(
+        __doc__,
+        argv,
+        rows=1_000_000,
+        dim=1024,
+        queries=200,
+        kinds=",".join(KINDS),
+        repeats=5,
+        plain_build=(False, "let plain FAISS build each index, too"),
+        scratch=(Path, "folder for the store (default: temporary)"),
+    )
     faiss = load_faiss()
     data = Clusters(args.rows, args.dim)
     queries = data.block(-1, args.queries)
-    x = in_memory(data)
+    x = np.empty((data.rows, data.dim), np.float32)  # of length one
+    for number, block in enumerate(data.blocks()):
+        x[number * BATCH_ROWS :][: len(block)] = unit(block)
     flat = faiss.IndexFlatIP(args.dim)
     flat.add(x)
     _, true = flat.search(unit(queries), K)
@@ -262,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     del x
     with tempfile.TemporaryDirectory(prefix="hser-index-", dir=args.scratch) as folder:
         run = Path(folder) / "run"
-        write_store(run, data)
+        write_store(run, data.rows, (block[:, None] for block in data.blocks()), BATCH_ROWS)
         for kind in args.kinds.split(","):
             results[kind] = measure_kind(run, kind, queries, true, args.repeats, built_from)
             # A kind may take an hour: what is measured is kept.
@@ -273,21 +221,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def report(results: dict[str, dict[str, Any]], rows: int) -> None:
     lines = []
     for kind, each in results.items():
-        speeds = each["queries_per_second"]
-        batch, single = ("scikit-learn", "scikit-learn, one by one")
-        overhead = ""
-        if "hser" in speeds:
-            batch, single = ("hser", "hser, one by one")
-            overhead = f"{100 * (median(speeds['FAISS']) / median(speeds['hser']) - 1):.1f} %"
+        speeds, who = each["queries_per_second"], "hser" if kind in KINDS else kind
+        slower = median(speeds["FAISS"]) / median(speeds[who]) - 1 if kind in KINDS else None
         lines.append(
             [
                 kind,
                 f"{each.get('build_seconds', 0):,.1f}",
                 f"{each['memory_bytes'] / rows / 1e3:.2f}",
                 f"{each['recall_at_10']:.3f}",
-                spread(speeds[batch]),
-                spread(speeds[single]),
-                overhead,
+                spread(speeds[who]),
+                spread(speeds[f"{who}, one by one"]),
+                "" if slower is None else f"{100 * slower:.1f} %",
             ]
         )
     header = ["", "build s", "GB a million", "recall@10", "queries/s", "one by one", "slower than FAISS"]

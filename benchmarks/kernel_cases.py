@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,8 +44,6 @@ STATISTICS = ("mean", "m2", "min", "max")
 
 COPY_AIM = 0.6  # of a copy's speed
 SPECTRAL_AIM = 3.0  # times as fast as torchaudio
-
-NO_TORCHAUDIO = "torchaudio is not installed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +102,32 @@ def noise(size: Size, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor
     return torch.randn(*shape, generator=generator, device=size.device).to(dtype)
 
 
-def ways(
+def case(
     size: Size,
+    kernel: str,
+    num_bytes: int,
     ours: Callable[[str], Tensor],
-    one: Callable[[Tensor], Any] | None,
-    parts: Sequence[Tensor],
-    library: Callable[[], Any] | None,
-) -> dict[str, Callable[[], Any]]:
+    load_library: Callable[[], Callable[[], Any]],
+    library: str,
+    one: Callable[[Tensor], Any] | None = None,
+    parts: Sequence[Tensor] = (),
+    what: str | None = None,
+    missing: Mapping[str, str] = MappingProxyType({}),
+    aims: Mapping[str, float] = MappingProxyType({}),
+) -> Case:
     """``ours`` takes a backend; ``one`` is the definition of one recording, to be compiled, for ``parts``."""
-    found: dict[str, Callable[[], Any]] = {OURS: lambda: ours("auto")}
+    ways: dict[str, Callable[[], Any]] = {OURS: lambda: ours("auto")}
+    without = dict(missing)
     if size.device == "cuda":  # elsewhere ours is the definition
-        found[DEFINITION] = lambda: ours("torch")
+        ways[DEFINITION] = lambda: ours("torch")
     if one is not None:
         compiled = torch.compile(one, dynamic=False)
-        found[COMPILED] = lambda: [compiled(part) for part in parts]
-    if library is not None:
-        found[LIBRARY] = library
-    return found
-
-
-def without_torchaudio() -> dict[str, str]:
-    return {} if find_spec("torchaudio") else {LIBRARY: NO_TORCHAUDIO}
+        ways[COMPILED] = lambda: [compiled(part) for part in parts]
+    try:
+        ways[LIBRARY] = load_library()
+    except ImportError:
+        without[LIBRARY] = "torchaudio is not installed"
+    return Case(kernel, what or size.text(), num_bytes, ways, library, without, dict(aims))
 
 
 # --- The spectrogram ----------------------------------------------------------------------------
@@ -132,31 +136,27 @@ def without_torchaudio() -> dict[str, str]:
 def spectral_edit(size: Size, compiled: bool) -> Case:
     """Stretch with one frequency mask and one time mask, on spectrograms that are there."""
     num_frames = 1 + size.num_samples // HOP
-    source = noise(size, size.recordings, num_frames, NUM_BINS, 2)
-    frames = torch.view_as_complex(source)  # [R, T, F]; torchaudio's are [R, F, T]
+    # [R, T, F]; torchaudio's are [R, F, T]
+    frames = torch.view_as_complex(noise(size, size.recordings, num_frames, NUM_BINS, 2))
     edit = SpectralEdit(
         math.ceil(num_frames / RATE), (RATE, RATE), bands=((20, 20 + MOST_BINS // 2),), spans=((5, 9),)
     )
     lengths, edits = [num_frames] * size.recordings, [edit] * size.recordings
-    packed, missing, library = frames.flatten(0, 1), without_torchaudio(), None
-    if not missing:
-        stretched_and_masked = torchaudio_edit(size.device)
-        theirs = frames.transpose(1, 2).contiguous()
-        library = lambda: stretched_and_masked(theirs)  # noqa: E731
-    return Case(
+    packed = frames.flatten(0, 1)
+
+    def library() -> Callable[[], Tensor]:
+        return partial(torchaudio_edit(size.device), frames.transpose(1, 2).contiguous())
+
+    return case(
+        size,
         "spectral edit",
-        size.text(),
         8 * NUM_BINS * size.recordings * (num_frames + edit.num_frames),
-        ways(
-            size,
-            lambda backend: torch.view_as_real(edit_spectrogram(packed, lengths, edits, backend)),
-            (lambda x: spectral_reference.edit_spectrogram(x, [num_frames], [edit])) if compiled else None,
-            frames.unbind(),
-            library,
-        ),
+        lambda backend: torch.view_as_real(edit_spectrogram(packed, lengths, edits, backend)),
+        library,
         "torchaudio: TimeStretch, FrequencyMasking, TimeMasking",
-        missing,
-        {"library/ours": SPECTRAL_AIM},
+        (lambda x: spectral_reference.edit_spectrogram(x, [num_frames], [edit])) if compiled else None,
+        frames.unbind(),
+        aims={"library/ours": SPECTRAL_AIM},
     )
 
 
@@ -167,43 +167,48 @@ def spectral_chain(size: Size) -> Case:
     edit = SpectralEdit(1 + m // HOP, (RATE, RATE), bands=((20, 20 + MOST_BINS // 2),), spans=((5, 9),))
     packed, lengths = waveforms.flatten(), [n] * size.recordings
     edits, wanted = [edit] * size.recordings, [m] * size.recordings
-    missing, library = without_torchaudio(), None
-    if not missing:
-        stretched_and_masked = torchaudio_edit(size.device)
 
-        def library() -> Tensor:
+    def library() -> Callable[[], Tensor]:
+        edited = torchaudio_edit(size.device)
+
+        def run() -> Tensor:
             frames = torch.stft(
                 waveforms, N_FFT, HOP, window=window, pad_mode="constant", return_complex=True
             )
-            return torch.istft(stretched_and_masked(frames), N_FFT, HOP, window=window, length=m)
+            return torch.istft(edited(frames), N_FFT, HOP, window=window, length=m)
 
-    return Case(
+        return run
+
+    return case(
+        size,
         "stft, edit, istft",
-        size.text(),
         4 * size.recordings * (n + m),
-        ways(
-            size,
-            lambda backend: edit_by_spectrogram(packed, lengths, edits, wanted, backend),
-            None,
-            (),
-            library,
-        ),
+        lambda backend: edit_by_spectrogram(packed, lengths, edits, wanted, backend),
+        library,
         "torch.stft, torchaudio as above, torch.istft",
-        missing,
     )
 
 
 def torchaudio_edit(device: str) -> Callable[[Tensor], Tensor]:
     """Complex ``[R, F, T]`` to ``[R, F, T / RATE]``."""
-    from torchaudio.transforms import FrequencyMasking, TimeMasking, TimeStretch
+    from torchaudio.transforms import TimeStretch
 
-    stretch = TimeStretch(HOP, NUM_BINS, RATE).to(device)
-    frequency, time = FrequencyMasking(MOST_BINS), TimeMasking(MOST_FRAMES)
+    stretch, masked = TimeStretch(HOP, NUM_BINS, RATE).to(device), torchaudio_masks(1)
+    return lambda frames: masked(stretch(frames))
+
+
+def torchaudio_masks(pairs: int) -> Callable[[Tensor], Tensor]:
+    """So many of each kind, on complex ``[..., F, T]``."""
+    from torchaudio.transforms import FrequencyMasking, TimeMasking
+
+    masks = [FrequencyMasking(MOST_BINS), TimeMasking(MOST_FRAMES)] * pairs
 
     def run(frames: Tensor) -> Tensor:
         # The masks fail on complex numbers; given both parts in front of them, they mask both alike.
-        parts = torch.view_as_real(stretch(frames)).movedim(-1, 0)
-        return torch.view_as_complex(time(frequency(parts)).movedim(0, -1).contiguous())
+        parts = torch.view_as_real(frames).movedim(-1, 0)
+        for mask in masks:
+            parts = mask(parts)
+        return torch.view_as_complex(parts.movedim(0, -1).contiguous())
 
     return run
 
@@ -219,38 +224,35 @@ def waveform(size: Size, compiled: bool, given: bool, alone: bool = False) -> Ca
     edits = [WaveformEdit(0.7, SNR_DB, None if given else 12345 + i, (mask,)) for i in range(size.recordings)]
     packed, lengths = x.flatten(), [n] * size.recordings
     packed_noise = noises.flatten() if given else None
-    missing, library = ({LIBRARY: "measured on the smaller batch"} if alone else without_torchaudio()), None
-    if not missing:
+    same = WaveformEdit(0.7, SNR_DB, 12345, (mask,))
+
+    def library() -> Callable[[], Tensor]:
         from torchaudio.functional import add_noise
 
         snr = torch.full((size.recordings,), SNR_DB, device=size.device)
         at = torch.arange(n, device=size.device)
         outside = (at < mask[0]) | (at >= mask[1])
 
-        def library() -> Tensor:
+        def run() -> Tensor:
             noisy = add_noise(0.7 * x, noises if given else torch.randn_like(x), snr)
             return F.layer_norm(noisy * outside, [n], eps=EPS)
 
-    same = WaveformEdit(0.7, SNR_DB, 12345, (mask,))
-    one = (lambda x: waveform_reference.edit_waveform(x, same, None, True)) if compiled else None
-    found = ways(
+        return run
+
+    made = case(
         size,
-        lambda backend: edit_waveforms(packed, lengths, edits, packed_noise, True, backend),
-        one,
-        x.unbind(),
-        library,
-    )
-    if alone:
-        found = {OURS: found[OURS]}
-    return Case(
         f"waveform chain, {'given' if given else 'white'} noise",
-        size.text(),
         4 * x.numel() * (3 if given else 2),
-        found,
+        lambda backend: edit_waveforms(packed, lengths, edits, packed_noise, True, backend),
+        library,
         f"{'' if given else 'torch.randn, '}torchaudio.functional.add_noise, a product, layer_norm",
-        missing,
-        {"share_of_copy": COPY_AIM},
+        (lambda x: waveform_reference.edit_waveform(x, same, None, True)) if compiled else None,
+        x.unbind(),
+        aims={"share_of_copy": COPY_AIM},
     )
+    if not alone:
+        return made
+    return replace(made, ways={OURS: made.ways[OURS]}, missing={LIBRARY: "measured on the smaller batch"})
 
 
 def resampling(size: Size, rate: int) -> Case:
@@ -259,32 +261,25 @@ def resampling(size: Size, rate: int) -> Case:
     up, down = ratio(rate)
     n = round(size.seconds * rate)
     x, lengths = noise(size, size.recordings, n), [n] * size.recordings
-    packed, missing, library = x.flatten(), without_torchaudio(), None
-    if not missing:
+    packed = x.flatten()
+
+    def library() -> Callable[[], Tensor]:
         from torchaudio.transforms import Resample
 
-        transform = Resample(
-            rate,
-            SAMPLE_RATE,
-            "sinc_interp_kaiser",
-            math.ceil(resample_reference.HALF_WIDTH),
-            (1 + resample_reference.PASS_BAND) / 2,
-            resample_reference.BETA,
-        ).to(size.device)
-        library = lambda: transform(x)  # noqa: E731
-    return Case(
+        width = math.ceil(resample_reference.HALF_WIDTH)
+        roll_off, beta = (1 + resample_reference.PASS_BAND) / 2, resample_reference.BETA
+        return partial(
+            Resample(rate, SAMPLE_RATE, "sinc_interp_kaiser", width, roll_off, beta).to(size.device), x
+        )
+
+    return case(
+        size,
         f"resample, {rate / 1000:g} kHz",
-        size.text(),
         4 * size.recordings * (n + resample_reference.num_resampled(n, up, down)),
-        ways(
-            size,
-            lambda backend: resample(packed, lengths, up, down, backend)[0],
-            None,
-            (),
-            library,
-        ),
+        lambda backend: resample(packed, lengths, up, down, backend)[0],
+        library,
         "torchaudio.transforms.Resample, a filter of the same length",
-        {COMPILED: "resampling keeps its filters in a cache, past which torch.compile goes", **missing},
+        missing={COMPILED: "resampling keeps its filters in a cache, past which torch.compile goes"},
     )
 
 
@@ -304,18 +299,16 @@ def norm_gelu(size: Size, compiled: bool) -> Case:
     def one(rows: Tensor) -> Tensor:
         return norm_gelu_reference.group_norm_gelu(rows, [0], [num_rows], weight, bias, 1e-5)
 
-    return Case(
+    return case(
+        size,
         "norm_gelu, bf16",
-        size.text(recordings),
         2 * x.numel() * x.element_size(),
-        ways(
-            size,
-            lambda backend: group_norm_gelu(packed, starts, lengths, weight, bias, backend=backend),
-            one if compiled else None,
-            x.unbind(),
-            lambda: F.gelu(F.group_norm(channels_first, CHANNELS, weight, bias)),
-        ),
+        lambda backend: group_norm_gelu(packed, starts, lengths, weight, bias, backend=backend),
+        lambda: lambda: F.gelu(F.group_norm(channels_first, CHANNELS, weight, bias)),
         "torch: group_norm, gelu",
+        one if compiled else None,
+        x.unbind(),
+        size.text(recordings),
     )
 
 
@@ -332,19 +325,16 @@ def pooling(
         "min": lambda rows: rows.amin(2),
         "max": lambda rows: rows.amax(2),
     }
-    outputs = 4 * len(statistics) * layers * size.recordings * DIM
     short = {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
-    return Case(
+    return case(
+        size,
         f"pool of {', '.join(statistics)}, {short}",
-        size.text() + (f", {layers} layers" if layers > 1 else ""),
-        x.numel() * x.element_size() + outputs,
-        ways(
-            size,
-            lambda backend: torch.cat([*pool_rows(packed, lengths, statistics, backend).values()]),
-            (lambda rows: pool_reference.pool_rows(rows, [num_frames], statistics)) if compiled else None,
-            x[0].unbind(),
-            lambda: [reductions[name](x) for name in statistics],
-        ),
+        x.numel() * x.element_size() + 4 * len(statistics) * layers * size.recordings * DIM,
+        lambda backend: torch.cat([*pool_rows(packed, lengths, statistics, backend).values()]),
+        lambda: lambda: [reductions[name](x) for name in statistics],
         "torch: a reduction for each statistic",
+        (lambda rows: pool_reference.pool_rows(rows, [num_frames], statistics)) if compiled else None,
+        x[0].unbind(),
+        size.text() + (f", {layers} layers" if layers > 1 else ""),
         aims={"share_of_copy": COPY_AIM},
     )

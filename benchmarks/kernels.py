@@ -16,20 +16,20 @@ same run. A CPU does it all in one thread, as a stream of the engine has.
 from __future__ import annotations
 
 import argparse
-import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import median, print_table, take_turns, write_result
+from benchmarks.findings import relative_error
+from benchmarks.harness import arguments, print_table, take_turns, write_result
 from benchmarks.kernel_cases import COMPILED, DEFINITION, LIBRARY, OURS, Case, Size, cases
-from benchmarks.readme import KERNEL_WAYS, milliseconds
+from benchmarks.readme import kernel_rows
 from extractor.encoders import exact_fp32
 
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}  # of the tensor that is copied
@@ -45,16 +45,18 @@ class Clock:
     """Times calls on one device; ``flush`` is written over before each on CUDA."""
 
     device: str
+    calls: int  # a figure is the median of so many
     flush: Tensor = field(repr=False)
 
     @classmethod
-    def on(cls, device: str) -> Clock:
+    def on(cls, device: str, calls: int | None = None) -> Clock:
         num_bytes = FLUSH_BYTES if device == "cuda" else 0
-        return cls(device, torch.empty(num_bytes, dtype=torch.int8, device=device))
+        flush = torch.empty(num_bytes, dtype=torch.int8, device=device)
+        return cls(device, calls or CALLS.get(device, 1), flush)
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        """Of a whole call: median of a few."""
-        return statistics.median(self._once(work) for _ in range(CALLS[self.device]))
+        """Of a whole call."""
+        return median(self._once(work) for _ in range(self.calls))
 
     def _once(self, work: Callable[[], Any]) -> float:
         if self.device != "cuda":
@@ -70,8 +72,8 @@ class Clock:
         return began_at.elapsed_time(ended_at) / MS
 
     def kernel_seconds(self, work: Callable[[], Any]) -> float:
-        """Of a call on CUDA, while kernels and copies ran: median of a few."""
-        return statistics.median(self._kernels_once(work) for _ in range(CALLS[self.device]))
+        """Of a call on CUDA, while kernels and copies ran."""
+        return median(self._kernels_once(work) for _ in range(self.calls))
 
     def _kernels_once(self, work: Callable[[], Any]) -> float:
         from torch.autograd import DeviceType
@@ -123,7 +125,7 @@ def measure(size: Size, rounds: int, compiled: bool) -> dict[str, Any]:
 
 def measure_case(case: Case, clock: Clock, rounds: int, copy: float) -> dict[str, Any]:
     works, missing = runnable(case)
-    calls = take_turns({way: lambda w=work: clock.seconds(w) for way, work in works.items()}, rounds)  # type: ignore[misc]
+    calls = take_turns({way: partial(clock.seconds, work) for way, work in works.items()}, rounds)
     kernels: dict[str, float] = {}
     if clock.device == "cuda":
         kernels = {way: clock.kernel_seconds(work) for way, work in works.items()}
@@ -159,8 +161,7 @@ def runnable(case: Case) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
             missing[COMPILED] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     results = {way: work() for way, work in works.items()}
     if DEFINITION in results:
-        ours, definition = (results[way].double() for way in (OURS, DEFINITION))
-        off = ((ours - definition).norm() / definition.norm()).item()
+        off = relative_error(results[OURS], results[DEFINITION].double())
         if not off <= SANE:
             raise RuntimeError(
                 f"{case.kernel}, {case.what}: {off:.1e} from the definition; nothing was timed"
@@ -173,7 +174,7 @@ def findings_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         figures = {"share_of_copy": row["share_of_copy"]}
         if LIBRARY in row["calls"]:
-            figures["library/ours"] = ratio(row, LIBRARY)
+            figures["library/ours"] = median(row["calls"][LIBRARY]) / median(row["calls"][OURS])
         for name, aim in row["aims"].items():
             if name not in figures:
                 continue  # without torchaudio there is nothing to compare with; `missing` says so
@@ -181,52 +182,30 @@ def findings_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"what": what, "value": figures[name], "aim": aim, "met": figures[name] >= aim}
 
 
-def ratio(row: Mapping[str, Any], way: str) -> float:
-    """How many times as long as ours ``way`` takes, calls as a whole."""
-    return median(row["calls"][way]) / median(row["calls"][OURS])
-
-
 def print_result(result: Mapping[str, Any]) -> None:
-    ways = [way for way in KERNEL_WAYS if any(way in row["calls"] for row in result["rows"])]
-    on_cuda = result["device"] == "cuda"
-    header = [
-        "ms a call",
-        *ways,
-        *(f"{way} / ours" for way in ways[1:]),
-        *["kernels"] * on_cuda,
-        "of the copy",
-    ]
-    rows = []
-    for row in result["rows"]:
-        calls = row["calls"]
-        rows.append(
-            [
-                f"{row['kernel']}, {row['what']}",
-                *(milliseconds(calls[way]) if way in calls else "-" for way in ways),
-                *(f"{ratio(row, way):.2f}x" if way in calls else "-" for way in ways[1:]),
-                *[f"{row['kernels'][OURS] * MS:.3g}" if row["kernels"] else "-"] * on_cuda,
-                f"{row['share_of_copy']:.0%}",
-            ]
-        )
-    print_table(header, rows)
+    ways, alone, rows = kernel_rows(result, digits=2)
+    print_table(
+        ["ms a call", *ways, *(f"{way} / ours" for way in ways[1:]), *["kernels"] * alone, "of the copy"],
+        rows,
+    )
     print(f"copy: {result['copy_bytes_per_second'] / 1e9:,.0f} GB/s, read and written")
-    reasons = {f"{way}: {why}" for row in result["rows"] for way, why in row["missing"].items()}
-    for line in sorted(reasons):
+    for line in sorted({f"{way}: {why}" for row in result["rows"] for way, why in row["missing"].items()}):
         print(f"not measured, {line}")
     for finding in result["findings"]:
         word = "met" if finding["met"] else "NOT MET"
         print(f"{word}: {finding['what']} {finding['value']:.2f} (aim {finding['aim']:g})")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="CUDA where it is, else the CPU")
-    parser.add_argument("--recordings", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each recording")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile too")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(
+        __doc__,
+        argv,
+        device={"choices": ("cpu", "cuda"), "help": "CUDA where it is, else the CPU"},
+        recordings=64,
+        seconds=(4.0, "of each recording"),
+        rounds=5,
+        compile={"action": argparse.BooleanOptionalAction, "help": "torch.compile too"},
+    )
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu":
         torch.set_num_threads(1)
@@ -234,8 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = measure(Size(device, args.recordings, args.seconds), args.rounds, compiled)
     print_result(result)
     write_result("kernels", result, args.out)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import print_table, write_result
-from benchmarks.encoder import read, recordings
+from benchmarks.harness import arguments, print_table, write_result
+from benchmarks.stand_ins import speech
 from extractor.encoders import Encoder, Model
 from extractor.encoders.linear import Linear, can_run_int8
 from extractor.encoders.weights import Weights
@@ -95,12 +95,6 @@ def measure(name: str, spec: str, waveforms: Sequence[Tensor]) -> dict[str, Any]
     }
 
 
-def clips(scratch: Path) -> list[Tensor]:
-    """Recordings from the shortest to the longest."""
-    by_length = sorted(read(recordings(240.0, scratch)), key=len)
-    return [torch.from_numpy(w) for w in by_length[:: max(1, len(by_length) // NUM_CLIPS)][:NUM_CLIPS]]
-
-
 def checkpoint(text: str) -> tuple[str, str]:
     name, _, folder = text.partition("=")
     if not folder:
@@ -108,28 +102,25 @@ def checkpoint(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def rows_of(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    return [
-        [
-            f"{row['model']}, {row['weights']}",
-            *(f"{min(row[what][dtype]):.5f}" for dtype in row["pooled"] for what in ("pooled", "frames")),
-        ]
-        for row in rows
-    ]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS), help="with random weights")
-    parser.add_argument("--checkpoint", type=checkpoint, action="append", default=[], help="NAME=FOLDER")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+    args = arguments(
+        __doc__,
+        argv,
+        models=(",".join(MODELS), "with random weights"),
+        checkpoint={"type": checkpoint, "action": "append", "default": [], "help": "NAME=FOLDER"},
+    )
     with tempfile.TemporaryDirectory(prefix="hser-precision-") as scratch:
-        waveforms = clips(Path(scratch))
-    asked = [(name, f"random:{name}") for name in args.models.split(",")] + args.checkpoint
-    rows = [measure(name, spec, waveforms) for name, spec in asked]
-    header = [f"{dtype} {what}" for dtype in rows[0]["pooled"] for what in ("pooled", "frames")]
-    print_table(["lowest cosine to fp32", *header], rows_of(rows))
+        waveforms = [torch.from_numpy(w) for w in speech(240.0, Path(scratch), NUM_CLIPS)]
+    specs = [(name, f"random:{name}") for name in args.models.split(",")] + args.checkpoint
+    rows = [measure(name, spec, waveforms) for name, spec in specs]
+    figures = [(dtype, what) for dtype in rows[0]["pooled"] for what in ("pooled", "frames")]
+    print_table(
+        ["lowest cosine to fp32", *(f"{dtype} {what}" for dtype, what in figures)],
+        [
+            [f"{r['model']}, {r['weights']}", *(f"{min(r[what][dtype]):.5f}" for dtype, what in figures)]
+            for r in rows
+        ],
+    )
     write_result("precision", {"clip_samples": [len(w) for w in waveforms], "rows": rows}, args.out)
 
 

@@ -8,39 +8,25 @@ way over the time of ours: above 1 is faster. The claims in `extractor/encoders`
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from benchmarks.common import CANNOT_RUN, median, print_table, spread, take_turns, write_result
+from benchmarks.baselines import sdpa
+from benchmarks.encoder import DTYPES
+from benchmarks.harness import CANNOT_RUN, arguments, print_table, spread, take_turns, write_result
+from benchmarks.kernels import Clock
 from extractor.encoders.linear import Conv, Linear
 from extractor.encoders.transformer import attend
 
 CPU = torch.device("cpu")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 HEADS, WIDTH, FRAMES = 16, 1024, 150  # 3 s of speech
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Median of a few calls, the first of them to warm up."""
-    times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
-
-
-def sdpa(qkv: Tensor) -> Tensor:
-    q, k, v = qkv.view(FRAMES, 3, HEADS, -1).permute(1, 2, 0, 3)
-    return F.scaled_dot_product_attention(q[None], k[None], v[None])[0].transpose(0, 1).reshape(FRAMES, -1)
+CALLS = 6  # a round
 
 
 def pairs(dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
@@ -63,30 +49,29 @@ def pairs(dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], Callable[[],
             lambda: F.conv2d(row4, plain_kernel, stride=(1, 2)),
             lambda: conv(rows),
         ),
-        "attention of 3 s against SDPA": (lambda: sdpa(qkv), lambda: attend(qkv, [FRAMES], HEADS)),
+        "attention of 3 s against SDPA": (
+            lambda: sdpa(qkv, [FRAMES], HEADS),
+            lambda: attend(qkv, [FRAMES], HEADS),
+        ),
         "softmax, 150 keys against 160": (lambda: odd.softmax(-1), lambda: even.softmax(-1)),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, argv, rounds=9)
     if not torch.backends.mkldnn.is_available():
         print("this torch has no oneDNN")
         return CANNOT_RUN
     torch.set_num_threads(1)
+    clock = Clock.on("cpu", CALLS)
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for dtype_name, dtype in DTYPES.items():
-            for name, (plain, ours) in pairs(dtype).items():
-                times = take_turns(
-                    {"plain": lambda f=plain: seconds(f), "ours": lambda f=ours: seconds(f)},  # type: ignore[misc]
-                    args.rounds,
-                )
+        for dtype in ("fp32", "bf16"):
+            for name, (plain, ours) in pairs(DTYPES[dtype]).items():
+                ways = {"plain": partial(clock.seconds, plain), "ours": partial(clock.seconds, ours)}
+                times = take_turns(ways, args.rounds)
                 ratios = [p / o for p, o in zip(times["plain"], times["ours"], strict=True)]
-                rows.append({"what": name, "dtype": dtype_name, "ratios": ratios, "seconds": times})
+                rows.append({"what": name, "dtype": dtype, "ratios": ratios, "seconds": times})
     cells = [[f"{r['what']}, {r['dtype']}", f"{median(r['ratios']):.2f}", spread(r["ratios"])] for r in rows]
     print_table(["plain / ours", "median", "range"], cells)
     write_result("products", {"threads": 1, "rows": rows}, args.out)
@@ -94,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

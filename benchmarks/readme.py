@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.accuracy_tables import accuracy_text, neighbours_text
-from benchmarks.common import RESULTS, median
-from benchmarks.markdown import table
+from benchmarks.harness import RESULTS, milliseconds, table
 
 CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
@@ -250,29 +250,29 @@ def augment_table(result: Result) -> str:
 KERNEL_WAYS = ("ours", "definition", "compiled", "library")
 
 
-def kernels_table(result: Result) -> str:
-    """Ways that no row has are left out: on a CPU ours is the definition."""
+def kernel_rows(result: Result, digits: int) -> tuple[list[str], bool, list[list[str]]]:
+    """Ways that some row has (on a CPU ours is the definition), whether kernels were timed alone, cells."""
     ways = [way for way in KERNEL_WAYS if any(way in row["calls"] for row in result["rows"])]
-    on_gpu = any(row["kernels"] for row in result["rows"])
+    alone = any(row["kernels"] for row in result["rows"])
     rows = []
     for row in result["rows"]:
-        ours = median(row["calls"]["ours"])
-        figures = [milliseconds(row["calls"][way]) if way in row["calls"] else "-" for way in ways]
-        ratios = [
-            f"{median(row['calls'][way]) / ours:.1f}x" if way in row["calls"] else "-" for way in ways[1:]
-        ]
-        kernel = [f"{row['kernels']['ours'] * 1e3:.3g}" if row["kernels"] else "-"] if on_gpu else []
+        calls, ours = row["calls"], median(row["calls"]["ours"])
         rows.append(
-            [f"{row['kernel']}, {row['what']}", *figures, *ratios, *kernel, f"{row['share_of_copy']:.0%}"]
+            [
+                f"{row['kernel']}, {row['what']}",
+                *(milliseconds(calls[way]) if way in calls else "-" for way in ways),
+                *(f"{median(calls[way]) / ours:.{digits}f}x" if way in calls else "-" for way in ways[1:]),
+                *[f"{row['kernels']['ours'] * 1e3:.3g}" if row["kernels"] else "-"] * alone,
+                f"{row['share_of_copy']:.0%}",
+            ]
         )
+    return ways, alone, rows
+
+
+def kernels_table(result: Result) -> str:
+    ways, alone, rows = kernel_rows(result, digits=1)
     header = ["ms a call", *ways, *(f"{way} / ours" for way in ways[1:])]
-    return table([*header, *["ours, kernels alone"] * on_gpu, "of a copy's speed"], rows)
-
-
-def milliseconds(seconds: Sequence[float]) -> str:
-    """``0.0512 (0.0508-0.0531)``: median and range, to three figures."""
-    figures = (1e3 * s for s in (median(seconds), min(seconds), max(seconds)))
-    return "{} ({}-{})".format(*(f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in figures))
+    return table([*header, *["ours, kernels alone"] * alone, "of a copy's speed"], rows)
 
 
 def index_table(result: Result) -> str:

@@ -15,34 +15,36 @@ size.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from statistics import median
 from typing import Any, ParamSpec, TypeVar
 from unittest import mock
 
 import numpy as np
 
-from benchmarks.common import (
+from benchmarks.harness import (
+    MIB,
+    arguments,
+    in_child,
     measured_before,
-    median,
+    peak_bytes,
     print_table,
     result_path,
     spread,
     take_turns,
+    working_bytes,
     write_result,
 )
-from benchmarks.memory import MIB, in_child, peak_bytes
-from benchmarks.peak import working_bytes_of_host
-from extractor.store.run_folder import CONTENTS, ManifestRow
-from extractor.store.writer import RunWriter
-from extractor.types import BatchResult, Row, Seconds, Utterance
+from benchmarks.stand_ins import write_store
+from extractor.store.run_folder import CONTENTS
+from extractor.types import Seconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,11 +69,8 @@ STAGES = {
 }
 
 
-# --- The store ----------------------------------------------------------------------------------
-
-
-def write_store(run: Path, num_rows: int, num_layers: int, dim: int) -> None:
-    """Every layer tells the class as well as any other."""
+def write_rows(run: Path, num_rows: int, num_layers: int, dim: int) -> None:
+    """A store in which every layer tells the class as well as any other."""
     rng = np.random.default_rng(0)
     classes, speakers = (
         rng.standard_normal((count, num_layers, dim), dtype=np.float32) * np.float32(apart)
@@ -79,27 +78,17 @@ def write_store(run: Path, num_rows: int, num_layers: int, dim: int) -> None:
     )
     y, speaker = (rng.integers(0, count, num_rows) for count in (NUM_CLASSES, NUM_SPEAKERS))
 
-    def utterance(position: int) -> Utterance:
-        emotion = f"class{y[position]}"
-        labels = (emotion, emotion, f"speaker{speaker[position]:02d}")
-        return Utterance(f"u{position:09d}", f"/corpus/{position:09d}.wav", labels=labels)
-
-    columns = ("emotion", "emotion_raw", "speaker")
-    with RunWriter.open(run, {}, {}, columns, range(num_layers), {POOLING: dim}) as writer:
-        writer.write_manifest(
-            ManifestRow(position, utterance(position), 16_000, position // BATCH_ROWS)
-            for position in range(num_rows)
-        )
+    def batches() -> Iterator[np.ndarray]:
         for start in range(0, num_rows, BATCH_ROWS):
             some = slice(start, min(num_rows, start + BATCH_ROWS))
-            positions = range(num_rows)[some]
-            x = rng.standard_normal((len(positions), num_layers, dim), dtype=np.float32)
-            x += classes[y[some]] + speakers[speaker[some]]
-            rows = [Row(p, utterance(p), 16_000, 49, "", "fp32") for p in positions]
-            writer.commit(BatchResult(start // BATCH_ROWS, rows, {POOLING: x}))
+            x = rng.standard_normal((some.stop - start, num_layers, dim), dtype=np.float32)
+            yield x + (classes[y[some]] + speakers[speaker[some]])
 
+    def labels(position: int) -> tuple[str, str, str]:
+        emotion = f"class{y[position]}"
+        return emotion, emotion, f"speaker{speaker[position]:02d}"
 
-# --- What is measured ---------------------------------------------------------------------------
+    write_store(run, num_rows, batches(), BATCH_ROWS, labels)
 
 
 @dataclass(slots=True)
@@ -133,18 +122,6 @@ class Stages:
             yield
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One process. Bytes are of resident memory; None where a peak cannot be measured."""
-
-    seconds: float
-    stages: Mapping[str, float]
-    above_imports: int | None
-    whole_process: int
-    UA: float  # between 0 and 1
-    threads: int
-
-
 def with_hser(run: Path, classifier: str, layer: int, stages: Stages) -> float:
     """What ``hser-train`` does without ``--out``, up to its figures. Returns UA."""
     from classifiers.training.config import Experiment
@@ -173,25 +150,16 @@ def by_hand(run: Path, classifier: str, layer: int, stages: Stages) -> float:
     guess = np.empty_like(y)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for train, test in folds.split(x, y, speaker):
-        fit = stages.timed(BY_HAND[classifier], FIT)
+        fit = stages.timed(partial(fit_by_hand, classifier), FIT)
         fitted = fit(x[train], y[train], speaker[train])
         guess[test] = stages.timed(fitted.predict_proba, TEST)(x[test]).argmax(axis=1)
     return float(recall_score(y, guess, average="macro"))
 
 
-def fit_logistic(x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    from classifiers.models.table import LINEAR_C
-
-    return make_pipeline(StandardScaler(), LogisticRegression(C=LINEAR_C, max_iter=2000)).fit(x, y)
-
-
-def fit_svm(x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
-    """Probabilities as hser's has them: a sigmoid on the scores of speakers held out."""
+def fit_by_hand(classifier: str, x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
+    """An SVM's probabilities as hser's has them: a sigmoid on the scores of speakers held out."""
     from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -199,103 +167,103 @@ def fit_svm(x: np.ndarray, y: np.ndarray, speaker: np.ndarray) -> Any:
 
     from classifiers.models.table import LINEAR_C
 
+    if classifier == "logistic":
+        return make_pipeline(StandardScaler(), LogisticRegression(C=LINEAR_C, max_iter=2000)).fit(x, y)
     machine = make_pipeline(StandardScaler(), SVC(kernel="linear", C=LINEAR_C))
     splits = list(StratifiedGroupKFold(5).split(x, y, speaker))
     return CalibratedClassifierCV(machine, cv=splits, ensemble=False).fit(x, y)
 
 
-BY_HAND = {"logistic": fit_logistic, "svm": fit_svm}
+BY_HAND = ("logistic", "svm")
 CONTENDERS = {"hser-train": with_hser, "by hand": by_hand}
 
 
-def measure(contender: str, run: Path, classifier: str, layer: int) -> Measured:
-    """In a process of its own: memory that was used before is used again, and not seen."""
-    _import_all(classifier)
+def measure(contender: str, run: Path, classifier: str, layer: int) -> dict[str, Any]:
+    """In a process of its own: memory that was used before is used again, and not seen.
+
+    Bytes are of resident memory; None where a peak cannot be measured.
+    """
+    import sklearn.metrics  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    import classifiers.training.experiment  # noqa: F401
+    from classifiers.models.table import row
+
+    # Some of what is imported on the way is imported by a fit only.
+    y = np.arange(40) % 2
+    row(classifier).make({}, 0).fit(np.random.default_rng(0).standard_normal((40, 2), np.float32), y)
     stages, found = Stages(), [0.0]
 
     def work() -> None:
         found[0] = CONTENDERS[contender](run, classifier, layer, stages)
 
     began = time.perf_counter()
-    above = working_bytes_of_host(work)
+    above = working_bytes(work)
     if above is None:
         work()
-    seconds = time.perf_counter() - began
-    return Measured(seconds, stages.seconds, above, peak_bytes(), found[0], _threads())
-
-
-def _import_all(classifier: str) -> None:
-    """What is imported on the way; some of it by a fit only."""
-    import sklearn.metrics  # noqa: F401
-
-    import classifiers.training.experiment  # noqa: F401
-    from classifiers.models.table import row
-
-    y = np.arange(40) % 2
-    row(classifier).make({}, 0).fit(np.random.default_rng(0).standard_normal((40, 2), np.float32), y)
-
-
-def _threads() -> int:
-    from threadpoolctl import threadpool_info
-
-    return max((pool["num_threads"] for pool in threadpool_info()), default=1)
+    return {
+        "seconds": time.perf_counter() - began,
+        "above_imports": above,
+        "whole_process": peak_bytes(),
+        "stages": stages.seconds,
+        "UA": found[0],  # between 0 and 1
+        "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
+    }
 
 
 def measure_classifier(run: Path, classifier: str, layer: int, repeats: int) -> dict[str, Any]:
-    """By contender, what every process found. Repeated while a process takes less than `LONG`."""
+    """By contender, what every process found: lists in the order of the repeats, what does not vary once.
+
+    Repeated while a process takes less than `LONG`.
+    """
     contenders = {
         name: partial(in_child, measure, name, run, classifier, layer)
         for name in CONTENDERS
         if name == "hser-train" or classifier in BY_HAND
     }
     found = take_turns(contenders, 1, warm_up=False)
-    if all(first.seconds < LONG for [first] in found.values()):
+    if all(first["seconds"] < LONG for [first] in found.values()):
         for name, more in take_turns(contenders, repeats - 1, warm_up=False).items():
             found[name] += more
-    return {name: _together(of) for name, of in found.items()}
-
-
-def _together(measured: Sequence[Measured]) -> dict[str, Any]:
-    """Lists in the order of the repeats; what does not vary once."""
-    each = [asdict(one) for one in measured]
-    lists = {name: [one[name] for one in each] for name in ("seconds", "above_imports", "whole_process")}
-    names = dict.fromkeys(name for one in measured for name in one.stages)
-    stages = {name: [one.stages.get(name, 0.0) for one in measured] for name in names}
-    return {**lists, "stages": stages, "UA": measured[0].UA, "threads": measured[0].threads}
-
-
-# --- The report ---------------------------------------------------------------------------------
+    together = {}
+    for name, each in found.items():
+        lists = {of: [one[of] for one in each] for of in ("seconds", "above_imports", "whole_process")}
+        names = dict.fromkeys(stage for one in each for stage in one["stages"])
+        stages = {stage: [one["stages"].get(stage, 0.0) for one in each] for stage in names}
+        together[name] = lists | {"stages": stages, "UA": each[0]["UA"], "threads": each[0]["threads"]}
+    return together
 
 
 def report(results: Mapping[str, Any]) -> None:
     lines = []
+    stages = (READ, FIT, TEST, FIGURES)
     for classifier, contenders in results.items():
         for name, each in contenders.items():
             above = [size / MIB for size in each["above_imports"] if size is not None]
-            stages = {stage: median(each["stages"].get(stage, [0.0])) for stage in (READ, FIT, TEST, FIGURES)}
             lines.append(
                 [
                     f"{classifier}, {name}",
                     spread(each["seconds"]),
-                    *(f"{seconds:,.2f}" for seconds in stages.values()),
+                    *(f"{median(each['stages'].get(stage, [0.0])):,.2f}" for stage in stages),
                     spread(above) if above else "-",
                     spread([size / MIB for size in each["whole_process"]]),
                     f"{100 * each['UA']:.1f}",
                 ]
             )
-    print_table(["", "s", *(READ, FIT, TEST, FIGURES), "MiB above imports", "MiB in all", "UA %"], lines)
+    print_table(["", "s", *stages, "MiB above imports", "MiB in all", "UA %"], lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--layers", type=int, default=25)
-    parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--classifiers", default="logistic,svm,mlp")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--scratch", type=Path, help="folder for the store (default: temporary)")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
+    args = arguments(
+        __doc__,
+        argv,
+        rows=10_000,
+        layers=25,
+        dim=1024,
+        classifiers="logistic,svm,mlp",
+        repeats=3,
+        scratch=(Path, "folder for the store (default: temporary)"),
+    )
     layer = args.layers // 2
     about = {
         "what": "hser-train on one layer of a store: seconds by stage, bytes of memory",
@@ -308,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = measured_before(result_path("training", args.out), about, "classifiers")
     with tempfile.TemporaryDirectory(prefix="hser-training-", dir=args.scratch) as folder:
         run = Path(folder) / "run"
-        write_store(run, args.rows, args.layers, args.dim)
+        write_rows(run, args.rows, args.layers, args.dim)
         for classifier in args.classifiers.split(","):
             results[classifier] = measure_classifier(run, classifier, layer, args.repeats)
             # A classifier may take many minutes: what is measured is kept.

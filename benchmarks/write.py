@@ -11,17 +11,18 @@ The floor is plain ``write`` and ``fsync`` of the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import h5py
 import numpy as np
 
-from benchmarks.common import median, print_table, spread, take_turns, write_result
+from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
 from extractor.run.committing import Committer
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
@@ -34,42 +35,30 @@ COLUMNS = ("emotion", "emotion_raw", "speaker")
 
 def make_batches(num_rows: int, batch_rows: int) -> list[BatchResult]:
     values = np.random.default_rng(0).standard_normal((batch_rows, NUM_LAYERS, WIDTH)).astype(np.float32)
-    results = []
-    for batch, start in enumerate(range(0, num_rows, batch_rows)):
-        rows = [_row(position) for position in range(start, min(start + batch_rows, num_rows))]
-        results.append(BatchResult(batch, rows, {"mean": values[: len(rows)]}))
-    return results
+    rows = []
+    for p in range(num_rows):
+        path = f"/corpus/speaker/{p:08d}.wav"
+        utterance = Utterance(f"utterance{p:08d}", path, labels=("anger", "W", "03"))
+        rows.append(Row(p, utterance, 64_000, 199, f"{p:032x}", "fp32"))
+    batches = [rows[start : start + batch_rows] for start in range(0, num_rows, batch_rows)]
+    return [BatchResult(b, batch, {"mean": values[: len(batch)]}) for b, batch in enumerate(batches)]
 
 
-def _row(position: int) -> Row:
-    utterance = Utterance(
-        f"utterance{position:08d}", f"/corpus/speaker/{position:08d}.wav", labels=("anger", "W", "03")
-    )
-    return Row(position, utterance, 64_000, 199, f"{position:032x}", "fp32")
-
-
-def with_hser(folder: Path, results: Sequence[BatchResult]) -> None:
-    with _opened(folder, results) as writer, Committer(writer, lambda result, refused: None) as committer:
-        for result in results:
-            committer.put(result)
-
-
-def with_hser_alone(folder: Path, results: Sequence[BatchResult]) -> None:
-    with _opened(folder, results) as writer:
-        for result in results:
-            writer.commit(result)
-
-
-def _opened(folder: Path, results: Sequence[BatchResult]) -> RunWriter:
-    manifest = [
-        ManifestRow(row.position, row.utterance, row.num_samples, result.batch)
-        for result in results
-        for row in result.rows
-    ]
-    dim = {"mean": WIDTH}
-    writer = RunWriter.open(folder / "run", {}, {}, COLUMNS, range(NUM_LAYERS), dim)
-    writer.write_manifest(manifest)
-    return writer
+def with_hser(folder: Path, results: Sequence[BatchResult], alone: bool = False) -> None:
+    layers, dims = range(NUM_LAYERS), {"mean": WIDTH}
+    with RunWriter.open(folder / "run", {}, {}, COLUMNS, layers, dims) as writer:
+        writer.write_manifest(
+            ManifestRow(row.position, row.utterance, row.num_samples, result.batch)
+            for result in results
+            for row in result.rows
+        )
+        if alone:
+            for result in results:
+                writer.commit(result)
+            return
+        with Committer(writer, lambda result, refused: None) as committer:
+            for result in results:
+                committer.put(result)
 
 
 def with_h5py(folder: Path, results: Sequence[BatchResult]) -> None:
@@ -95,41 +84,34 @@ def with_write(folder: Path, results: Sequence[BatchResult]) -> None:
             os.fsync(file.fileno())
 
 
-Writer = Callable[[Path, Sequence[BatchResult]], None]
-WRITERS: dict[str, Writer] = {
+WRITERS: dict[str, Callable[[Path, Sequence[BatchResult]], None]] = {
     "hser": with_hser,
-    "hser, each batch alone": with_hser_alone,
+    "hser, each batch alone": partial(with_hser, alone=True),
     "h5py, one resizable file": with_h5py,
     "write and fsync": with_write,
 }
 
 
-def measure(results: Sequence[BatchResult], repeats: int, scratch: Path | None) -> dict[str, list[float]]:
-    """Rows per second of each writer, ``repeats`` times."""
-    num_rows = sum(len(result.rows) for result in results)
-
-    def speed(write: Writer) -> Callable[[], float]:
-        def contender() -> float:
-            with tempfile.TemporaryDirectory(prefix="hser-write-", dir=scratch) as folder:
-                os.sync()  # what the one before left to write is not this one's
-                began = time.perf_counter()
-                write(Path(folder), results)
-                return num_rows / (time.perf_counter() - began)
-
-        return contender
-
-    return take_turns({name: speed(write) for name, write in WRITERS.items()}, repeats)
+def rows_per_second(name: str, results: Sequence[BatchResult], scratch: Path | None) -> float:
+    with tempfile.TemporaryDirectory(prefix="hser-write-", dir=scratch) as folder:
+        os.sync()  # what the one before left to write is not this one's
+        began = time.perf_counter()
+        WRITERS[name](Path(folder), results)
+        return sum(len(result.rows) for result in results) / (time.perf_counter() - began)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--batch-rows", type=int, default=50, help="200 seconds in clips of 4")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--scratch", type=Path, help="folder on the disk to measure (default: temporary)")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args(argv)
-    speeds = measure(make_batches(args.rows, args.batch_rows), args.repeats, args.scratch)
+    args = arguments(
+        __doc__,
+        argv,
+        rows=4000,
+        batch_rows=(50, "200 seconds in clips of 4"),
+        repeats=5,
+        scratch=(Path, "folder on the disk to measure (default: temporary)"),
+    )
+    results = make_batches(args.rows, args.batch_rows)
+    contenders = {name: partial(rows_per_second, name, results, args.scratch) for name in WRITERS}
+    speeds = take_turns(contenders, args.repeats)
     print(f"{args.rows:,} rows of {ROW_BYTES / 1e3:.0f} kB in batches of {args.batch_rows}")
     print_table(
         ["", "rows/s", "MB/s"],

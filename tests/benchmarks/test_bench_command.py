@@ -6,65 +6,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bench_cases import small_models as small_models
 from click.testing import CliRunner, Result
 from conftest import ROOT
 
-from benchmarks import baselines, breakdown, decode, encoder, lengths, peak, readme, write
+from benchmarks import baselines, breakdown, decode, encoder, stand_ins, write
 from benchmarks.cli import command
-from benchmarks.common import CANNOT_RUN, median
-from benchmarks.stand_ins import NORMS, SMALL, write_config
+from benchmarks.harness import CANNOT_RUN
+from benchmarks.stand_ins import write_config
 from extractor.encoders import Model
-from extractor.encoders.families import MODELS, HubModel
+from extractor.encoders.families import MODELS
 from extractor.encoders.linear import can_run_int8
 from extractor.errors import SettingsError
 from extractor.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")
-
-
-def small_torchaudio() -> Any:
-    """`SMALL` as torchaudio builds it."""
-    import torchaudio
-
-    layers = zip(SMALL["conv_dim"], (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True)
-    return torchaudio.models.wav2vec2_model(
-        extractor_mode="layer_norm",
-        extractor_conv_layer_config=list(layers),
-        extractor_conv_bias=True,
-        encoder_embed_dim=SMALL["hidden_size"],
-        encoder_projection_dropout=0.0,
-        encoder_pos_conv_kernel=SMALL["num_conv_pos_embeddings"],
-        encoder_pos_conv_groups=SMALL["num_conv_pos_embedding_groups"],
-        encoder_num_layers=SMALL["num_hidden_layers"],
-        encoder_num_heads=SMALL["num_attention_heads"],
-        encoder_attention_dropout=0.0,
-        encoder_ff_interm_features=SMALL["intermediate_size"],
-        encoder_ff_interm_dropout=0.0,
-        encoder_dropout=0.0,
-        encoder_layer_norm_first=True,
-        encoder_layer_drop=0.0,
-        aux_num_out=None,
-    )
-
-
-@pytest.fixture(autouse=True)
-def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that the benchmarks know, of models that take milliseconds."""
-    import torchaudio
-
-    for kind in ("hubert", "wavlm"):
-        architecture = {**SMALL, **NORMS["layer"]}
-        monkeypatch.setitem(MODELS, f"small-{kind}", HubModel("none", kind, architecture))
-    monkeypatch.setattr(torchaudio.models, "small", small_torchaudio, raising=False)
-    monkeypatch.setitem(baselines.TORCHAUDIO, "small-hubert", "small")
-    # Measuring the machine's takes seconds each time, and is tested with the GPU check.
-    monkeypatch.setattr(encoder, "matrix_roof", lambda dtype, device, cores=None: 1e12)
 
 
 @pytest.fixture
@@ -131,8 +95,8 @@ def test_rows_of_other_models_and_lengths_stay(tmp_path: Path) -> None:
         return {"model": model, "dtype": "bf16", "lengths": lengths, "speed": speed}
 
     out = tmp_path / "toy.json"
-    encoder.write_rows("encoder", {"rows": [row("a", "4 s", 1.0), row("b", "4 s", 2.0)]}, out)
-    encoder.write_rows("encoder", {"rows": [row("b", "4 s", 3.0), row("b", "emodb", 4.0)]}, out)
+    encoder.write_rows("encoder", [row("a", "4 s", 1.0), row("b", "4 s", 2.0)], out)
+    encoder.write_rows("encoder", [row("b", "4 s", 3.0), row("b", "emodb", 4.0)], out)
     assert [each["speed"] for each in json.loads(out.read_text())["rows"]] == [1.0, 3.0, 4.0]
 
 
@@ -198,9 +162,18 @@ def test_models_without_masks_get_batches_of_one_length() -> None:
     batches = [[len(w) for w in batch] for batch in baselines.equal_batches(waveforms, 2)]
     assert batches == [[3, 3], [3], [4], [5, 5]]
     assert baselines.padding_share(baselines.equal_batches(waveforms, 2)) == 0
-    assert not baselines.can_pad("wavlm-large") and baselines.can_pad("hubert-large")
     # Sorted: [3 3] [3 4] [5 5]: one sample of 24 is padding.
     assert baselines.padding_share(baselines.sorted_batches(waveforms, 2)) == pytest.approx(1 / 24)
+
+
+def test_wavlm_of_torchaudio_takes_no_mask(
+    clip_setting: baselines.Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(baselines.TORCHAUDIO, "small-wavlm", "small")
+    monkeypatch.setattr(baselines, "BATCH_SIZES", (2,))
+    assert baselines.prepare_torchaudio(clip_setting).padding_share > 0
+    prepared = baselines.prepare_torchaudio(replace(clip_setting, model="small-wavlm"))
+    assert "of one length each" in prepared.how and prepared.padding_share == 0 and prepared.run() > 0
 
 
 def test_every_name_of_torchaudio_is_there() -> None:
@@ -249,46 +222,30 @@ def test_pooling_of_a_padded_batch_sees_own_frames_only() -> None:
 # --- Lengths ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*lengths.CORPORA, "1", "30"])
+@pytest.mark.parametrize("name", [*stand_ins.CORPORA, "1", "30"])
 def test_drawn_lengths_are_the_distribution_asked_for(name: str) -> None:
-    distribution = lengths.lengths_of(name)
-    drawn = lengths.draw(distribution, 1200.0)
+    distribution = stand_ins.lengths_of(name)
+    drawn = stand_ins.draw(distribution, 1200.0)
     shortest, longest = distribution.quantiles[0], distribution.quantiles[-1]
     assert shortest <= min(drawn) and max(drawn) <= longest
     # The tables' piecewise linear distribution and the midpoints of its steps have the same mean.
     assert sum(drawn) == pytest.approx(1200.0, rel=0.05)
     middle = distribution.quantiles[len(distribution.quantiles) // 2]
     assert np.median(drawn) == pytest.approx(middle, rel=0.02)
-    assert drawn == lengths.draw(distribution, 1200.0)
+    assert drawn == stand_ins.draw(distribution, 1200.0)
 
 
-@pytest.mark.parametrize("name", lengths.CORPORA)
+@pytest.mark.parametrize("name", stand_ins.CORPORA)
 def test_quantiles_ascend(name: str) -> None:
-    quantiles = lengths.CORPORA[name].quantiles
+    quantiles = stand_ins.CORPORA[name].quantiles
     assert len(quantiles) == 21 and list(quantiles) == sorted(quantiles)
 
 
 def test_a_corpus_that_is_not_there_is_replaced_by_noise_and_that_is_said(tmp_path: Path) -> None:
-    found = lengths.find("ravdess", 20.0, tmp_path / "scratch", data=tmp_path / "nothing")
-    assert found.content.startswith("noise")
-    assert lengths.audio_seconds(lengths.read(found.files)) == pytest.approx(20.0, rel=0.2)
-    assert len(found.few(0.1)) == 1
-
-
-# --- Memory -------------------------------------------------------------------------------------
-
-
-def test_working_memory_is_what_the_work_takes_and_no_more() -> None:
-    size = 256 << 20
-    ballast = np.ones(size, dtype=np.uint8)  # there before: does not count
-    taken = peak.working_bytes(lambda: np.ones(size, dtype=np.uint8), CPU)
-    if taken is None:
-        pytest.skip("the peak of resident memory cannot be reset here, or this is not glibc")
-    # Pages that the interpreter and the allocator take along are a few megabytes.
-    assert 0.9 * size < taken < 1.2 * size
-    nothing = peak.working_bytes(lambda: None, CPU)
-    assert nothing is not None and nothing < 0.1 * size
-    assert len(ballast) == size
+    files, content = stand_ins.find("ravdess", 20.0, tmp_path / "scratch", data=tmp_path / "nothing")
+    assert content.startswith("noise")
+    assert stand_ins.audio_seconds(stand_ins.read(files)) == pytest.approx(20.0, rel=0.2)
+    assert len(stand_ins.thinned(files, 0.1)) == 1
 
 
 # --- Where the time goes ------------------------------------------------------------------------
@@ -382,33 +339,10 @@ def test_named_parts_give_what_the_parts_give(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_wrapped() -> None:
-    from extractor.encoders import wav2vec2
+    from extractor.encoders import transformer
     from extractor.encoders.pooling import Pooler
 
-    before = wav2vec2.attend, Pooler.add
+    before = transformer.attend, Pooler.add
     with breakdown.named_functions():
-        assert wav2vec2.attend is not before[0] and Pooler.add is not before[1]
-    assert (wav2vec2.attend, Pooler.add) == before
-
-
-# --- The README's table by length ---------------------------------------------------------------
-
-
-def test_readme_shows_speeds_by_length(tmp_path: Path) -> None:
-    rows = [
-        {
-            "model": "hubert-large",
-            "dtype": "bf16",
-            "lengths": of,
-            "mfu": 0.5,
-            "speeds": {"best": [400.0], "hser": [speed]},
-            "ratios": {"hser/best": speed / 400},
-        }
-        for of, speed in (("1 s", 8000.0), ("10 s", 10_000.0), ("emodb", 9000.0))
-    ]
-    result = {"machine": "toy", "rows": rows}
-    by_length = readme.lengths_table(result)
-    assert "1 s" in by_length and "10,000" in by_length and "25.00x" in by_length
-    # The main table keeps to one row a model: real recordings, where there are any.
-    assert readme.speed_table(result).count("hubert-large") == 1 and "9,000" in readme.speed_table(result)
-    assert readme.chart([result]).count("<rect") == 2  # no bar for what was not measured
+        assert transformer.attend is not before[0] and Pooler.add is not before[1]
+    assert (transformer.attend, Pooler.add) == before

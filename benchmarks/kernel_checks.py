@@ -1,0 +1,338 @@
+"""Each kernel, and each augmentation, on a GPU: against its definition, each recording by itself.
+
+Every kernel runs natively on a ragged batch of odd lengths; truth is its own definition in float64 on the
+CPU. An augmentation's audio on the GPU is held against that on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from benchmarks.findings import Finding, largest, relative_error
+
+if TYPE_CHECKING:
+    from extractor.augment import Recipe
+
+LENGTHS = (1, 63, 0, 400, 500, 1000, 16_001)  # samples or frames; 0 where a kernel allows it
+FRAMES = (1, 63, 0, 400, 127, 500, 1000, 3)  # of the encoder's layers
+LONGEST = 1024  # frames that attention's biases have distances for
+AUGMENTED = (35_200, 11_111, 64_000)  # samples
+LONG = 100_000  # frames: 17 minutes, over which a phase must not drift
+# Of what goes through a spectrogram, on two devices: roundings of the transforms turn the phases of weak
+# bins, which a stretch or warp carries on to where they are strong. On a CPU, fp32 is up to 1.4e-5 from
+# float64 in 4 s of noise, whose bins are all weak at some time; two devices differ by twice that.
+SPECTRAL_RELATIVE = 1e-4
+# Of all else: one pass in float64, or a filter of a few hundred products, rounded to 6e-8.
+WAVEFORM_RELATIVE = 1e-6
+# fp32: a hundred roundings of 6e-8, of random sign. Half: the weights or the inputs of the last sum, and the
+# result, are each rounded to 8 or 11 bits.
+LAYER_RELATIVE = {torch.float32: 2e-6, torch.bfloat16: 2 * 2**-8, torch.float16: 2 * 2**-11}
+CONV_RELATIVE = 6e-6  # in fp32: 8,192 products a sum, one behind the other
+
+Ragged: TypeAlias = tuple[Tensor, Sequence[int]]  # packed, and the length of each
+# Packed recordings, which ones they are, their lengths, and the backend
+Call: TypeAlias = Callable[[Tensor, Sequence[int], list[int], str], Ragged]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A kernel and recordings to run it on, any of which can be left out."""
+
+    what: str
+    sources: Sequence[Tensor]  # as they are stored: what is measured is the kernel, not its input
+    limit: float  # relative L2 error of any recording
+    call: Call
+
+    def run(self, rows: Sequence[int], device: str, exact: bool) -> list[Tensor]:
+        """What becomes of each: by the kernel as hser runs it, or by its definition in float64."""
+        sources = [self.sources[i] for i in rows]
+        packed = torch.cat(sources).to(device)
+        if exact:
+            packed = packed.to(torch.complex128 if packed.is_complex() else torch.float64)
+        # Triton by name on a GPU, which raises where it cannot run.
+        backend = "triton" if device == "cuda" and not exact else "torch"
+        packed, lengths = self.call(packed, rows, [len(x) for x in sources], backend)
+        return list(packed.split(list(lengths)))
+
+
+def check(name: str, batch: Batch, device: str, unit: str = "recordings") -> Iterator[Finding]:
+    """The worst error, and how many recordings change with their batch mates: none may."""
+    everyone = range(len(batch.sources))
+    truth = batch.run(everyone, "cpu", exact=True)
+    with poisoned_memory():
+        results = batch.run(everyone, device, exact=False)
+        alone = [batch.run([i], device, exact=False)[0] for i in everyone]
+    errors = [relative_error(a.cpu(), b) for a, b in zip(results, truth, strict=True)]
+    yield Finding(name, f"{batch.what}: worst relative error", largest(errors), batch.limit)
+    changed = sum(not torch.equal(a, b) for a, b in zip(results, alone, strict=True))
+    yield Finding(name, f"{batch.what}: {unit} that differ when alone", changed, 0)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory is NaN: an output that is never written cannot pass."""
+    with warnings.catch_warnings():
+        # Deterministic mode fills the memory; that some operations cannot be had in it is no matter here.
+        warnings.simplefilter("ignore", UserWarning)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def noise(*shape: int) -> Tensor:
+    """float64, the same for the same shape."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# --- Audio and frames ---------------------------------------------------------------------------
+
+
+def check_kernels(device: str, lengths: Sequence[int] = LENGTHS, long: int = LONG) -> Iterator[Finding]:
+    """Limits are those of the kernels' tests, with the reasons there."""
+    if device == "cuda":
+        version("triton")  # where it is missing, the check is skipped by name
+    for batch in batches(lengths, long):
+        yield from check("kernels", batch, device)
+
+
+def batches(lengths: Sequence[int], long: int) -> Iterator[Batch]:
+    """The kernels that augmentation, decoding and pooling call."""
+    yield spectral("spectral", lengths[:-1], 5e-6)
+    # One frame in eleven is skipped, with two arc tangents, each up to 2e-7 rad off and of either sign: by
+    # the end their sum has a spread below 2e-7 sqrt(2 LONG / 10), and no rounding of a sum adds to it.
+    limit = 3 * 2e-7 * math.sqrt(0.2 * long)
+    yield spectral(f"spectral, {long:,} frames", (long,), limit, num_bins=37, plain=True)
+    yield spectral_chain(lengths)
+    yield waveform_chain(lengths)
+    yield from (resampling(lengths, rate) for rate in (8_000, 44_100, 48_000, 96_000))
+    yield norm_gelu(lengths, torch.float32, 1e-6)
+    yield norm_gelu(lengths, torch.bfloat16, 2**-8)  # one rounding to 8 bits, at the end
+    yield from (pooling(lengths, dtype) for dtype in (torch.float32, torch.bfloat16))
+
+
+def spectral(
+    what: str, lengths: Sequence[int], limit: float, num_bins: int = 321, plain: bool = False
+) -> Batch:
+    from cuda_kernels.spectral import SpectralEdit, edit_spectrogram
+
+    sources = [torch.complex(noise(n, num_bins).float(), noise(num_bins, n).T.float()) for n in lengths]
+    edits = [
+        SpectralEdit(math.ceil(n / 1.1), (1.1, 1.1))
+        if plain
+        else SpectralEdit(
+            math.ceil(n / 1.2), (1.3, 0.9), knee=n * 0.4, bands=((0, 2), (30, 37)), spans=((n // 4, n // 2),)
+        )
+        for n in lengths
+    ]
+
+    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        chosen = [edits[i] for i in rows]
+        return edit_spectrogram(packed, lengths, chosen, backend), [edit.num_frames for edit in chosen]
+
+    return Batch(what, sources, limit, call)
+
+
+def spectral_chain(lengths: Sequence[int]) -> Batch:
+    """From waveform to waveform."""
+    from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram
+
+    wanted = [round(n / 1.1) for n in lengths]
+    edits = [SpectralEdit(1 + m // 160, (1.1, 1.1), bands=((40, 60),)) for m in wanted]
+
+    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        sizes = [wanted[i] for i in rows]
+        return edit_by_spectrogram(packed, lengths, [edits[i] for i in rows], sizes, backend), sizes
+
+    sources = [noise(n).float() for n in lengths]
+    return Batch("spectral, waveform to waveform", sources, SPECTRAL_RELATIVE, call)
+
+
+def waveform_chain(lengths: Sequence[int]) -> Batch:
+    from cuda_kernels.waveform import WaveformEdit, edit_waveforms
+
+    kinds = [
+        WaveformEdit(0.5, 10.0, noise_key=2**64 - 3),
+        WaveformEdit(2.0, 3.0, masks=((0, 7), (20, 40))),
+        WaveformEdit(1.0, -5.0, noise_key=4),
+    ]
+    edits = [kinds[i % 3] if n > 40 else WaveformEdit(-0.3) for i, n in enumerate(lengths)]
+    sources, noises = ([(noise(n + k)[k:] * 0.1 + 0.02).float() for n in lengths] for k in (0, 1))
+
+    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        given = torch.cat([noises[i] for i in rows]).to(packed)
+        return edit_waveforms(packed, lengths, [edits[i] for i in rows], given, True, backend), lengths
+
+    # The noise is drawn in float32: logarithm, root and angle are each a few roundings of 6e-8 off.
+    return Batch("waveform chain, normalised", sources, 1e-6, call)
+
+
+def resampling(lengths: Sequence[int], rate: int) -> Batch:
+    from cuda_kernels.resample import ratio, resample
+
+    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        return resample(packed, lengths, *ratio(rate), backend)
+
+    return Batch(f"resample, {rate} Hz", [noise(n).float() for n in lengths], 1e-6, call)
+
+
+def norm_gelu(lengths: Sequence[int], stored: torch.dtype, limit: float) -> Batch:
+    from cuda_kernels.norm_gelu import group_norm_gelu
+
+    channels = 512
+    affine = noise(2, channels).to(stored)
+
+    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        weight, bias = affine.to(packed)
+        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        return group_norm_gelu(packed, starts, lengths, weight, bias, backend=backend), lengths
+
+    sources = [(noise(n, channels) + 0.5).to(stored) for n in lengths]
+    return Batch(f"norm_gelu, {named(stored)}", sources, limit, call)
+
+
+def pooling(lengths: Sequence[int], stored: torch.dtype) -> Batch:
+    from cuda_kernels.pool import STATISTICS, pool_rows
+
+    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        pooled = pool_rows(packed, lengths, STATISTICS, backend)
+        return torch.stack(list(pooled.values()), dim=1), [1] * len(lengths)
+
+    sources = [(noise(n, 1024) * 3 + 1).to(stored) for n in lengths if n]
+    return Batch(f"pool of {', '.join(STATISTICS)}, {named(stored)}", sources, 2e-6, call)
+
+
+# --- The encoder's layers -----------------------------------------------------------------------
+
+
+def check_layer_kernels(device: str, attention: bool, lengths: Sequence[int] = FRAMES) -> Iterator[Finding]:
+    """Attention, or the layer's other kernels, in each dtype."""
+    # Triton's interpreter, on CPUs, has no bf16 products.
+    half = (torch.bfloat16, torch.float16) if device == "cuda" else (torch.float16,)
+    for dtype in (torch.float32, *half):
+        for batch in attentions(device, lengths, dtype) if attention else around_attention(lengths, dtype):
+            yield from check("layers-kernels", batch, device, "utterances")
+
+
+def attentions(device: str, lengths: Sequence[int], stored: torch.dtype) -> Iterator[Batch]:
+    """Our kernel, with and without bias, and PyTorch's where it runs."""
+    from extractor.encoders.fused import best_attention
+
+    for num_heads, head_dim in ((2, 64), (2, 80), (4, 12)):
+        for gated in (False, True):
+            what = f"attention, heads of {head_dim}{', gated bias' if gated else ''}"
+            yield attention(what, lengths, num_heads, head_dim, gated, stored)
+    if best_attention(stored, torch.device(device), 64) == "varlen":
+        yield attention("attention, PyTorch's", lengths, 2, 64, False, stored, "varlen")
+
+
+def attention(
+    what: str,
+    lengths: Sequence[int],
+    num_heads: int,
+    head_dim: int,
+    gated: bool,
+    stored: torch.dtype,
+    name: str = "kernel",
+) -> Batch:
+    from cuda_kernels.attention import GatedBias, attend_packed
+    from cuda_kernels.packing import pack
+    from extractor.encoders.fused import ATTENTION
+
+    D = num_heads * head_dim
+    values = noise(sum(lengths), 3 * D + 2 * num_heads)
+    values[:, :D] *= head_dim**-0.5
+    vector, const = (noise(num_heads, n).to(stored) for n in (2 * LONGEST - 1, 1))
+
+    def call(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        packing, qkv = pack(lengths, x.device, LONGEST), x[:, : 3 * D]
+        bias = GatedBias(vector.to(x), x[:, 3 * D :], const[:, 0].to(x)) if gated else None
+        if name == "varlen" and x.dtype != torch.float64:
+            return ATTENTION[name](qkv, packing, num_heads, "auto"), lengths
+        return attend_packed(qkv, packing, num_heads, bias), lengths
+
+    sources = values.to(stored).split(list(lengths))
+    return Batch(f"{what}, {named(stored)}", sources, LAYER_RELATIVE[stored], call)
+
+
+def around_attention(lengths: Sequence[int], stored: torch.dtype) -> Iterator[Batch]:
+    """The sum and norm, and the positional convolution."""
+    from cuda_kernels.add_norm import add_norm
+    from cuda_kernels.packing import pack
+    from cuda_kernels.positional_conv import lay_out, positional_conv
+
+    D, groups, width, taps = 1024, 4, 64, 128
+    norm = noise(2, D).to(stored)
+    kernel = (noise(groups * width, width, taps) / (width * taps) ** 0.5).to(stored)
+    bias = noise(groups * width).to(stored)
+
+    def sum_and_norm(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        weight, shift = norm.to(x)
+        return torch.cat(add_norm(x[:, :D], x[:, D:], weight, shift, 1e-5), dim=1), lengths
+
+    def convolve(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        laid_out = lay_out(kernel.to(x), groups)
+        return positional_conv(x, pack(lengths, x.device), laid_out, bias.to(x), x), lengths
+
+    limit, sources = LAYER_RELATIVE[stored], noise(sum(lengths), 2 * D).to(stored).split(list(lengths))
+    yield Batch(f"sum and norm, {named(stored)}", sources, limit, sum_and_norm)
+    sources = noise(sum(lengths), groups * width).to(stored).split(list(lengths))
+    yield Batch(f"positional convolution, {named(stored)}", sources, max(CONV_RELATIVE, limit), convolve)
+
+
+# --- Augmentation -------------------------------------------------------------------------------
+
+
+def check_augment(device: str) -> Iterator[Finding]:
+    """Each kind of augmentation, drawn once, on ``device`` against the CPU; fp32, as users have it."""
+    from extractor.augment import Clip, parse_recipe
+    from extractor.augment.apply import augment
+    from extractor.augment.spectral import MaskSpectrogram, Shift, Stretch
+
+    spectral_kinds = (Stretch, MaskSpectrogram, Shift)
+    waveforms = [noise(n).float() * 0.1 for n in AUGMENTED]
+    for what, recipe in recipes().items():
+        again = parse_recipe(recipe.text)
+        there, here = (
+            augment(
+                [again] * len(waveforms),
+                [x.to(on) for x in waveforms],
+                {Clip(str(i)): x.to(on) for i, x in enumerate(waveforms)},
+            )
+            for on in (device, "cpu")
+        )
+        error = largest(difference(a, b) for a, b in zip(there, here, strict=True))
+        limit = SPECTRAL_RELATIVE if any(isinstance(o, spectral_kinds) for o in recipe) else WAVEFORM_RELATIVE
+        yield Finding("augment", f"{what}: worst relative error", error, limit)
+
+
+def recipes() -> dict[str, Recipe]:
+    """By the text of what is asked for: each row's defaults, and what these leave out."""
+    from extractor.augment import AUGMENTATIONS, LatentMask, Pool, Source, draw, parse
+
+    pool = Pool([Source(str(i), n, "neutral", "speaker") for i, n in enumerate(AUGMENTED)])
+    texts = [name for name, row in AUGMENTATIONS.items() if row is not LatentMask]  # no audio: the encoder's
+    texts += ["noise:color=pink", "stretch+specaugment+gain+noise+timemask"]
+    first = pool.partners(Source("none", 1, "neutral"), "neutral", same_speaker=False)[0]
+    return {text: draw(parse(text), first, 7, 1, pool) for text in texts}
+
+
+def difference(result: Tensor | str, expected: Tensor | str) -> float:
+    """Relative; infinite where only one could be made, or where they differ in length."""
+    if isinstance(result, str) or isinstance(expected, str) or len(result) != len(expected):
+        return math.inf
+    return relative_error(result.cpu(), expected.double())

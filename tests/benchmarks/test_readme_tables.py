@@ -1,0 +1,98 @@
+"""The README's tables and its chart come from the result files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from conftest import ROOT
+
+from benchmarks import readme
+
+TOY_SPEEDS = {
+    "machine": "toy-2-cores",
+    "rows": [
+        {
+            "model": "hubert-large",
+            "dtype": "bf16",
+            "mfu": 0.8,
+            "speeds": {"loop": [2.0, 3.0, 4.0], "best": [15.0], "hser": [1500.0]},
+            "ratios": {"hser/loop": 500.0, "hser/best": 100.0},
+        }
+    ],
+}
+
+
+def test_readme_tables_come_from_result_files(tmp_path: Path) -> None:
+    page, results = tmp_path / "README.md", tmp_path / "results"
+    results.mkdir()
+    (results / "encoder-toy.json").write_text(json.dumps(TOY_SPEEDS))
+    page.write_text("# Toy\n<!-- speed -->\nold\n<!-- /speed -->\nkept\n<!-- decode --><!-- /decode -->\n")
+    arguments = [str(page), "--results", str(results)]
+    assert readme.main([*arguments, "--check"]) == 1
+    assert "old" in page.read_text()  # --check writes nothing
+    assert readme.main(arguments) == 0
+    text = page.read_text()
+    assert "3.0 (2.0-4.0)" in text and "1,500" in text and "**100.00x**" in text and "toy-2-cores" in text
+    assert "kept" in text and "old" not in text and "Not measured yet" in text
+    assert (tmp_path / readme.CHART).read_text().count("<rect") == 3  # no int8
+    assert readme.main([*arguments, "--check"]) == 0
+    page.write_text(text.replace("1,500", "9,999"))
+    assert readme.main([*arguments, "--check"]) == 1
+
+
+def test_readme_marker_without_its_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="<!-- /write -->"):
+        readme.fill("<!-- write -->\n", tmp_path)
+
+
+def test_int8_has_its_column_and_its_bar_where_it_was_measured() -> None:
+    (row,) = TOY_SPEEDS["rows"]
+    ratios = {**row["ratios"], "int8/hser": 1.4, "int8/best": 140.0, "int8/loop": 700.0}
+    quantised = {**row, "speeds": {**row["speeds"], "int8": [2100.0]}, "ratios": ratios}
+    result = {**TOY_SPEEDS, "rows": [quantised, {**row, "model": "hubert-base"}]}
+    lines = readme.speed_table(result).splitlines()
+    assert lines[2].endswith("| 2,100 (1.40x, 140.00x, 700.00x) |") and lines[3].endswith("| - |")
+    drawn = readme.chart([result])
+    assert drawn.count("<rect") == 3 + 4 and "hubert-large: hser, int8" in drawn
+    assert "int8" not in readme.speed_table(TOY_SPEEDS)
+
+
+def test_chart_is_well_formed() -> None:
+    assert ElementTree.fromstring(readme.chart([TOY_SPEEDS])).tag.endswith("svg")
+
+
+def test_readme_shows_the_result_files() -> None:
+    """Fails after a benchmark: `python -m benchmarks.readme README.md` makes the tables anew."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.readme", "README.md", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_shows_speeds_by_length() -> None:
+    rows = [
+        {
+            "model": "hubert-large",
+            "dtype": "bf16",
+            "lengths": of,
+            "mfu": 0.5,
+            "speeds": {"best": [400.0], "hser": [speed]},
+            "ratios": {"hser/best": speed / 400},
+        }
+        for of, speed in (("1 s", 8000.0), ("10 s", 10_000.0), ("emodb", 9000.0))
+    ]
+    result = {"machine": "toy", "rows": rows}
+    by_length = readme.lengths_table(result)
+    assert "1 s" in by_length and "10,000" in by_length and "25.00x" in by_length
+    # The main table keeps to one row a model: real recordings, where there are any.
+    assert readme.speed_table(result).count("hubert-large") == 1 and "9,000" in readme.speed_table(result)
+    assert readme.chart([result]).count("<rect") == 2  # no bar for what was not measured
