@@ -39,9 +39,9 @@ from benchmarks.harness import (
 )
 from benchmarks.stand_ins import write_store
 from extractor.index import KINDS, Index, build
+from extractor.index.exact import unit
 from extractor.index.generation import folder_of, read_head
 from extractor.index.kinds import load_faiss
-from extractor.index.normalisation import unit
 
 K = 10
 LAYER, POOLING = 0, "mean"
@@ -97,7 +97,7 @@ def plain_build(x: np.ndarray, index: Index) -> float:
     names = ("factory", "num_lists", "training_rows")
     parameters = Parameters(**{name: index.parameters[name] for name in names})
     began = time.perf_counter()
-    faiss_index = new_index(x.shape[1], parameters, 0)
+    faiss_index = new_index(x.shape[1], parameters)
     if parameters.training_rows:
         faiss_index.train(x[sample(np.arange(len(x)), parameters.training_rows, 0)])
     for start in range(0, len(x), BATCH_ROWS):

@@ -182,7 +182,7 @@ def read_embedded(store: Store) -> Embedded:
     import numpy as np
 
     from classifiers.data.standardise import standardise
-    from classifiers.lookup.neighbours import unit
+    from extractor.index.exact import unit
 
     poolings = [store.load(store.layers[-1], pooling) for pooling in store.poolings]
     labels = (np.array(store.labels(name), np.str_) for name in ("emotion", "speaker"))

@@ -27,9 +27,9 @@ from classifiers.data.runs import column_of, encoder_words, missing_notes, open_
 from classifiers.data.standardise import standardise
 from classifiers.lookup.hits import NO_VOTE, check_vote, vote
 from classifiers.lookup.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
-from classifiers.lookup.neighbours import Groups, nearest, unit
 from classifiers.results.metrics import CAUTION
 from extractor.errors import InputError, SettingsError, unknown
+from extractor.index.exact import Groups, nearest, unit
 from extractor.inputs.corpora.words import is_missing, known, parse_renames
 from extractor.store import Store
 from extractor.store.where import factor

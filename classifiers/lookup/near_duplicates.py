@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from classifiers.data.runs import column_of
-from classifiers.lookup.neighbours import similar_pairs, unit
+from extractor.index.exact import similar_pairs, unit
 from extractor.store import Store
 from extractor.store.where import factor
 

@@ -1,10 +1,12 @@
-"""The files of an index. ``index.json`` is renamed last and names the generation that is valid.
+"""The files of an index, and what can be wrong with them.
+
+``index.json`` is renamed last and names the generation that is valid.
 
     write N+1.faiss, N+1.npz aside and rename  ->  rename index.json  ->  delete all other files
 
 Killed before the second step, the old index is there and whole; after it, the new one. What a kill
 leaves over is deleted by the next that writes. Readers take no lock: one whose generation is
-deleted under its hands reads ``index.json`` anew.
+deleted under its hands reads ``index.json`` anew. Each message ends with the command that puts it right.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import errno
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +27,6 @@ import numpy as np
 from extractor.errors import StoreError
 from extractor.index.kinds import Effort, Parameters, load_faiss
 from extractor.index.normalisation import Normalisation
-from extractor.index.problems import BrokenIndex, IndexMissing, IndexStale, remedy
 from extractor.store import Store
 from extractor.store.aside import aside, interrupt_later, sync_folder, writable
 from extractor.store.locks import FileLock
@@ -39,6 +41,25 @@ EDGE_BYTES = 1 << 20  # of a file's start and end, which are checked always
 WHOLE_BYTES = 64 << 20  # a file of no more is checked whole, even when it is mapped
 _READINGS = 100  # before one gives up on generations that vanish
 _NAME = re.compile(r"(.+?)-(\d+)")
+
+
+class IndexMissing(StoreError):
+    """There is no index of this layer and pooling."""
+
+
+class IndexStale(StoreError):
+    """The index is of other rows or settings than its store has now."""
+
+
+class BrokenIndex(StoreError):
+    """The index's files are not what was written."""
+
+
+def remedy(run: Path, layer: int, pooling: str, normalisation: str = "none") -> str:
+    """The command that (re)builds an index, as the end of a message."""
+    given = "" if normalisation == "none" else f" --normalisation {normalisation}"
+    where = f"--layer {layer} --pooling {pooling}{given}"
+    return f"build it with `hser-lookup build {shlex.quote(str(run))} {where}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +85,7 @@ class Head:
     effort: Effort
     recall_at_10: float  # of stored rows as queries, themselves left out, when it was built
     zero_rows: int  # rows without a direction: similar to nothing
-    settings: str  # digest of the run's
+    settings: str = ""  # digest of the run's
     speakers: str = ""  # digest of those that the normalisation was fitted on; "" for none, or not known
     seed: int = 0
     generation: int = 0
@@ -79,7 +100,6 @@ class Content:
     head: Head
     faiss_index: Any
     order: np.ndarray  # int64 [rows]
-    removed: np.ndarray  # int64, ascending: positions that the store has and the index shall not
     normalisation: Normalisation
 
 
@@ -119,14 +139,14 @@ def list_indexes(run: str | Path) -> list[tuple[str, int, str, int]]:
 
 
 @contextlib.contextmanager
-def locked(run: Path, layer: int, pooling: str) -> Iterator[Path]:
-    """Be the only one that writes this index; waits for its turn. Yields the folder."""
-    folder = folder_of(run, layer, pooling)
+def locked(store: Store, layer: int, pooling: str) -> Iterator[None]:
+    """Be the only one that writes this index; waits for its turn."""
+    folder = folder_of(store.path, layer, pooling)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, wait=True)
     try:
-        yield folder
+        yield
     finally:
         lock.release()
 
@@ -134,17 +154,26 @@ def locked(run: Path, layer: int, pooling: str) -> Iterator[Path]:
 # Writing
 
 
-def save(folder: Path, content: Content) -> Content:
+def save(store: Store, content: Content) -> Content:
     """Make ``content`` the valid generation. To be called under ``locked``. Raises ``StoreUnwritable``."""
+    folder = folder_of(store.path, content.head.layer, content.head.pooling)
     numbers = [int(path.stem) for path in folder.iterdir() if path.stem.isdigit()]
     generation = max(numbers, default=0) + 1
     faiss_path, arrays_path = (folder / f"{generation}{suffix}" for suffix in (".faiss", ".npz"))
-    _write_faiss(faiss_path, content.faiss_index)
+    faiss = load_faiss()
+    with aside(faiss_path) as file, interrupt_later():
+        faiss.write_index(content.faiss_index, faiss.PyCallbackIOWriter(file.write, EDGE_BYTES))
     arrays = {f"normalisation_{name}": values for name, values in content.normalisation.arrays.items()}
     with aside(arrays_path) as file:
-        np.savez(file, order=content.order, removed=content.removed, **arrays)  # type: ignore[arg-type]
+        np.savez(file, order=content.order, **arrays)  # type: ignore[arg-type]
     files = {path.suffix: _check_of(path) for path in (faiss_path, arrays_path)}
-    head = replace(content.head, generation=generation, files=files)
+    head = replace(
+        content.head,
+        settings=settings_digest(store),
+        speakers=speakers_digest(store) if content.normalisation.needs_speakers else "",
+        generation=generation,
+        files=files,
+    )
     write_text(folder / HEAD, [json.dumps(asdict(head), indent=1), "\n"])
     keep = {HEAD, LOCK, faiss_path.name, arrays_path.name}
     with writable(folder):
@@ -153,13 +182,6 @@ def save(folder: Path, content: Content) -> Content:
                 path.unlink(missing_ok=True)
         sync_folder(folder)
     return replace(content, head=head)
-
-
-def _write_faiss(path: Path, faiss_index: Any) -> None:
-    faiss = load_faiss()
-    with aside(path) as file, interrupt_later():
-        writer = faiss.PyCallbackIOWriter(file.write, EDGE_BYTES)
-        faiss.write_index(faiss_index, writer)
 
 
 def _check_of(path: Path) -> FileCheck:
@@ -234,21 +256,7 @@ def _load(run: Path, head: Head, mapped: bool) -> Content:
     prefix = "normalisation_"
     fitted = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     faiss_index = read_faiss(folder / f"{head.generation}.faiss", mapped)
-    return Content(
-        head, faiss_index, arrays["order"], arrays["removed"], Normalisation(head.normalisation, fitted)
-    )
-
-
-def read_removed(store: Store, layer: int, pooling: str) -> np.ndarray:
-    """Positions that were removed from the index there is; none where there is none of this store."""
-    none = np.zeros(0, np.int64)
-    try:
-        head = read_head(store.path, layer, pooling)
-        if head.settings != settings_digest(store):
-            return none
-        return load(store.path, layer, pooling, mapped=True).removed
-    except (IndexMissing, BrokenIndex):
-        return none
+    return Content(head, faiss_index, arrays["order"], Normalisation(head.normalisation, fitted))
 
 
 def read_faiss(path: Path, mapped: bool) -> Any:
@@ -269,7 +277,7 @@ def check_fits(store: Store, content: Content) -> None:
     again = remedy(store.path, head.layer, head.pooling, head.normalisation)
     if head.settings != settings_digest(store):
         raise IndexStale(f"{what} was built of a run with other settings; {again}")
-    missing = np.setdiff1d(store.positions, np.concatenate([content.order, content.removed]))
+    missing = np.setdiff1d(store.positions, content.order)
     surplus = np.setdiff1d(content.order, store.positions)
     if len(missing) or len(surplus):
         raise IndexStale(

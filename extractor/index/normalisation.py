@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from extractor.errors import InputError, SettingsError, StoreError, unknown
+from extractor.index.exact import WIDE_ROWS, unit
 
 Blocks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # row indices [n], float32 [n, D]
+Names = Sequence[str] | np.ndarray
 
 # A deviation below this share of the corpus's is rounding (float32 keeps 7 digits), not variation.
 LEAST_DEVIATION = 1e-6
-ROWS_AT_ONCE = 4096  # normalised in float64: a training sample of gigabytes is not there three times
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Normalisation:
     def needs_speakers(self) -> bool:
         return self.name == "speaker"
 
-    def __call__(self, x: np.ndarray, speakers: Sequence[str] | None = None) -> np.ndarray:
+    def __call__(self, x: np.ndarray, speakers: Names | None = None) -> np.ndarray:
         """Unit vectors float32 ``[n, D]`` of embeddings float32 ``[n, D]``; a zero vector stays zero.
 
         ``speakers``: n names, ``""`` where not known; needed by ``speaker`` alone.
@@ -53,8 +54,8 @@ class Normalisation:
                 "('' where not known: the corpus's mean and deviation are used)"
             )
         units = np.empty(x.shape, np.float32)
-        for start in range(0, len(x), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, len(x), WIDE_ROWS):
+            rows = slice(start, start + WIDE_ROWS)
             names = speakers[rows] if speakers is not None else ()
             units[rows] = unit(NORMALISATIONS[self.name].apply(self.arrays, x[rows], names))
         return units
@@ -62,22 +63,15 @@ class Normalisation:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    fit: Callable[[Blocks, Sequence[str]], dict[str, np.ndarray]]
-    apply: Callable[[Mapping[str, np.ndarray], np.ndarray, Sequence[str]], np.ndarray]
+    fit: Callable[[Blocks, Names], dict[str, np.ndarray]]
+    apply: Callable[[Mapping[str, np.ndarray], np.ndarray, Names], np.ndarray]
 
 
-def fit(name: str, blocks: Blocks, speakers: Sequence[str]) -> Normalisation:
-    """Fit to rows that come in blocks. ``speakers``: of row k; empty where no speaker is needed."""
+def fit(name: str, blocks: Blocks, speakers: Names | None = None) -> Normalisation:
+    """Fit to rows that come in blocks. ``speakers``: of row k; None where no speaker is needed."""
     if name not in NORMALISATIONS:
         raise SettingsError(unknown("normalisation", name, NORMALISATIONS))
-    return Normalisation(name, NORMALISATIONS[name].fit(blocks, speakers))
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """float32 ``[n, D]`` of length 1. In float64, so that equal and scaled rows give equal bits."""
-    x = x.astype(np.float64)
-    lengths = np.sqrt((x * x).sum(axis=1, keepdims=True))
-    return np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0).astype(np.float32)
+    return Normalisation(name, NORMALISATIONS[name].fit(blocks, () if speakers is None else speakers))
 
 
 def _mean(blocks: Blocks) -> tuple[int, np.ndarray]:
@@ -89,7 +83,7 @@ def _mean(blocks: Blocks) -> tuple[int, np.ndarray]:
     return count, total / count
 
 
-def _fit_whiten(blocks: Blocks, _speakers: Sequence[str]) -> dict[str, np.ndarray]:
+def _fit_whiten(blocks: Blocks, _speakers: Names) -> dict[str, np.ndarray]:
     count, mean = _mean(blocks)
     products, fourth = np.zeros((len(mean), len(mean))), 0.0
     for _, x in blocks():
@@ -113,11 +107,11 @@ def _fit_whiten(blocks: Blocks, _speakers: Sequence[str]) -> dict[str, np.ndarra
     return {"mean": mean, "whitening": whitening, "shrinkage": np.array(shrinkage)}
 
 
-def _whiten(arrays: Mapping[str, np.ndarray], x: np.ndarray, _speakers: Sequence[str]) -> np.ndarray:
+def _whiten(arrays: Mapping[str, np.ndarray], x: np.ndarray, _speakers: Names) -> np.ndarray:
     return (x - arrays["mean"]) @ arrays["whitening"]
 
 
-def _fit_speaker(blocks: Blocks, speakers: Sequence[str]) -> dict[str, np.ndarray]:
+def _fit_speaker(blocks: Blocks, speakers: Names) -> dict[str, np.ndarray]:
     count, mean = _mean(blocks)
     names, codes = np.unique(np.array(speakers, dtype=str), return_inverse=True)
     means, squares = np.zeros((len(names), len(mean))), np.zeros((len(names), len(mean)))
@@ -129,7 +123,6 @@ def _fit_speaker(blocks: Blocks, speakers: Sequence[str]) -> dict[str, np.ndarra
             means[code] += own.sum(axis=0, dtype=np.float64)
             counts[code] += len(own)
         total += np.square(x - mean).sum(axis=0)
-    counts[counts == 0] = 1  # a speaker whose rows were all removed: not kept below
     means /= counts[:, None]
     for rows, x in blocks():
         for code in np.unique(codes[rows]):
@@ -148,9 +141,7 @@ def _fit_speaker(blocks: Blocks, speakers: Sequence[str]) -> dict[str, np.ndarra
     }
 
 
-def _normalise_speakers(
-    arrays: Mapping[str, np.ndarray], x: np.ndarray, speakers: Sequence[str]
-) -> np.ndarray:
+def _normalise_speakers(arrays: Mapping[str, np.ndarray], x: np.ndarray, speakers: Names) -> np.ndarray:
     code_of = {name: code for code, name in enumerate(arrays["speakers"].tolist())}
     codes = np.array([code_of.get(name, -1) for name in speakers], np.int64)
     means = np.concatenate([arrays["means"], arrays["mean"][None]])  # the last one is the corpus's

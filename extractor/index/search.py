@@ -26,11 +26,10 @@ NO_POSITION, NO_SIMILARITY = -1, -1.0  # where there are fewer neighbours than a
 EXTRA_CANDIDATES = 8  # beyond k, at first
 PAIR_VALUES = 1 << 22  # of vectors whose products are computed at once: 100 MB with what they need
 FLOAT32_ROUNDING = 2.0**-24
-GPU_NEIGHBOURS = 2048  # the most that FAISS finds on a GPU
 
 
 class Index:
-    """An index of one layer and pooling of a run; made by ``open``, ``build`` or ``IndexWriter``."""
+    """An index of one layer and pooling of a run, from its files (``open``) or just built."""
 
     def __init__(self, content: Content) -> None:
         head = content.head
@@ -50,7 +49,6 @@ class Index:
         self._order = content.order
         self._sorted = np.argsort(content.order)  # faiss rows, by position
         self._positions = content.order[self._sorted]
-        self._on_gpus: Any = None
 
     @classmethod
     def open(
@@ -81,16 +79,6 @@ class Index:
         return self._positions
 
     @property
-    def removed(self) -> np.ndarray:
-        """int64, ascending: positions that the store has and that were removed from the index."""
-        return self._content.removed
-
-    @property
-    def zero_rows(self) -> int:
-        """Rows without a direction, whose similarity to everything is 0."""
-        return self._content.head.zero_rows
-
-    @property
     def faiss_index(self) -> Any:
         """FAISS's own object; its rows are not positions."""
         return self._content.faiss_index
@@ -101,21 +89,6 @@ class Index:
         ``speakers``: one a row (``""``: not known) for an index normalised by speaker.
         """
         return self._content.normalisation(x, speakers)
-
-    def to_gpus(self) -> None:
-        """Copy the index to every GPU; searches without ``among`` are done there from now on.
-
-        Raises ``SettingsError`` without a GPU, or for a kind that FAISS does not run on one.
-        """
-        faiss = load_faiss()
-        if not faiss.get_num_gpus() or self.kind not in ("flat", "ivf"):
-            raise SettingsError(
-                f"an index of kind {self.kind} cannot be searched on {faiss.get_num_gpus()} GPUs; "
-                "kinds flat and ivf can, with faiss-gpu and a GPU"
-            )
-        self._on_gpus = faiss.index_cpu_to_all_gpus(self._content.faiss_index)
-        for name, value in self._content.head.effort.items():  # replicas take no parameters in a search
-            faiss.GpuParameterSpace().set_index_parameter(self._on_gpus, name, value)
 
     def search(
         self,
@@ -173,9 +146,8 @@ class Index:
         """Similarities float32 and rows int64, ``[Q, wanted]``; -1 where there is none."""
         faiss = load_faiss()
         selector = None if rows is None else _selector(faiss, rows, len(self))
-        if self._kind.exact:
-            return self._exact(units, wanted, rows, selector)
-        if self.kind == "hnsw" and rows is not None:  # its graph may not lead to the rows selected
+        # The graph of hnsw may not lead to the rows selected.
+        if self._kind.exact or (self.kind == "hnsw" and rows is not None):
             return self._exact(units, wanted, rows, selector)
         effort = dict(self._content.head.effort)
         num_lists = self._content.head.parameters.num_lists
@@ -202,14 +174,10 @@ class Index:
     def _found(
         self, units: np.ndarray, depth: int, effort: Mapping[str, int], selector: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        faiss = load_faiss()
-        tuned = effort == self._content.head.effort
-        found: tuple[np.ndarray, np.ndarray]
-        if self._on_gpus is not None and selector is None and tuned and depth <= GPU_NEIGHBOURS:
-            found = self._on_gpus.search(units, depth)
-        else:
-            parameters = self._kind.search_parameters(faiss, dict(effort), selector)
-            found = self._content.faiss_index.search(units, depth, params=parameters)
+        parameters = self._kind.search_parameters(load_faiss(), dict(effort), selector)
+        found: tuple[np.ndarray, np.ndarray] = self._content.faiss_index.search(
+            units, depth, params=parameters
+        )
         return found
 
     def _exact(
@@ -225,7 +193,9 @@ class Index:
         pending, depth = np.arange(len(units)), wanted + EXTRA_CANDIDATES
         while len(pending):
             depth = min(depth, count)
-            rough, candidates = self._scan(faiss, units[pending], depth, selector)
+            rough, candidates = self._vectors().search(
+                units[pending], depth, params=faiss.SearchParameters(sel=selector)
+            )
             exact = self._products(units[pending], candidates)
             best, rows_found = self._best(exact, candidates, wanted)
             # What was not named is no more similar than the last that was, give or take its error.
@@ -234,16 +204,6 @@ class Index:
             found[pending[settled]] = rows_found[settled]
             pending, depth = pending[~settled], 4 * depth
         return values, found
-
-    def _scan(
-        self, faiss: Any, units: np.ndarray, depth: int, selector: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self._kind.exact:
-            return self._found(units, depth, {}, selector)
-        rough: tuple[np.ndarray, np.ndarray] = self._vectors().search(
-            units, depth, params=faiss.SearchParameters(sel=selector)
-        )
-        return rough
 
     def _vectors(self) -> Any:
         """The flat index of all vectors: the index itself, or what the graph is over."""

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from index_cases import LAYER, OTHER_LAYER, brute_force, clustered, write
 
 from extractor.errors import InputError, SettingsError, StoreError
-from extractor.index import KINDS, Index, IndexMissing, build, list_indexes
+from extractor.index import KINDS, Index, IndexMissing, build, in_memory, list_indexes
 from extractor.index.building import sample
+from extractor.index.generation import read_head
 from extractor.index.kinds import choose, lists_of
 from extractor.index.normalisation import Normalisation, fit
 from extractor.store import Store
@@ -41,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, x: np.ndarray) -> Path:
 
 @pytest.fixture(scope="module")
 def indexes(run: Path) -> dict[str, Index]:
-    return {kind: build(run, LAYER, kind=kind, save_it=False) for kind in ("flat", "ivf", "hnsw")}
+    return {kind: in_memory(Store(run), LAYER, "mean", kind) for kind in ("flat", "ivf", "hnsw")}
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_ties_come_in_ascending_position(
     x = rng.standard_normal((distinct, 5)).astype(np.float32)[rng.integers(0, distinct, 60)]
     x *= 2.0 ** rng.integers(-3, 3, (60, 1))  # the length does not matter, and a power of two is exact
     run = write(tmp_path_factory.mktemp("ties") / "run", x.astype(np.float32))
-    similarities, positions = build(run, LAYER, kind="flat", save_it=False).search(x[:4], k)
+    similarities, positions = in_memory(Store(run), LAYER, "mean", "flat").search(x[:4], k)
     expected = brute_force(x[:4], x, min(k, 60))
     assert_same((similarities[:, :60], positions[:, :60]), expected)
 
@@ -143,7 +144,7 @@ def test_codes_alone_record_the_recall_that_they_have(
 ) -> None:
     x, queries = np.split(clustered(10_200, 4), [10_000])
     monkeypatch.setattr("extractor.index.building.machine_memory", lambda: 1 << 20)  # no room for vectors
-    index = build(write(tmp_path / "run", x), LAYER, kind="ivfpq", save_it=False)
+    index = in_memory(Store(write(tmp_path / "run", x)), LAYER, "mean", "ivfpq")
     assert index.parameters["factory"].endswith(",PQ1")
     _, positions = index.search(queries, 10)
     _, true = brute_force(queries, x, 10)
@@ -224,7 +225,7 @@ def test_a_zero_row_is_similar_to_nothing_and_a_zero_query_is_refused(tmp_path: 
     x = clustered(30, 4)
     x[7] = 0
     index = build(write(tmp_path / "run", x), LAYER)
-    assert index.zero_rows == 1
+    assert read_head(tmp_path / "run", LAYER, "mean").zero_rows == 1
     similarities, positions = index.search(x[:3], 30)
     assert (similarities[positions == 14] == 0).all()
     with pytest.raises(SettingsError, match="query 1 is zero"):
@@ -267,22 +268,11 @@ def test_layers_are_told_apart(tmp_path: Path) -> None:
 def test_without_faiss_the_package_to_install_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(SettingsError, match="pip install faiss-cpu"):
-        build(run, LAYER, save_it=False)
+        in_memory(Store(run), LAYER, "mean")
 
 
-def test_gpus_are_refused_where_there_are_none(indexes: dict[str, Index]) -> None:
-    import faiss
-
-    if faiss.get_num_gpus():
-        pytest.skip("there is a GPU")
-    with pytest.raises(SettingsError, match="on 0 GPUs"):
-        indexes["flat"].to_gpus()
-
-
-def test_what_is_sent_to_gpus_answers_alike(
-    run: Path, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, queries: np.ndarray
-) -> None:
-    """The path through GPUs, with copies in memory in their place."""
+def test_what_is_sent_to_gpus_answers_alike(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training through GPUs, with copies in memory in their place."""
     import faiss
 
     copied = []
@@ -291,21 +281,14 @@ def test_what_is_sent_to_gpus_answers_alike(
         copied.append(index)
         return faiss.clone_index(index)
 
-    on_cpu = build(run, LAYER, kind="ivf", save_it=False)
+    queries = clustered(17, DIM, seed=1)
+    expected = in_memory(Store(run), LAYER, "mean", "ivf").search(queries, 10)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", copy)
-    monkeypatch.setattr(faiss, "GpuParameterSpace", faiss.ParameterSpace, raising=False)
-    index = build(run, LAYER, kind="ivf", save_it=False)
-    index.to_gpus()
-    assert len(copied) == 2  # to train and to search
-    for among in (None, np.arange(0, 2 * ROWS, 10)):
-        for k in (10, ROWS):
-            for found, expected in zip(
-                index.search(queries, k, among), on_cpu.search(queries, k, among), strict=True
-            ):
-                np.testing.assert_array_equal(found, expected)
-    with pytest.raises(SettingsError, match="kinds flat and ivf can"):
-        build(run, LAYER, kind="hnsw", save_it=False).to_gpus()
+    found = in_memory(Store(run), LAYER, "mean", "ivf").search(queries, 10)
+    assert len(copied) == 1
+    for k in (0, 1):
+        np.testing.assert_array_equal(found[k], expected[k])
 
 
 # Kinds
@@ -353,7 +336,7 @@ def test_whitening_is_that_of_ledoit_and_wolf(tmp_path: Path) -> None:
 
     for rows in (8, 200):  # fewer than dimensions, and more
         x = clustered(rows, 12)
-        fitted = fit("whiten", lambda x=x: [(np.arange(5), x[:5]), (np.arange(5, len(x)), x[5:])], [])
+        fitted = fit("whiten", lambda x=x: [(np.arange(5), x[:5]), (np.arange(5, len(x)), x[5:])])
         model = LedoitWolf().fit(x.astype(np.float64))
         assert fitted.arrays["shrinkage"] == pytest.approx(model.shrinkage_, rel=1e-9)
         whitening = fitted.arrays["whitening"]

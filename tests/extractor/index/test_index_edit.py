@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from index_cases import LAYER, OTHER_LAYER, clustered, write
 
 from extractor.commands.store import hser_store
-from extractor.index import Index, IndexStale, build, follow
+from extractor.index import Index, IndexStale, build, follow, in_memory
 from extractor.index.generation import HEAD, folder_of
+from extractor.store import Store
 from extractor.store.run_folder import BY_HAND, ManifestRow
 from extractor.store.writer import RunWriter
 
@@ -55,7 +56,7 @@ def test_rows_that_were_dropped_go_or_the_index_is_refused(run: Path, x: np.ndar
     _, found = index.search(x[:10], 10)
     assert not np.isin(found, gone).any()
     if kind == "flat":
-        _, expected = build(run, LAYER, kind=kind, save_it=False).search(x[:10], 10)
+        _, expected = in_memory(Store(run), LAYER, "mean", kind).search(x[:10], 10)
         np.testing.assert_array_equal(found, expected)
     assert follow(run) == []
 

@@ -19,7 +19,7 @@ from interruptions import THROUGH, exit_code, in_child, interrupted_everywhere
 from threadpoolctl import threadpool_limits
 
 from extractor.errors import InputError, SettingsError, StoreError, StoreUnwritable
-from extractor.index import BrokenIndex, Index, IndexMissing, IndexStale, IndexWriter, build, remove
+from extractor.index import BrokenIndex, Index, IndexMissing, IndexStale, IndexWriter, build, in_memory
 from extractor.index import writer as index_writer
 from extractor.index.generation import HEAD, folder_of
 from extractor.store import Store
@@ -151,7 +151,7 @@ def test_more_rows_than_expected_are_indexed_as_if_they_had_been(
     monkeypatch.setattr("extractor.index.kinds.FLAT_VALUES", 100 * DIM)
     run = write(tmp_path / "run", x)
     index = IndexWriter(run, LAYER, None, expected_rows=60)
-    assert index._streams
+    assert index._content is not None  # it streams
     index.add(np.array([0, 2]), x[:2])
     assert index.close().kind == build(run, LAYER).kind == "ivf"
 
@@ -214,7 +214,7 @@ def test_a_broken_writer_leaves_the_old_index(run: Path, x: np.ndarray) -> None:
     assert_brute_force(Index.open(run, LAYER), x)
 
 
-# Memory-mapped, removed, stale, damaged
+# Memory-mapped, stale, damaged
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
@@ -250,38 +250,6 @@ def test_a_reader_follows_to_the_next_generation(
 
     monkeypatch.setattr(generation, "_load", late)
     assert_brute_force(Index.open(run, LAYER), x)
-
-
-@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
-def test_what_is_removed_is_never_found_again(run: Path, x: np.ndarray, kind: str) -> None:
-    build(run, LAYER, kind=kind, normalisation="none")
-    gone = np.array([0, 5, 119, 60])
-    stay = np.setdiff1d(np.arange(len(x)), gone)
-    remove(run, LAYER, "mean", 2 * gone[:2])
-    remove(run, LAYER, None, 2 * gone[2:])
-    index = Index.open(run, LAYER)
-    np.testing.assert_array_equal(index.positions, 2 * stay)
-    np.testing.assert_array_equal(index.removed, 2 * np.sort(gone))
-    assert index.kind == kind
-    if kind == "flat":
-        assert_brute_force(index, x, stay)
-    _, positions = index.search(x, len(x))
-    assert not np.isin(positions, 2 * gone).any()
-    np.testing.assert_array_equal(np.sort(positions, axis=1)[:, len(gone) :], np.tile(2 * stay, (len(x), 1)))
-    with pytest.raises(SettingsError, match="position 10 is not in the index"):
-        remove(run, LAYER, "mean", np.array([10]))
-    with IndexWriter(run, LAYER, "mean", len(x), kind):  # resuming the run does not bring them back
-        pass
-    np.testing.assert_array_equal(Index.open(run, LAYER).positions, 2 * stay)
-    np.testing.assert_array_equal(build(run, LAYER).positions, 2 * np.arange(len(x)))
-
-
-def test_removal_while_a_run_is_written_holds(run: Path, x: np.ndarray) -> None:
-    build(run, LAYER)
-    index = IndexWriter(run, LAYER, "mean", len(x))
-    remove(run, LAYER, "mean", np.array([4, 6]))
-    stay = np.setdiff1d(np.arange(len(x)), [2, 3])
-    assert_brute_force(index.close(), x, stay)
 
 
 def test_an_index_of_another_run_is_refused_with_the_command_that_rebuilds_it(
@@ -347,7 +315,7 @@ def test_a_folder_that_cannot_be_written_is_named(run: Path) -> None:
     (run / "index").write_text("a file where the folder should be")
     with pytest.raises(StoreUnwritable, match="a file is where a folder should be"):
         build(run, LAYER)
-    assert len(build(run, LAYER, save_it=False)) == 120
+    assert len(in_memory(Store(run), LAYER, "mean")) == 120
 
 
 def test_a_packed_run_has_no_index(run: Path, tmp_path: Path) -> None:
