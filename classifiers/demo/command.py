@@ -168,7 +168,7 @@ class Embedded:
 
     def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosine ``[N, k]``, descending, and row ``[N, k]``, -1 where there are fewer."""
-        from classifiers.lookup.neighbours import nearest
+        from extractor.index.exact import nearest
 
         return nearest(self.units, self.units, k, [(self.voices, self.voices)])
 
