@@ -215,52 +215,39 @@ class PyavReader:
         # From the beginning, whatever `start` is: FFmpeg's seeking is to packets, and inexact in
         # MP3 and in what has no time stamps.
         waiting: list[np.ndarray] = []
-        num_waiting = 0
-        for frame in self._frames():
-            if waiting and (num_waiting >= BLOCK_FRAMES or frame.shape[1] != waiting[0].shape[1]):
-                yield self._block(waiting)
-                waiting, num_waiting = [], 0
-            behind = self.position + num_waiting
-            skipped = min(len(frame), max(0, start - behind))
-            if not waiting:
-                self.position += skipped
-            if skipped < len(frame):
-                waiting.append(frame[skipped:])
-                num_waiting += len(waiting[-1])
-        if waiting:
-            yield self._block(waiting)
-
-    def _block(self, frames: list[np.ndarray]) -> np.ndarray:
-        block = np.concatenate(frames)
-        self.position += len(block)
-        return block
-
-    def _frames(self) -> Iterator[np.ndarray]:
-        position = 0
+        end = 0  # of the frames so far
         try:
             for frame in self._container.decode(self._stream):
                 if frame.sample_rate != self.sample_rate:
-                    seconds = position / self.sample_rate
-                    raise DecodeError(f"changes its sample rate after {seconds:.1f} s")
-                position += frame.samples
-                yield _float32(frame, frame.layout.nb_channels)
+                    raise DecodeError(f"changes its sample rate after {end / self.sample_rate:.1f} s")
+                samples = _float32(frame)
+                wider = waiting and samples.shape[1] != waiting[0].shape[1]
+                if wider or end - self.position >= BLOCK_FRAMES:
+                    self.position = end
+                    yield np.concatenate(waiting)
+                    waiting = []
+                waiting.append(samples)
+                end += len(samples)
             self._bytes.check()
         except self._damaged as error:
             self._bytes.check()
-            where = f"after {position / self.sample_rate:.1f} s" if position else "at its start"
+            where = f"after {end / self.sample_rate:.1f} s" if end else "at its start"
             said = plain(str(error.strerror))
             raise DecodeError(f"damaged {where}" + (f" ({said})" if said != DAMAGED else "")) from None
+        if waiting:
+            self.position = end
+            yield np.concatenate(waiting)
 
     def close(self) -> None:
         self._container.close()
 
 
-def _float32(frame: Any, channels: int) -> np.ndarray:
+def _float32(frame: Any) -> np.ndarray:
     kind = frame.format.packed.name
     if kind not in (*PYAV_SCALE, *PYAV_FLOAT):
         raise DecodeError(f"its samples are in a form that cannot be read ({kind})")
     samples = frame.to_ndarray()
-    samples = samples.T if frame.format.is_planar else samples.reshape(-1, channels)
+    samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
     if kind in PYAV_FLOAT:
         return samples.astype(np.float32, copy=False)
     offset, scale = PYAV_SCALE[kind]

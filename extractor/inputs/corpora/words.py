@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
@@ -121,23 +122,16 @@ def emotion_word(word: str) -> str | None:
 
     A word of `BESIDE` means itself.
     """
-    for form in (word, *_reread(word)):
-        bare = _bare(form)
+    forms = [word]
+    for wrong, right in _MISREAD if not word.isascii() else ():
+        with suppress(UnicodeError):
+            forms.append(word.encode(wrong).decode(right))
+    for bare in map(_bare, forms):
         if bare in SYNONYMS:
             return SYNONYMS[bare]
         if bare in BESIDE:
             return bare
     return None
-
-
-def _reread(word: str) -> Iterable[str]:
-    if word.isascii():
-        return
-    for wrong, right in _MISREAD:
-        try:
-            yield word.encode(wrong).decode(right)
-        except UnicodeError:
-            continue
 
 
 def common_emotion(raw: str) -> str:
