@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,10 +19,6 @@ from extractor.commands.options import (
     run_command,
 )
 from extractor.run.interruption import EXIT_INTERRUPTED, stop_on_signals
-
-if TYPE_CHECKING:
-    from extractor.augment.config import Config
-    from extractor.run.render import Copy, Rendered
 
 EPILOG = """\b
 Augmentations, with their defaults (`a..b` is drawn uniformly for each copy):
@@ -80,49 +75,37 @@ def command(
     INPUT is what hser-extract takes. Without --augment, every augmentation that needs no labels and no
     folder is done with its defaults, each into a folder of its own.
     """
+    from extractor.augment import AUGMENTATIONS, CopyPaste, LatentMask
     from extractor.augment.copies import configured
-    from extractor.progress import progress_for
+    from extractor.commands.pictures import draw_copy
+    from extractor.progress import failure_reasons, progress_for
     from extractor.run.render import render
 
     progress = progress_for(sys.stderr, quiet)
     stop = stop_on_signals()
-    config = configured(augment, augment_config, copies, seed, clean, alone=False)
-    wanted = {Path(out): config} if config is not None else _each(Path(out), copies, seed, clean)
+    configs = {Path(out): configured(augment, augment_config, copies, seed, clean, alone=False)}
+    if configs[Path(out)] is None:
+        configs = {
+            Path(out, name): configured(row(), None, copies, seed, clean)
+            for name, row in AUGMENTATIONS.items()
+            if row not in (CopyPaste, LatentMask)  # which need labels, and an encoder
+        }
     failed = False
-    for folder, each in wanted.items():
-        draw = _draw if plot else None
-        done = render(inputs, each, folder, corpus, device, limit, draw, progress, stop, force)
+    for folder, config in configs.items():
+        assert config is not None
+        draw = draw_copy if plot else None
+        done = render(inputs, config, folder, corpus, device, limit, draw, progress, stop, force)
         failed |= bool(done.failures)
         if not quiet:
-            _say(done, folder)
+            click.echo(
+                f"{folder}: {done.written:,} recordings written, {done.audio / 60:.1f} minutes, manifest.csv"
+            )
+            for reason, count in failure_reasons(done.failures):
+                click.echo(f"  {count} x {reason}")
         if stop.is_set():
             sys.exit(EXIT_INTERRUPTED)
     if strict and failed:
         sys.exit(EXIT_FAILURES)
-
-
-def _each(out: Path, copies: int | None, seed: int | None, clean: bool | None) -> dict[Path, Config]:
-    """A configuration for each augmentation that can be shown with nothing but recordings."""
-    from extractor.augment import AUGMENTATIONS, CopyPaste, LatentMask
-    from extractor.augment.copies import configured
-
-    shown = {name: row for name, row in AUGMENTATIONS.items() if row not in (CopyPaste, LatentMask)}
-    made = {out / name: configured(row(), None, copies, seed, clean) for name, row in shown.items()}
-    return {folder: config for folder, config in made.items() if config is not None}
-
-
-def _draw(copy: Copy, wav: Path) -> None:
-    from extractor.commands.pictures import before_and_after
-
-    before_and_after(wav.with_suffix(".png"), copy.before, copy.after, copy.utterance.id, copy.recipe)
-
-
-def _say(done: Rendered, folder: Path) -> None:
-    from extractor.progress import failure_reasons
-
-    click.echo(f"{folder}: {done.written:,} recordings written, {done.audio / 60:.1f} minutes, manifest.csv")
-    for reason, count in failure_reasons(done.failures):
-        click.echo(f"  {count} x {reason}")
 
 
 main = partial(run_command, command)

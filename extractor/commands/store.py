@@ -136,34 +136,36 @@ def _facts(store: Store) -> list[tuple[str, str]]:
 
     errors = store.errors
     reasons = failure_reasons(errors)
+    more = len(reasons) - _REASONS_SHOWN
     facts = [
+        ("unfinished", store.unfinished),
         ("rows", str(len(store))),
         ("hours", f"{store.durations.sum() / 3600:.2f}"),
-        *([("dropped", str(store.num_dropped))] if store.num_dropped else []),
+        ("dropped", str(store.num_dropped or "")),
         ("failed", str(len(errors))),
         *((f"  {count} x", reason) for reason, count in reasons[:_REASONS_SHOWN]),
-    ]
-    if store.unfinished:
-        facts.insert(0, ("unfinished", store.unfinished))
-    if len(reasons) > _REASONS_SHOWN:
-        facts.append(("  ...", f"{len(reasons) - _REASONS_SHOWN} more reasons, see errors.jsonl"))
-    facts += [("note", note) for note in remarks(store)]
-    facts += [
+        ("  ...", f"{more} more reasons, see errors.jsonl" if more > 0 else ""),
+        *(("note", note) for note in remarks(store)),
         ("poolings", ", ".join(f"{name} ({width})" for name, width in store.shapes.items())),
         ("layers", ", ".join(map(str, store.layers))),
         ("stored as", store.info.storage_dtype),
         ("size", _size(store.num_bytes)),
     ]
-    facts += [
-        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for key, value in store.settings.items()
-        if key != "layers"
-    ]
+    facts = [(key, value) for key, value in facts if value]
+    for key, value in store.settings.items():
+        if key != "layers":
+            facts.append((key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     for column in store.columns:
         counts = Counter(store.labels(column)).most_common()
-        shown = ", ".join(f"{_short(value)} {count}" for value, count in counts[:_LABELS_SHOWN])
-        more = f", ... ({len(counts)} values)" if len(counts) > _LABELS_SHOWN else ""
-        facts.append((f"label {column}", shown + more))
+        shown = [
+            f"{value[:_LABEL_LENGTH]}... {count}"
+            if len(value) > _LABEL_LENGTH
+            else f"{value or '(unknown)'} {count}"
+            for value, count in counts[:_LABELS_SHOWN]
+        ]
+        if len(counts) > _LABELS_SHOWN:
+            shown.append(f"... ({len(counts)} values)")
+        facts.append((f"label {column}", ", ".join(shown)))
     return facts
 
 
@@ -201,11 +203,6 @@ def _show(facts: Sequence[tuple[str, str]]) -> None:
     for key, value in facts:
         table.add_row(Text(key), Text(value))
     Console().print(table)
-
-
-def _short(value: str) -> str:
-    """A label's value; texts are cut."""
-    return f"{value[:_LABEL_LENGTH]}..." if len(value) > _LABEL_LENGTH else value or "(unknown)"
 
 
 def _size(num_bytes: int) -> str:
