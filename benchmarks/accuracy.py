@@ -13,7 +13,6 @@ The outside reference is openSMILE's eGeMAPSv02, see `benchmarks.egemaps`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -24,6 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.accuracy_rows import (
     EGEMAPS,
     MATRIX,
@@ -33,14 +34,12 @@ from benchmarks.accuracy_rows import (
     ROWS,
     TRAIN,
     WHISPER,
-    Row,
+    Figure,
     commands,
     extraction,
 )
-from benchmarks.harness import CANNOT_RUN, RESULTS, SHARED_DATA, print_table
-from benchmarks.outside_reference import EXPERIMENT, reference_figures
+from benchmarks.harness import CANNOT_RUN, RESULTS, SHARED_DATA, arguments, print_table, rows_by
 
-RESULT = "accuracy.json"
 FIGURES = ("UA", "WA", "macro_f1")
 INTERVALS = ("interval", "interval_by_speaker")
 DIGITS = 4  # what is stored of a share: a recording of RAVDESS is 0.0007
@@ -53,6 +52,10 @@ PROGRAMS = {
     "hser-evaluate": ("classifiers.commands.evaluate", ("-q",)),
     "hser-lookup": ("classifiers.commands.lookup", ("--json", "--no-duplicates")),
 }
+
+# Of the outside reference
+CLASSIFIER, INNER_FOLDS, SEED = "svm", 5, 0
+EXPERIMENT = f"--classifier {CLASSIFIER} --grid default, in plain scikit-learn on the same folds"
 
 
 class CannotRunError(Exception):
@@ -73,7 +76,7 @@ def carry_out(command: str, place: Path) -> str:
     return done.stdout
 
 
-def prepare(row: Row, place: Path) -> None:
+def prepare(row: Figure, place: Path) -> None:
     """Extract what is missing of a row's runs.
 
     Raises CannotRunError where something is not here, RuntimeError where recordings failed.
@@ -92,13 +95,6 @@ def prepare(row: Row, place: Path) -> None:
             raise RuntimeError(f"{run}: {missing} recordings are not in it; see its errors.jsonl")
 
 
-def dtype_of(row: Row, place: Path) -> str:
-    """What the row's embeddings were computed in, as its runs say."""
-    from extractor.store import Store
-
-    return ", ".join(dict.fromkeys(Store(place / "runs" / run).settings["dtype"] for run in row.runs))
-
-
 def num_missing(run: Path) -> int | None:
     """Recordings that a run has yet to store; None where it is not there, or has not been closed."""
     from extractor.store import Store
@@ -113,8 +109,10 @@ def num_missing(run: Path) -> int | None:
 # --- The figures --------------------------------------------------------------------------------
 
 
-def measure(row: Row, place: Path) -> dict[str, Any]:
+def measure(row: Figure, place: Path) -> dict[str, Any]:
     """The row of the result file. Raises CannotRunError where something is not here."""
+    from extractor.store import Store
+
     prepare(row, place)
     about = {
         "name": row.name,
@@ -123,44 +121,48 @@ def measure(row: Row, place: Path) -> dict[str, Any]:
         "classifier": row.classifier,
         "kind": row.kind,
         "note": row.note,
-        "dtype": dtype_of(row, place),
+        # What the embeddings were computed in, as the runs say
+        "dtype": ", ".join(dict.fromkeys(Store(place / "runs" / run).settings["dtype"] for run in row.runs)),
         "commands": commands(row),
         "versions": {"python": ".".join(map(str, sys.version_info[:3]))} | {p: version(p) for p in VERSIONS},
     }
-    return about | HOW[row.kind](row, place)
+    return about | KINDS[row.kind](row, place)
 
 
-def _trained(row: Row, place: Path) -> dict[str, Any]:
-    from classifiers.results.result import Result
+def rounded(figures: Mapping[str, float], names: Sequence[str] = FIGURES) -> dict[str, float]:
+    return {name: round(figures[name], DIGITS) for name in names}
+
+
+def of_result(result: Any, protocol: str) -> dict[str, Any]:
+    """Of a `Result`: each figure with its interval over rows, and with whole speakers drawn."""
     from classifiers.training.protocols import about
 
-    carry_out(commands(row)[-1], place)
-    result = Result.load(place / "models" / row.name)
-    return {"protocol": about(result.config["protocol"]), **figures_of(result), "selected": selected(result)}
-
-
-def figures_of(result: Any) -> dict[str, Any]:
-    """Of a `Result`: each figure with its interval over rows, and with whole speakers drawn."""
     found = result.figures()
+    recall = found["seeds"][0]["recall"]
     return {
+        "protocol": about(protocol),
         "num_tested": found["num_tested"],
         "classes": found["classes"],
         "speaker_dependent": found["speaker_dependent"],
         "figures": {
-            name: {"value": round(found["mean"][name], DIGITS)}
+            name: {"value": value}
             | {kind: [round(bound, DIGITS) for bound in found[kind][name]] for kind in INTERVALS}
-            for name in FIGURES
+            for name, value in rounded(found["mean"]).items()
         },
-        "recall": {name: round(value, DIGITS) for name, value in found["seeds"][0]["recall"].items()},
+        "recall": rounded(recall, list(recall)),
+        "selected": [each | rounded(each, ["weight"]) for each in result.selected()],
     }
 
 
-def selected(result: Any) -> list[dict[str, Any]]:
-    """`Result.selected`, its weights rounded."""
-    return [each | {"weight": round(each["weight"], DIGITS)} for each in result.selected()]
+def trained(row: Figure, place: Path) -> dict[str, Any]:
+    from classifiers.results.result import Result
+
+    carry_out(commands(row)[-1], place)
+    result = Result.load(place / "models" / row.name)
+    return of_result(result, result.config["protocol"])
 
 
-def _crossed(row: Row, place: Path) -> dict[str, Any]:
+def crossed(row: Figure, place: Path) -> dict[str, Any]:
     carry_out(commands(row)[-1], place)
     found = json.loads((place / "studies" / row.name / "cross_corpus.json").read_text(encoding="utf-8"))
     return {
@@ -172,7 +174,7 @@ def _crossed(row: Row, place: Path) -> dict[str, Any]:
                 "test": cell["test"].removesuffix(f"-{WHISPER}"),
                 "within": cell["within"],
                 "num_tested": sum(cell["figures"]["support"].values()),
-                "figures": {name: round(cell["figures"][name], DIGITS) for name in FIGURES},
+                "figures": rounded(cell["figures"]),
                 "interval": [round(bound, DIGITS) for bound in cell["interval"]],  # of UA
                 "selected": cell["selected"],
             }
@@ -181,9 +183,8 @@ def _crossed(row: Row, place: Path) -> dict[str, Any]:
     }
 
 
-def _neighbours(row: Row, place: Path) -> dict[str, Any]:
+def neighbours(row: Figure, place: Path) -> dict[str, Any]:
     found = json.loads(carry_out(commands(row)[-1], place))
-    names = {"UA": "ua", "WA": "wa", "macro_f1": "macro_f1", "precision_at_k": "precision_at_k"}
     return {
         "protocol": f"leave one {found['leave_out']} out",
         "num_tested": found["queries"],
@@ -192,46 +193,110 @@ def _neighbours(row: Row, place: Path) -> dict[str, Any]:
         "layers": [
             {
                 "layer": each["layer"],
-                "figures": {name: round(each[key], DIGITS) for name, key in names.items()},
+                "figures": rounded(
+                    {**each, "UA": each["ua"], "WA": each["wa"]}, (*FIGURES, "precision_at_k")
+                ),
             }
             for each in found["layers"]
         ],
     }
 
 
-def _reference(row: Row, place: Path) -> dict[str, Any]:
-    """The folds are those of the run; only labels, speakers and ids are taken from it."""
-    from classifiers.training.protocols import about
+def reference(row: Figure, place: Path) -> dict[str, Any]:
+    """Features of another package; the folds are those of the run.
 
+    Only labels, speakers and ids are taken from it.
+    """
     path = place / "runs" / f"{row.corpora[0]}-{EGEMAPS}.npz"
     if not path.exists():
         raise CannotRunError(f"make runs/{path.name} with `{commands(row)[-2]}`")
     result, smile = reference_figures(path, place / "runs" / row.runs[0], row.arguments)
-    return {
-        "protocol": about(row.arguments),
-        **figures_of(result),
-        "selected": selected(result),
-        "experiment": EXPERIMENT,
-        "opensmile": smile,
-    }
+    return of_result(result, row.arguments) | {"experiment": EXPERIMENT, "opensmile": smile}
 
 
-HOW = {TRAIN: _trained, MATRIX: _crossed, NEIGHBOURS: _neighbours, REFERENCE: _reference}
+KINDS = {TRAIN: trained, MATRIX: crossed, NEIGHBOURS: neighbours, REFERENCE: reference}
+
+
+# --- The outside reference ----------------------------------------------------------------------
+
+
+def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
+    """Test features of an .npz (``id``, ``x``, ``opensmile``) as ``protocol`` says, in plain scikit-learn.
+
+    What hser-train does by `classifiers.training.experiment` is written out here a second time: the loop over
+    folds, the selection of C inside their training rows, the scores. Given hser's own embeddings it must
+    therefore find what hser-train finds, which the tests hold it to.
+    ``run`` gives ids, labels and speakers. Returns a `Result` and openSMILE's version. Raises ValueError
+    where the run has recordings that the file has not.
+    """
+    from classifiers.results.metrics import Predictions
+    from classifiers.results.result import FoldInfo, Result
+    from classifiers.training.config import Experiment
+    from classifiers.training.experiment import open_features
+    from classifiers.training.protocols import fit_groups, inner_splits, make_folds
+
+    with np.load(path, allow_pickle=False) as file:
+        row_of = {name: i for i, name in enumerate(file["id"].tolist())}
+        all_x, smile = file["x"], str(file["opensmile"])
+    experiment = Experiment((str(run),), CLASSIFIER, protocol=protocol, grid="default")
+    features = open_features(experiment)
+    missing = [name for name in features.ids if name not in row_of]
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} recordings of {run} are not in it, such as {missing[0]}")
+    x, y = all_x[[row_of[name] for name in features.ids]], features.y
+    groups = fit_groups(features, protocol)
+    folds, notes = make_folds(features, protocol, seed=SEED)
+    proba = np.empty((len(y), len(features.classes)), np.float32)
+    fold_of = np.empty(len(y), np.int64)
+    infos = []
+    for k, fold in enumerate(folds):
+        splits = inner_splits(features, fold, protocol, INNER_FOLDS, SEED)
+        c = best_c(x, y, groups, splits, experiment.grid_values["C"])
+        proba[fold.test] = fitted(x, y, groups, fold.train, c).predict_proba(x[fold.test])
+        fold_of[fold.test] = k
+        infos.append(FoldInfo(fold.name, len(fold.train), len(fold.test), params={"C": c}))
+    rows = np.sort(np.concatenate([fold.test for fold in folds]))
+    result = Result(
+        config=experiment.to_dict() | {"features": [path.stem]},
+        classes=features.classes,
+        ids=features.ids,
+        seeds=[SEED],
+        predictions=[Predictions(rows, fold_of[rows], y[rows], proba[rows])],
+        folds=[infos],
+        notes=notes,
+        speakers=features.column("speaker"),
+    )
+    return result, smile
+
+
+def fitted(x: np.ndarray, y: np.ndarray, groups: np.ndarray, rows: np.ndarray, c: float) -> Any:
+    """The table's classifier, which standardises, on ``rows``. Every class must be among them."""
+    from classifiers.models.table import row
+
+    return row(CLASSIFIER).make({"C": c}, SEED).fit(x[rows], y[rows], groups=groups[rows])
+
+
+def best_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray, splits: Any, candidates: Any) -> float:
+    """The C with the highest UA over the validation rows of all splits; of equals the first."""
+    from sklearn.metrics import recall_score
+
+    truth = np.concatenate([y[validation] for _, validation in splits])
+    scored = []
+    for c in candidates:
+        guess = [fitted(x, y, groups, train, c).predict(x[validation]) for train, validation in splits]
+        scored.append(recall_score(truth, np.concatenate(guess), average="macro"))
+    return float(candidates[int(np.argmax(scored))])
 
 
 # --- The result file ----------------------------------------------------------------------------
 
 
-def merge(path: Path, new: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of the file with the new ones in their place, in the order of `ROWS`."""
-    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    rows = {row["name"]: row for row in [*before, *new]}
-    return [rows[name] for name in ROWS if name in rows]
-
-
 def write(path: Path, new: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of the file with the new ones in their place, in the order of `ROWS`."""
+    rows = rows_by(lambda row: row["name"], path, new)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": merge(path, new)}, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps({"rows": [rows[name] for name in ROWS if name in rows]}, indent=1)
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -258,13 +323,15 @@ def workplace(place: Path, data: Path, whisper: Path | None, runs: Path) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0; CANNOT_RUN when something that every row needs is not here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with emodb/ and ravdess/")
-    parser.add_argument("--whisper", type=Path, help="whisper-tiny.en in the hub's layout")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--out", type=Path, default=RESULTS / RESULT)
-    args = parser.parse_args(argv)
+    args = arguments(
+        __doc__,
+        argv,
+        data=(SHARED_DATA, "folder with emodb/ and ravdess/"),
+        whisper=(Path, "whisper-tiny.en in the hub's layout"),
+        only={"nargs": "+", "metavar": "NAME", "choices": list(ROWS), "default": list(ROWS)},
+        runs=Path("runs"),
+        out=RESULTS / "accuracy.json",
+    )
     measured = []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)

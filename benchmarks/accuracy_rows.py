@@ -36,15 +36,30 @@ FUSIONS = {
     "average": ("average", "probabilities averaged"),
     "gate": ("gate-with-prior", "learned gate"),
 }
-FUSED = ("svm", "logistic")
-
 # How a row comes about
 TRAIN, MATRIX, NEIGHBOURS = "hser-train", "hser-evaluate matrix", "hser-lookup evaluate"
 REFERENCE = "reference"
 
+AT_DEFAULTS = (
+    "at its defaults but for what the command says; the epoch is the best one for speakers"
+    " held out of the training recordings, nothing else is selected"
+)
+FLATTERS = (
+    "layer 3 was found best on these very recordings, so this figure flatters; it is here because"
+    " an independent script gave UA 94.2 % for the same"
+)
+OUTSIDE = (
+    "the outside reference: features of another package, the same folds and the same SVM, in a loop"
+    " of its own"
+)
+BY_CORPUS = (
+    "`--normalise corpus` standardises each corpus by all of its own recordings, without their"
+    " labels; within a corpus that changes nothing, since the classifier standardises anyway"
+)
+
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Figure:
     """One line of a table. ``features`` and ``classifier`` in words; ``arguments`` as they are typed."""
 
     name: str
@@ -57,117 +72,59 @@ class Row:
     note: str = ""
 
 
-def _pooled(corpus: str) -> Iterator[Row]:
-    """One run each; layer and C selected inside each fold's training rows."""
-    runs = [(MFCC, "svm"), (LOGMEL, "svm"), (WHISPER, "svm"), (WHISPER, "logistic")]
-    for features, classifier in runs:
-        layer = " --layer best" if features == WHISPER else ""
-        yield Row(
-            f"{corpus}-{features}-{classifier}",
-            (corpus,),
-            IN_WORDS[features],
-            CLASSIFIERS[classifier],
-            (f"{corpus}-{features}",),
-            f"--classifier {classifier} --grid default{layer} --protocol {PROTOCOLS[corpus]}",
-        )
+def trained(corpus: str, features: str, classifier: str, options: str, note: str = "") -> Figure:
+    """On one run."""
+    arguments = f"--classifier {classifier}{options} --protocol {PROTOCOLS[corpus]}"
+    words = IN_WORDS[features], CLASSIFIERS[classifier]
+    name, runs = f"{corpus}-{features}-{classifier}", (f"{corpus}-{features}",)
+    return Figure(name, (corpus,), *words, runs, arguments, note=note)
 
 
-def _networks() -> Iterator[Row]:
-    """At their defaults, without selection: a fold takes minutes."""
-    # In bf16 an epoch takes half the time
-    bilstm = " --param dtype=bf16 --param patience=5"
-    chosen = {"bilstm": (MFCC_FRAMES, bilstm), "attentive-stats": (MFCC_FRAMES, "")}
-    for classifier, (features, parameters) in (chosen | {"superb": (WHISPER, "")}).items():
-        yield Row(
-            f"ravdess-{features}-{classifier}",
-            ("ravdess",),
-            IN_WORDS[features],
-            CLASSIFIERS[classifier],
-            (f"ravdess-{features}",),
-            f"--classifier {classifier}{parameters} --protocol {PROTOCOLS['ravdess']}",
-            note="at its defaults but for what the command says; the epoch is the best one for speakers"
-            " held out of the training recordings, nothing else is selected",
-        )
-
-
-def _neighbours(corpus: str) -> Iterator[Row]:
-    for features in (MFCC, WHISPER):
-        yield Row(
-            f"{corpus}-{features}-neighbours",
-            (corpus,),
-            IN_WORDS[features],
-            "10 neighbours",
-            (f"{corpus}-{features}",),
-            "--leave-out speaker --k 10",
-            NEIGHBOURS,
-        )
-
-
-def _reference(corpus: str) -> Row:
-    # Ids, labels and speakers are those of the MFCC run.
-    name, runs = f"{corpus}-{EGEMAPS}-svm", (f"{corpus}-{MFCC}",)
-    return Row(
-        name, (corpus,), IN_WORDS[EGEMAPS], CLASSIFIERS["svm"], runs, PROTOCOLS[corpus], REFERENCE,
-        "the outside reference: features of another package, the same folds and the same SVM, in a loop"
-        " of its own",
-    )  # fmt: skip
-
-
-def _fixed_layer() -> Row:
-    return Row(
-        "emodb-whisper-3-logistic",
-        ("emodb",),
-        "Whisper tiny.en, layer 3",
-        "logistic regression, C = 0.01",
-        ("emodb-whisper",),
-        "--classifier logistic --layer 3 --protocol loso",
-        note="layer 3 was found best on these very recordings, so this figure flatters; it is here because"
-        " an independent script gave UA 94.2 % for the same",
-    )
-
-
-def _fusions(corpus: str) -> Iterator[Row]:
-    for fusion, (called, how) in FUSIONS.items():
-        for classifier in FUSED:
-            words = CLASSIFIERS[classifier]
-            yield Row(
-                f"{corpus}-fusion-{called}-{classifier}",
-                (corpus,),
-                f"{IN_WORDS[MFCC]}; {IN_WORDS[WHISPER]}",
-                f"{words}, {how}",
-                (f"{corpus}-{MFCC}", f"{corpus}-{WHISPER}"),
-                f"--classifier {classifier} --grid default --layer best --fusion {fusion}"
-                f" --protocol {PROTOCOLS[corpus]}",
+def all_figures() -> Iterator[Figure]:
+    for corpus in PROTOCOLS:
+        # Layer and C are selected inside each fold's training rows.
+        for features, classifier in ((MFCC, "svm"), (LOGMEL, "svm"), (WHISPER, "svm"), (WHISPER, "logistic")):
+            best = " --grid default --layer best" if features == WHISPER else " --grid default"
+            yield trained(corpus, features, classifier, best)
+        if corpus == "emodb":
+            name, words = (
+                "emodb-whisper-3-logistic",
+                ("Whisper tiny.en, layer 3", "logistic regression, C = 0.01"),
             )
+            arguments = "--classifier logistic --layer 3 --protocol loso"
+            yield Figure(name, (corpus,), *words, ("emodb-whisper",), arguments, note=FLATTERS)
+        else:
+            # Without selection: a fold takes minutes. In bf16 an epoch takes half the time.
+            bilstm = " --param dtype=bf16 --param patience=5"
+            yield trained(corpus, MFCC_FRAMES, "bilstm", bilstm, AT_DEFAULTS)
+            yield trained(corpus, MFCC_FRAMES, "attentive-stats", "", AT_DEFAULTS)
+            yield trained(corpus, WHISPER, "superb", "", AT_DEFAULTS)
+        for fusion, (called, how) in FUSIONS.items():
+            for classifier in ("svm", "logistic"):
+                yield Figure(
+                    f"{corpus}-fusion-{called}-{classifier}",
+                    (corpus,),
+                    f"{IN_WORDS[MFCC]}; {IN_WORDS[WHISPER]}",
+                    f"{CLASSIFIERS[classifier]}, {how}",
+                    (f"{corpus}-{MFCC}", f"{corpus}-{WHISPER}"),
+                    f"--classifier {classifier} --grid default --layer best --fusion {fusion}"
+                    f" --protocol {PROTOCOLS[corpus]}",
+                )
+        # Ids, labels and speakers are those of the MFCC run.
+        name, words = f"{corpus}-{EGEMAPS}-svm", (IN_WORDS[EGEMAPS], CLASSIFIERS["svm"])
+        yield Figure(name, (corpus,), *words, (f"{corpus}-{MFCC}",), PROTOCOLS[corpus], REFERENCE, OUTSIDE)
+    for normalise, note in (("none", ""), ("corpus", BY_CORPUS)):
+        words, runs = (IN_WORDS[WHISPER], CLASSIFIERS["logistic"]), tuple(f"{c}-{WHISPER}" for c in PROTOCOLS)
+        arguments = f"--classifier logistic --layer best --normalise {normalise}"
+        yield Figure(f"cross-{normalise}", tuple(PROTOCOLS), *words, runs, arguments, MATRIX, note)
+    for corpus in PROTOCOLS:
+        for features in (MFCC, WHISPER):
+            name, words = f"{corpus}-{features}-neighbours", (IN_WORDS[features], "10 neighbours")
+            runs, arguments = (f"{corpus}-{features}",), "--leave-out speaker --k 10"
+            yield Figure(name, (corpus,), *words, runs, arguments, NEIGHBOURS)
 
 
-def _crossed(normalise: str) -> Row:
-    runs = tuple(f"{corpus}-{WHISPER}" for corpus in PROTOCOLS)
-    note = {
-        "corpus": "`--normalise corpus` standardises each corpus by all of its own recordings, without their"
-        " labels; within a corpus that changes nothing, since the classifier standardises anyway",
-    }
-    return Row(
-        f"cross-{normalise}", tuple(PROTOCOLS), IN_WORDS[WHISPER], CLASSIFIERS["logistic"], runs,
-        f"--classifier logistic --layer best --normalise {normalise}", MATRIX, note.get(normalise, ""),
-    )  # fmt: skip
-
-
-_ROWS = [
-    *_pooled("emodb"),
-    _fixed_layer(),
-    *_fusions("emodb"),
-    _reference("emodb"),
-    *_pooled("ravdess"),
-    *_networks(),
-    *_fusions("ravdess"),
-    _reference("ravdess"),
-    _crossed("none"),
-    _crossed("corpus"),
-    *_neighbours("emodb"),
-    *_neighbours("ravdess"),
-]
-ROWS: Mapping[str, Row] = {each.name: each for each in _ROWS}
+ROWS: Mapping[str, Figure] = {each.name: each for each in all_figures()}
 
 
 def extraction(run: str) -> str:
@@ -176,20 +133,18 @@ def extraction(run: str) -> str:
     return f"hser-extract {corpus}/ {EXTRACTION[features]} --out runs/{run}"
 
 
-def commands(row: Row) -> list[str]:
-    """What a user types for a row, from recordings to figures; the last one gives the figures."""
-    runs = [f"runs/{run}" for run in row.runs]
-    made = [extraction(run) for run in row.runs]
-    if row.kind == TRAIN:
-        sources = runs[0] if len(runs) == 1 else " ".join(f"--features {run}" for run in runs)
-        return [*made, f"{TRAIN} {sources} {row.arguments} --out models/{row.name}"]
-    if row.kind == NEIGHBOURS:
-        return [*made, f"{NEIGHBOURS} {' '.join(runs)} {row.arguments}"]
-    if row.kind == MATRIX:
-        return [*made, f"{MATRIX} {' '.join(runs)} {row.arguments} --out studies/{row.name}"]
-    corpus = row.corpora[0]
-    return [
-        *made,
-        f"python -m benchmarks.egemaps {corpus}/ --out runs/{corpus}-{EGEMAPS}.npz",
-        f"python -m benchmarks.accuracy --data . --only {row.name}",
-    ]
+def commands(figure: Figure) -> list[str]:
+    """What a user types for a figure, from recordings on; the last one gives it."""
+    runs, name = [f"runs/{run}" for run in figure.runs], figure.name
+    together = " ".join(runs)
+    if figure.kind == REFERENCE:
+        corpus = figure.corpora[0]
+        last = [f"python -m benchmarks.egemaps {corpus}/ --out runs/{corpus}-{EGEMAPS}.npz"]
+        last.append(f"python -m benchmarks.accuracy --data . --only {name}")
+    elif figure.kind == TRAIN:
+        sources = together if len(runs) == 1 else " ".join(f"--features {run}" for run in runs)
+        last = [f"{TRAIN} {sources} {figure.arguments} --out models/{name}"]
+    else:
+        out = f" --out studies/{name}" if figure.kind == MATRIX else ""
+        last = [f"{figure.kind} {together} {figure.arguments}{out}"]
+    return [extraction(run) for run in figure.runs] + last

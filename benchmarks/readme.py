@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -27,6 +27,8 @@ CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
 BARS = ("loop", "best", "hser", "int8")
 NATURAL = ("emodb", "ravdess")  # lengths that the main table shows, where there are several; the first found
+KERNEL_WAYS = ("ours", "definition", "compiled", "library")
+TRAINING_WAYS = {"hser-train": "`hser-train`", "by hand": "whole array and scikit-learn"}
 
 
 def read_results(folder: Path, *names: str) -> list[Result]:
@@ -39,9 +41,20 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def middle(values: Sequence[float]) -> str:
+    return number(median(values))
+
+
 def with_range(values: Sequence[float]) -> str:
     """``15.1 (14.8-15.3)``."""
-    return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
+    return f"{middle(values)} ({number(min(values))}-{number(max(values))})"
+
+
+def shown(values: Mapping[str, Any], name: str, how: str | Callable[[Any], str]) -> str:
+    """A figure, by a format or a function; a dash where it was not measured."""
+    if values.get(name) is None:
+        return "-"
+    return how.format(values[name]) if isinstance(how, str) else how(values[name])
 
 
 def padding_table(result: Result) -> str:
@@ -58,75 +71,53 @@ def padding_table(result: Result) -> str:
 
 
 def precision_table(result: Result) -> str:
-    """A pair of columns a dtype: rows as they are stored by default, and frames."""
+    """A column a dtype: rows as they are stored by default, and frames."""
     dtypes = list(dict.fromkeys(dtype for row in result["rows"] for dtype in row["pooled"]))
-    rows = [
-        [
-            f"{row['model']}, {row['weights']} weights",
-            *(
-                f"{min(row['pooled'][dtype]):.5f}, {min(row['frames'][dtype]):.5f}"
-                if dtype in row["pooled"]
-                else "-"
-                for dtype in dtypes
-            ),
-        ]
-        for row in result["rows"]
-    ]
+    rows = []
+    for row in result["rows"]:
+        lowest = {dtype: (min(row["pooled"][dtype]), min(row["frames"][dtype])) for dtype in row["pooled"]}
+        cells = (shown(lowest, dtype, "{0[0]:.5f}, {0[1]:.5f}") for dtype in dtypes)
+        rows.append([f"{row['model']}, {row['weights']} weights", *cells])
     return table(["lowest cosine to fp32: embedding, frames", *dtypes], rows)
 
 
-def main_rows(result: Result) -> list[Mapping[str, Any]]:
+def main_rows(result: Result) -> list[Result]:
     """One row a model: its recordings of natural lengths, where it was measured with several lengths."""
-    chosen: dict[str, Mapping[str, Any]] = {}
-    for row in result["rows"]:
-        before = chosen.get(row["model"])
-        if before is None or _rank(row) < _rank(before):
-            chosen[row["model"]] = row
-    return list(chosen.values())
 
+    def rank(row: Result) -> int:
+        return (*NATURAL, row.get("lengths")).index(row.get("lengths"))
 
-def _rank(row: Mapping[str, Any]) -> int:
-    lengths = row.get("lengths")
-    return NATURAL.index(lengths) if lengths in NATURAL else len(NATURAL)
-
-
-def speed_rows(result: Result, ways: Sequence[str], int8: bool) -> Iterator[list[str]]:
-    for row in main_rows(result):
-        speeds, ratios = row["speeds"], row["ratios"]
-        share = f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-"
-        yield [
-            f"{row['model']}, {row['dtype']}",
-            *(with_range(speeds[name]) if name in speeds else "-" for name in (*ways, "hser", "command")),
-            *(f"**{_times(ratios, way)}**" if f"hser/{way}" in ratios else "-" for way in ways),
-            share,
-            f"{row['mfu']:.0%}",
-            *([_int8(row)] if int8 else []),
-        ]
-
-
-def _int8(row: Mapping[str, Any]) -> str:
-    """Its speed, and how many times that of the other dtype, of `best` and of the loop."""
-    if "int8" not in row["speeds"]:
-        return "-"
-    times = [row["ratios"].get(f"int8/{other}") for other in ("hser", "best", "loop")]
-    told = ", ".join(f"{ratio:.2f}x" if ratio is not None else "-" for ratio in times)
-    return f"{number(median(row['speeds']['int8']))} ({told})"
-
-
-def _times(ratios: Mapping[str, float], way: str) -> str:
-    ratio = ratios[f"hser/{way}"]
-    return f"{ratio:.1f}x" if way == "loop" else f"{ratio:.2f}x"
+    models = dict.fromkeys(row["model"] for row in result["rows"])
+    return [min((row for row in result["rows"] if row["model"] == model), key=rank) for model in models]
 
 
 def speed_table(result: Result) -> str:
     """`torchaudio` and int8 have their columns where they were measured."""
-    measured = any("torchaudio" in row["speeds"] for row in main_rows(result))
-    ways = ["loop", "best", *["torchaudio"] * measured]
+    rows = main_rows(result)
+    ways = [way for way in ("loop", "best", "torchaudio") if way != "torchaudio" or _measured(rows, way)]
+    int8 = _measured(rows, "int8")
+    lines = []
+    for row in rows:
+        speeds, ratios = row["speeds"], row["ratios"]
+        times = [shown(ratios, f"int8/{other}", "{:.2f}x") for other in ("hser", "best", "loop")]
+        quantised = f"{middle(speeds['int8'])} ({', '.join(times)})" if "int8" in speeds else "-"
+        lines.append(
+            [
+                f"{row['model']}, {row['dtype']}",
+                *(shown(speeds, name, with_range) for name in (*ways, "hser", "command")),
+                *(shown(ratios, f"hser/{w}", "**{:.1f}x**" if w == "loop" else "**{:.2f}x**") for w in ways),
+                shown(ratios, "command/hser", "{:.1%}"),
+                f"{row['mfu']:.0%}",
+                *[quantised] * int8,
+            ]
+        )
     header = ["audio s/s", *(f"`{way}`" for way in ways), "hser", "`command`"]
-    header += [f"hser / `{way}`" for way in ways]
-    int8 = any("int8" in row["speeds"] for row in main_rows(result))
-    header += ["`command` / hser", "of the roof", *["int8 (/ hser, / `best`, / `loop`)"] * int8]
-    return table(header, list(speed_rows(result, ways, int8)))
+    header += [*(f"hser / `{way}`" for way in ways), "`command` / hser", "of the roof"]
+    return table([*header, *["int8 (/ hser, / `best`, / `loop`)"] * int8], lines)
+
+
+def _measured(rows: Sequence[Result], way: str) -> bool:
+    return any(way in row["speeds"] for row in rows)
 
 
 def lengths_table(result: Result) -> str:
@@ -134,49 +125,35 @@ def lengths_table(result: Result) -> str:
     rows = [row for row in result["rows"] if "lengths" in row and "hser" in row["speeds"]]
     lengths = list(dict.fromkeys(row["lengths"] for row in rows))
     measured = Counter((row["model"], row["dtype"]) for row in rows)
-    models = [who for who, count in measured.items() if count > 1]
-    cells = {(row["model"], row["lengths"]): _length_cell(row) for row in rows}
+    cells = {}
+    for row in rows:
+        times = f"{ratio:.2f}x, " if (ratio := row["ratios"].get("hser/best")) is not None else ""
+        cells[row["model"], row["lengths"]] = f"{middle(row['speeds']['hser'])} ({times}{row['mfu']:.0%})"
     return table(
         ["audio s/s (`best`, of the roof)", *lengths],
-        [[f"{model}, {dtype}", *(cells.get((model, of), "-") for of in lengths)] for model, dtype in models],
+        [
+            [f"{model}, {dtype}", *(cells.get((model, of), "-") for of in lengths)]
+            for (model, dtype), count in measured.items()
+            if count > 1
+        ],
     )
 
 
-def _length_cell(row: Mapping[str, Any]) -> str:
-    ratio = row["ratios"].get("hser/best")
-    times = f"{ratio:.2f}x, " if ratio is not None else ""
-    return f"{number(median(row['speeds']['hser']))} ({times}{row['mfu']:.0%})"
-
-
-def has_lengths(result: Result) -> bool:
-    return len({row.get("lengths") for row in result["rows"]}) > 1
-
-
 def choices_table(result: Result) -> str:
-    """A line a choice, a pair of columns a model; then where the time goes, by stage."""
+    """A line a choice, a column a model; then where the time goes, by stage."""
     rows, instead = result["rows"], result["instead"]
+    speeds = []
+    for what in rows[0]["speeds"]:
+        cells = [middle(row["speeds"][what]) for row in rows]
+        gains = [f" ({row['gain'][what]:.2f}x)" if what in row["gain"] else "" for row in rows]
+        named = f"without {what}" if what in instead else what
+        speeds.append([named, instead.get(what, "-"), *map("{}{}".format, cells, gains)])
     models = [f"{row['model']}, {row['dtype']}" for row in rows]
-    speeds = [
-        [
-            f"without {what}" if what in instead else what,
-            instead.get(what, "-"),
-            *(f"{number(median(row['speeds'][what]))}{_gain(row['gain'].get(what))}" for row in rows),
-        ]
-        for what in rows[0]["speeds"]
-    ]
     first = table(["audio s/s (what it gives)", "in its place", *models], speeds, words=2)
-    columns = [(row, which) for row in rows for which in row["stages"]]
-    stages = dict.fromkeys(stage for row, which in columns for stage in row["stages"][which])
-    times = [
-        [stage, *(f"{row['stages'][which].get(stage, 0.0):.1f}" for row, which in columns)]
-        for stage in stages
-    ]
-    header = [f"{row['model']}, {which}" for row, which in columns]
-    return f"{first}\n\n{table(['ms of one core an audio second', *header], times)}"
-
-
-def _gain(ratio: float | None) -> str:
-    return "" if ratio is None else f" ({ratio:.2f}x)"
+    columns = {f"{row['model']}, {which}": of for row in rows for which, of in row["stages"].items()}
+    stages = dict.fromkeys(stage for of in columns.values() for stage in of)
+    times = [[stage, *(f"{of.get(stage, 0.0):.1f}" for of in columns.values())] for stage in stages]
+    return f"{first}\n\n{table(['ms of one core an audio second', *columns], times)}"
 
 
 def decode_table(result: Result) -> str:
@@ -201,31 +178,28 @@ def write_table(result: Result) -> str:
 
 def memory_table(result: Result) -> str:
     corpus, plan = result["corpus"], result["plan"]
-    few, many = corpus["recordings"]
-    peaks = [f"{mib:,.0f} MiB" for mib in corpus["peak_mib"]]
+    (few, many), (least, most) = corpus["recordings"], corpus["peak_mib"]
+    seconds = plan["plan_seconds"] + plan["write_seconds"]
     rows = [
         [
             f"{many:,} short recordings, against {few:,} ({corpus['model']})",
-            f"{peaks[1]} against {peaks[0]}: {corpus['growth']:.2f}x",
+            f"{most:,.0f} MiB against {least:,.0f} MiB: {corpus['growth']:.2f}x",
             f"{corpus['aim']:.2f}x",
-        ]
-    ]
-    rows += [
-        [
-            f"{row['hours']:g} h, {row['recording']}, {row['model']}, above one of 10 s",
-            f"{row['above_mib']:,.0f} MiB ({row['waveforms']:.1f} waveforms)",
-            f"{row['bound_mib']:,.0f} MiB",
-        ]
-        for row in result["long"]
-    ]
-    seconds = plan["plan_seconds"] + plan["write_seconds"]
-    rows.append(
+        ],
+        *(
+            [
+                f"{row['hours']:g} h, {row['recording']}, {row['model']}, above one of 10 s",
+                f"{row['above_mib']:,.0f} MiB ({row['waveforms']:.1f} waveforms)",
+                f"{row['bound_mib']:,.0f} MiB",
+            ]
+            for row in result["long"]
+        ),
         [
             f"planning {plan['recordings']:,} recordings whose headers are read",
             f"{seconds:.1f} s, {plan['read_seconds']:.1f} s on resume, peak {plan['peak_mib']:,.0f} MiB",
             "-",
-        ]
-    )
+        ],
+    ]
     return table(["peak resident memory of the process", "measured", "at most"], rows)
 
 
@@ -235,19 +209,16 @@ def augment_table(result: Result) -> str:
         [
             f"`{row['augmentation']}`".replace("|", "\\|"),
             with_range(row["ms"]),
-            with_range(row["torchaudio_ms"]) if row["torchaudio_ms"] else "-",
+            shown(row, "torchaudio_ms", with_range),
             f"{row['share']:.1%}",
             f"{row['aim']:.0%}",
         ]
         for row in result["rows"]
         if not row["latent"]
     ]
-    encoding = f"share of {result['model']}, {result['dtype']}, {number(median(result['encode_ms']))} ms"
+    encoding = f"share of {result['model']}, {result['dtype']}, {middle(result['encode_ms'])} ms"
     header = ["ms of one core an audio second", "hser", "torchaudio", encoding, "aim"]
     return table(header, rows)
-
-
-KERNEL_WAYS = ("ours", "definition", "compiled", "library")
 
 
 def kernel_rows(result: Result, digits: int) -> tuple[list[str], bool, list[list[str]]]:
@@ -278,17 +249,15 @@ def kernels_table(result: Result) -> str:
 def index_table(result: Result) -> str:
     rows = []
     for kind, each in result["kinds"].items():
-        speeds, ours = each["queries_per_second"], kind != "scikit-learn"
-        built = f"{each['build_seconds']:,.0f} s" if ours else "-"
-        plain = with_range(speeds["FAISS"]) if ours else "-"
+        speeds = each["queries_per_second"]
         rows.append(
             [
                 kind,
-                built,
+                shown(each, "build_seconds", "{:,.0f} s"),
                 f"{each['memory_bytes'] / result['rows'] / 1e3:.2f} GB",
                 f"{each['recall_at_10']:.3f}",
-                with_range(speeds["hser" if ours else kind]),
-                plain,
+                with_range(speeds["hser" if "hser" in speeds else kind]),
+                shown(speeds, "FAISS", with_range),
             ]
         )
     size = f"{result['rows']:,} rows of {result['dim']:,}"
@@ -297,17 +266,17 @@ def index_table(result: Result) -> str:
 
 
 def training_table(result: Result) -> str:
-    rows = []
+    rows, threads = [], 0
     for classifier, contenders in result["classifiers"].items():
         for name, each in contenders.items():
-            stages = [median(each["stages"].get(stage, [0.0])) for stage in ("read", "fit")]
             peaks = [size for size in each["above_imports"] if size is not None]
             seconds = each["seconds"]
+            threads = max(threads, each["threads"])
             rows.append(
                 [
                     f"{classifier}, {TRAINING_WAYS[name]}",
                     with_range(seconds) if len(seconds) > 1 else number(seconds[0]),
-                    *(number(value) for value in stages),
+                    *(middle(each["stages"].get(stage, [0.0])) for stage in ("read", "fit")),
                     *(
                         f"{median(of) / (1 << 20):,.0f} MiB" if of else "-"
                         for of in (peaks, each["whole_process"])
@@ -316,13 +285,9 @@ def training_table(result: Result) -> str:
                 ]
             )
     size = f"{result['rows']:,} x {result['layers']} x {result['dim']:,}"
-    threads = max(each["threads"] for of in result["classifiers"].values() for each in of.values())
     what = f"layer {result['layer']} of {size}, {result['folds']} folds, threads: {threads}"
     header = [what, "seconds", "reading", "fitting", "peak above imports", "whole process", "UA"]
     return table(header, rows)
-
-
-TRAINING_WAYS = {"hser-train": "`hser-train`", "by hand": "whole array and scikit-learn"}
 
 
 # Marker -> the result files it shows, and how.
@@ -358,7 +323,7 @@ def section(name: str, folder: Path) -> str:
     sources, make = SECTIONS[name]
     results = [r for r in read_results(folder, *sources) if r.get("rows", True)]
     if name == "lengths":
-        results = [r for r in results if has_lengths(r)]
+        results = [r for r in results if len({row.get("lengths") for row in r["rows"]}) > 1]
     if not results:
         return "Not measured yet: `make bench` writes the result files.\n"
     blocks = [f"Machine: `{result['machine']}`\n\n{make(result)}\n" for result in results]
@@ -399,28 +364,25 @@ def chart(results: Sequence[Result]) -> str:
         title = f"Audio seconds per second, {result['machine']}"
         parts.append(f'<text class="title" x="0" y="{y - 10}">{escape(title)}</text>')
         rows = main_rows(result)
-        shown = [median(row["speeds"][bar]) for row in rows for bar in BARS if bar in row["speeds"]]
-        scale = (WIDTH - LABELS - FIGURES) / max(shown)
+        fastest = max(median(row["speeds"][bar]) for row in rows for bar in BARS if bar in row["speeds"])
         for row in rows:
-            for name in (bar for bar in BARS if bar in row["speeds"]):
-                label = f"{row['model']}: {'hser, int8' if name == 'int8' else name}"
-                parts += _bar(label, name, median(row["speeds"][name]), scale, y)
+            for bar in (bar for bar in BARS if bar in row["speeds"]):
+                label = escape(f"{row['model']}: {'hser, int8' if bar == 'int8' else bar}")
+                speed = median(row["speeds"][bar])
+                width = max(1.0, speed * (WIDTH - LABELS - FIGURES) / fastest)
+                at = f'y="{y + BAR - 4}"'  # where the words of this bar stand
+                parts += [
+                    f'<text x="0" {at}>{label}</text>',
+                    f'<rect class="{bar}" x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>',
+                    f'<text x="{LABELS + width + 6:.1f}" {at}>{number(speed)}</text>',
+                ]
                 y += BAR + GAP
             y += 2 * GAP
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}">'
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
 
 
-def _bar(label: str, name: str, speed: float, scale: float, y: int) -> list[str]:
-    width, baseline = max(1.0, speed * scale), y + BAR - 4
-    return [
-        f'<text x="0" y="{baseline}">{escape(label)}</text>',
-        f'<rect class="{name}" x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>',
-        f'<text x="{LABELS + width + 6:.1f}" y="{baseline}">{number(speed)}</text>',
-    ]
-
-
-def wanted_files(readme: Path, folder: Path) -> dict[Path, str]:
+def made_files(readme: Path, folder: Path) -> dict[Path, str]:
     """What the README, and the chart if there are speeds, should hold."""
     files = {readme: fill(readme.read_text(encoding="utf-8"), folder)}
     measured = [r for r in read_results(folder, *SECTIONS["speed"][0]) if r["rows"]]
@@ -435,7 +397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file differs")
     args = parser.parse_args(argv)
-    files = wanted_files(args.readme, args.results)
+    files = made_files(args.readme, args.results)
     stale = [
         path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
