@@ -48,7 +48,7 @@ def verify(run: str) -> None:
 
     problems = problems_of(run)
     for problem in problems:
-        click.echo(problem)
+        _echo(problem)
     if problems:
         sys.exit(1)
     click.echo(f"{run}: no problems")
@@ -85,7 +85,7 @@ def relabel(run: str, inputs: tuple[str, ...], corpus: str | None, **options: An
     manifest = read_manifest(inputs, corpus, parse_renames(options["map"]))
     done = give_labels(run, manifest)
     for note in manifest.notes:
-        click.echo(f"note: {note}")
+        _echo(f"note: {note}")
     click.echo(f"{run}: {_count(len(done.changed), 'row')} of {done.num_rows} have other labels now")
     _say_ids(f"not in {' '.join(inputs)}, labels as they were", done.not_named)
     _say_ids(f"of {' '.join(inputs)} not in the run", done.not_stored)
@@ -105,7 +105,7 @@ def drop(run: str, where: str, dry_run: bool) -> None:
     gone = drop_rows(run, where, dry_run)
     if dry_run:
         for utterance_id in gone:
-            click.echo(utterance_id)
+            _echo(utterance_id)
     click.echo(f"{run}: {_count(len(gone), 'row')} {'would be ' if dry_run else ''}dropped")
     if not dry_run:
         _follow(run)
@@ -169,19 +169,24 @@ def _facts(store: Store) -> list[tuple[str, str]]:
     return facts
 
 
+def _echo(text: str) -> None:
+    """File names can hold bytes that are no text and that a terminal refuses."""
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
+
+
 def _follow(run: str) -> None:
     """Indexes of a run that was edited: those that cannot follow are named."""
     from extractor.index import follow
 
     for problem in follow(run):
-        click.echo(f"note: {problem}")
+        _echo(f"note: {problem}")
 
 
 def _say_ids(what: str, ids: Sequence[str]) -> None:
     from extractor.progress import some
 
     if ids:
-        click.echo(f"{_count(len(ids), 'recording')} {what}: {some(ids, _IDS_SHOWN)}")
+        _echo(f"{_count(len(ids), 'recording')} {what}: {some(ids, _IDS_SHOWN)}")
 
 
 def _count(number: int, what: str) -> str:
@@ -191,7 +196,7 @@ def _count(number: int, what: str) -> str:
 def _show(facts: Sequence[tuple[str, str]]) -> None:
     if not sys.stdout.isatty():
         for key, value in facts:
-            click.echo(f"{key}: {value}")
+            _echo(f"{key}: {value}")
         return
     from rich.console import Console
     from rich.table import Table
