@@ -7,10 +7,18 @@ from typing import Any
 
 import click
 
-from classifiers.commands.options import INCLUDE_HEARD, INCOMPLETE, TEST_ON
+from classifiers.commands.options import (
+    INCLUDE_HEARD,
+    INCOMPLETE,
+    LAYERS,
+    POOLING,
+    QUIET,
+    TEST_ON,
+    experiment_of,
+    layer_numbers,
+)
 from classifiers.data.source import CLEAN
 from extractor.commands.options import CONTEXT, MAP, GroupWithDefault, run_command, say
-from extractor.errors import SettingsError
 from extractor.inputs.corpora.words import parse_renames
 
 # Imports beyond these happen inside: `--help` must not wait seconds for scikit-learn and torch.
@@ -32,7 +40,6 @@ _NORMALISE = click.option(
     help="none, or corpus: each by its own mean and deviation.",
 )
 _OUT = click.option("--out", type=click.Path(), help="Folder of the figures as JSON, and charts.")
-_QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress.")
 
 
 @click.group(cls=GroupWithDefault, default="model", epilog=EPILOG, context_settings=CONTEXT)
@@ -55,19 +62,8 @@ def hser_evaluate() -> None:
 @INCLUDE_HEARD
 @INCOMPLETE
 @_OUT
-@_QUIET
-def model(
-    model: str,
-    runs: tuple[str, ...],
-    normalise: str,
-    common_only: bool,
-    test_on: str | None,
-    include_heard: bool,
-    incomplete: bool,
-    out: str | None,
-    quiet: bool,
-    **options: Any,
-) -> None:
+@QUIET
+def model(model: str, runs: tuple[str, ...], out: str | None, quiet: bool, **options: Any) -> None:
     """Test a model folder on other runs, or what an experiment's YAML file trains.
 
     Labels are compared by name; every label is printed with the class it counts as. The drop is
@@ -78,17 +74,8 @@ def model(
     from classifiers.studies.transfer import save_transfers, transfer, transfer_lines
 
     _check_out(out)
-    found = transfer(
-        model,
-        runs,
-        parse_renames(options["map"]),
-        normalise,
-        common_only,
-        None if quiet else say,
-        test_on or CLEAN,
-        include_heard,
-        incomplete,
-    )
+    renames, test_on = parse_renames(options.pop("map")), options.pop("test_on") or CLEAN
+    found = transfer(model, runs, renames, say=None if quiet else say, test_on=test_on, **options)
     click.echo("\n".join(transfer_lines(found)))
     if out is not None:
         save_transfers(found, out)
@@ -99,7 +86,7 @@ def model(
 @click.option("--config", type=click.Path(), help="Experiment as of hser-train; its features are not read.")
 @click.option("--classifier", help="As of hser-train.  [default: logistic]")
 @click.option("--layer", help="As of hser-train.  [default: best, selected inside the training corpus]")
-@click.option("--pooling", help="[default: the only one]")
+@POOLING
 @click.option("--protocol", help="Of the diagonal.  [default: loso]")
 @click.option("--classes", help="Only these, with commas.  [default: all that the runs have in common]")
 @click.option("--label", help="Column to learn.  [default: emotion]")
@@ -111,35 +98,24 @@ def model(
 @INCLUDE_HEARD
 @INCOMPLETE
 @_OUT
-@_QUIET
+@QUIET
 def matrix(
     runs: tuple[str, ...],
     config: str | None,
     normalise: str,
     leave_one_out: bool,
     include_heard: bool,
-    incomplete: bool,
     out: str | None,
     quiet: bool,
     **options: Any,
 ) -> None:
     """Train on each RUN and test on every other, over the classes they have in common."""
     from classifiers.studies.cross_corpus import cross_matrix, matrix_lines
-    from classifiers.training.config import experiment_from, read_yaml
 
-    values = read_yaml(config) if config is not None else {}
-    values["features"] = [runs[0]]
-    options["map"] = parse_renames(options["map"]) or None
-    values |= {name: value for name, value in options.items() if value is not None}
-    if options["classes"]:
-        values["classes"] = options["classes"].split(",")
-    if incomplete:
-        values["incomplete"] = True
     _check_out(out)
-    experiment = experiment_from(values, config or "hser-evaluate")
-    found = cross_matrix(
-        runs, experiment, normalise, leave_one_out, None if quiet else say, include_heard, out
-    )
+    experiment = experiment_of("hser-evaluate", config, {"features": [runs[0]], **options})
+    tell = None if quiet else say
+    found = cross_matrix(runs, experiment, normalise, leave_one_out, tell, include_heard, out)
     for each in found.labels:
         click.echo("\n".join(each.lines()))
     click.echo("\n".join(matrix_lines(found)))
@@ -149,8 +125,8 @@ def matrix(
 
 @hser_evaluate.command()
 @click.argument("run", type=click.Path())
-@click.option("--pooling", help="[default: the only one]")
-@click.option("--layers", default="all", show_default=True, help="all, or numbers with commas.")
+@POOLING
+@LAYERS
 @INCOMPLETE
 @_OUT
 def stability(run: str, pooling: str | None, layers: str, incomplete: bool, out: str | None) -> None:
@@ -159,14 +135,11 @@ def stability(run: str, pooling: str | None, layers: str, incomplete: bool, out:
     RUN is one that was extracted with --augment, the recordings as they are among it. CKA over fewer
     pairs than an embedding has dimensions is too high.
     """
-    from classifiers.data.source import parse_layers
     from classifiers.studies.stability import measure_stability, stability_lines
 
-    numbers = parse_layers(layers)
-    if isinstance(numbers, str) and numbers != "all":
-        raise SettingsError(f"--layers {layers!r}: write all, or numbers such as 0,6,12")
+    numbers = layer_numbers(layers)
     _check_out(out)
-    found = measure_stability(run, pooling, None if isinstance(numbers, str) else numbers, incomplete)
+    found = measure_stability(run, pooling, numbers, incomplete)
     click.echo("\n".join(stability_lines(found)))
     if out is not None:
         found.save(out)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from classifiers.commands.lookup_tables import EVALUATION_FORMS, HITS_FORMS
-from classifiers.commands.options import INCOMPLETE
+from classifiers.commands.options import INCOMPLETE, LAYERS, POOLING, layer_numbers
 from extractor.commands.options import (
     CONTEXT,
     DEVICE,
@@ -18,16 +17,19 @@ from extractor.commands.options import (
     FORM,
     MAP,
     GroupWithDefault,
+    path_end,
+    printer,
     quiet_libraries,
     run_command,
     say,
+    table_lines,
     together,
 )
 from extractor.errors import SettingsError
 
 if TYPE_CHECKING:
-    from classifiers.lookup import Hits
-    from extractor.types import Failure
+    from classifiers.lookup import Hits, Lookup
+    from classifiers.lookup.evaluation import Evaluation
 
 # Imports beyond these happen inside: `--help` must not wait seconds for torch.
 
@@ -60,11 +62,20 @@ or without an emotion, does not vote.
 Exit code: 0 done, 1 when a recording could not be looked up, 2 an error.
 """
 
-
+SCORES = {
+    "ua": "UA",
+    "wa": "WA",
+    "macro_f1": "macro-F1",
+    "weighted_f1": "weighted-F1",
+    "precision_at_k": "precision@k",
+}
 _RUN = click.argument("run", type=click.Path())
 _PLACE = together(
-    click.option("--layer", type=int, help="The model's number of it.  [default: the only one]"),
-    click.option("--pooling", help="[default: the only one]"),
+    click.option("--layer", type=int, help="The model's number of it.  [default: the only one]"), POOLING
+)
+_ENCODER = together(
+    DEVICE,
+    click.option("--model", help="The run's model, where it is found now.  [default: as the run names it]"),
 )
 _VOTE = together(
     click.option("--k", type=int, default=10, show_default=True, help="Neighbours."),
@@ -93,21 +104,20 @@ def hser_lookup() -> None:
 @click.option("--exclude-own-speaker", is_flag=True, help="Leave rows of the query's speaker out.")
 @click.option("--exclude-own-file", is_flag=True, help="Leave rows of the query's own recording out.")
 @_PLACE
-@DEVICE
-@click.option("--model", help="The run's model, where it is found now.  [default: as the run names it]")
+@_ENCODER
 @click.option("--corpus", help="How queries' file names code labels.  [default: recognised]")
 @FORM
 def search(
     run: str,
     queries: tuple[str, ...],
     rows: tuple[str, ...],
+    corpus: str | None,
+    form: str | None,
     k: int,
     layer: int | None,
     pooling: str | None,
     device: str,
     model: str | None,
-    corpus: str | None,
-    form: str | None,
     **rules: Any,
 ) -> None:
     """The neighbours of recordings in RUN, and their vote. This command's name may be left out.
@@ -115,30 +125,64 @@ def search(
     QUERY is a recording, a folder, a glob or a manifest, as for hser-extract. It goes through the
     decoding and the model that made RUN.
     """
-    from classifiers import lookup
     from extractor.types import Failure
 
     if not queries and not rows:
         raise SettingsError("name a QUERY or a --row")
-    opened = lookup.open(run, layer, pooling, device, model)
-    for note in opened.notes:
-        say(note)
-    show = HITS_FORMS[form](opened.store.columns)
+    opened = _opened(run, layer, pooling, device, model)
+    columns = opened.store.columns
+    vote = ("winner", "confidence", "margin")
+    header = ["query", "rank", "similarity", "id", "path", *columns, *vote]
+    show = printer(form, header, partial(_hits_rows, columns), _hits_lines)
     for row in rows:
         show(opened.search(row=row, k=k, **rules))
     if not queries:
         return
     quiet_libraries()
-    failures = []
-    found: Iterable[Hits | Failure] = opened.search_batch(queries, k, corpus, **rules)
-    for each in found:
+    failed = False
+    for each in opened.search_batch(queries, k, corpus, **rules):
         if isinstance(each, Failure):
             say(f"error: {each.path}: {each.reason}")
-            failures.append(each)
+            failed = True
         else:
             show(each)
-    if failures:
+    if failed:
         sys.exit(EXIT_FAILURES)
+
+
+def _opened(run: str, layer: int | None, pooling: str | None, device: str, model: str | None) -> Lookup:
+    from classifiers import lookup
+
+    opened = lookup.open(run, layer, pooling, device, model)
+    for note in opened.notes:
+        say(note)
+    return opened
+
+
+def _hits_rows(columns: tuple[str, ...], hits: Hits) -> Iterator[list[object]]:
+    """A row a neighbour; a query without any has a row with nothing behind its name."""
+    vote = [hits.winner or "", hits.confidence, hits.margin]
+    for n in hits.neighbours:
+        yield [hits.query, n.rank, n.similarity, n.id, n.path, *(n.labels[c] for c in columns), *vote]
+    if not hits.neighbours:
+        yield [hits.query, *[""] * (4 + len(columns)), *vote]
+
+
+def _hits_lines(hits: Hits) -> Iterator[str]:
+    yield f"{hits.query}  ({hits.pooling}:{hits.layer})"
+    rows = [["", "cosine", "emotion", "speaker", "id", "path"]]
+    for n in hits.neighbours:
+        labels = [n.labels.get(name, "") or "-" for name in ("emotion", "speaker")]
+        rows.append([f"{n.rank}", f"{n.similarity:.4f}", *labels, n.id, path_end(n.path)])
+    yield from table_lines(rows, indent="  ")
+    if len(hits.neighbours) < hits.k:
+        yield f"  {len(hits.neighbours)} of the {hits.k} asked for: no more rows may be neighbours"
+    if hits.winner is None:
+        yield "vote: none, no neighbour has an emotion"
+    else:
+        shares = ", ".join(f"{emotion} {share:.0%}" for emotion, share in hits.vote.items())
+        yield f"vote: {hits.winner} (confidence {hits.confidence:.2f}, margin {hits.margin:.2f}): {shares}"
+    yield ""
 
 
 @hser_lookup.command()
@@ -155,10 +199,9 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
     for note in missing_notes(store):
         say(f"note: {note}")
     if layer is None:
-        layers = store.layers
-        if len(layers) != 1:
-            raise SettingsError(f"{run}: name a --layer; there are: {layers}")
-        layer = layers[0]
+        if len(store.layers) != 1:
+            raise SettingsError(f"{run}: name a --layer; there are: {store.layers}")
+        layer = store.layers[0]
     index = build_index(run, layer, pooling, kind, normalisation)
     click.echo(f"{run}: {index.kind} index of {index.pooling}:{index.layer}, {len(index):,} rows")
 
@@ -169,8 +212,8 @@ def build(run: str, layer: int | None, pooling: str | None, kind: str, normalisa
     "--leave-out", default="speaker", show_default=True, help="Label whose rows are left out together."
 )
 @_VOTE
-@click.option("--layers", default="all", show_default=True, help="all, or numbers with commas.")
-@click.option("--pooling", help="[default: the only one]")
+@LAYERS
+@POOLING
 @click.option("--classes", help="Only these emotions, with commas.  [default: all]")
 @MAP
 @click.option(
@@ -205,7 +248,7 @@ def evaluate(
     result = evaluate_run(
         run,
         progress=say,
-        layers=_layer_numbers(layers),
+        layers=layer_numbers(layers),
         classes=classes.split(",") if classes else None,
         duplicates_above=None if no_duplicates else duplicates_above,
         **options,
@@ -216,7 +259,51 @@ def evaluate(
         write_chart(result, chart)
     for note in result.notes:
         say(f"note: {note}")
-    EVALUATION_FORMS[form](result)
+    header = ["layer", *SCORES, *(f"recall_{emotion}" for emotion in result.emotions)]
+    printer(form, header, _evaluation_rows, _evaluation_lines)(result)
+
+
+def _evaluation_rows(result: Evaluation) -> Iterator[list[object]]:
+    for score in result.layers:
+        recalls = [score.recall[emotion] for emotion in result.emotions]
+        yield [score.layer, *(getattr(score, name) for name in SCORES), *recalls]
+
+
+def _evaluation_lines(result: Evaluation) -> Iterator[str]:
+    yield (
+        f"{result.run}: {result.encoder}, {result.k} nearest neighbours, leave one {result.leave_out} out of"
+        f" {result.groups}, {result.pooling}, normalisation {result.normalisation}"
+    )
+    emotions = ", ".join(f"{emotion} {count}" for emotion, count in result.emotions.items())
+    yield f"{result.queries:,} recordings against {result.candidates:,} ({emotions})"
+    if result.no_emotion or result.no_group:
+        yield (
+            f"left out: {result.no_emotion:,} without an emotion, {result.no_group:,} without a"
+            f" {result.leave_out}"
+        )
+    rows = [["layer", *SCORES.values()]]
+    rows += [[f"{each.layer}", *(f"{getattr(each, name):.1%}" for name in SCORES)] for each in result.layers]
+    yield from table_lines(rows, indent="  ")
+    best = result.best
+    recalls = ", ".join(f"{emotion} {value:.0%}" for emotion, value in best.recall.items())
+    yield f"best UA: layer {best.layer}, {best.ua:.1%}; recall: {recalls}"
+    if result.caution:
+        yield f"note: {result.caution}"
+    found, group = result.duplicates, result.leave_out
+    if found is None:
+        return
+    yield (
+        f"near-duplicates (cosine > {found.threshold:g} between files, layer {found.layer}):"
+        f" {found.pairs:,} pairs of {found.recordings:,} recordings; {found.across_groups:,} across {group}s,"
+        f" {found.other_emotion:,} with different emotions, {found.same_audio:,} of the same audio"
+    )
+    rows = [["cosine", "ids", "emotions", f"{group}s", ""]]
+    for pair in found.shown:
+        labels = [" / ".join(value or "-" for value in each) for each in (pair.emotions, pair.groups)]
+        same = "same audio" if pair.same_audio else ""
+        rows.append([f"{pair.similarity:.5f}", " = ".join(pair.ids), *labels, same])
+    if found.shown:
+        yield from table_lines(rows, indent="  ")
 
 
 @hser_lookup.command()
@@ -225,8 +312,7 @@ def evaluate(
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0: any free.")
 @click.option("--projection", help="umap or pca.  [default: umap where it is installed]")
-@DEVICE
-@click.option("--model", help="The run's model, where it is found now.  [default: as the run names it]")
+@_ENCODER
 def serve(
     run: str,
     layer: int | None,
@@ -245,25 +331,12 @@ def serve(
     from classifiers.service.server import serve as serve_page
 
     require_extra()
-    from classifiers import lookup
-
-    opened = lookup.open(run, layer, pooling, device, model)
-    for note in opened.notes:
-        say(note)
+    opened = _opened(run, layer, pooling, device, model)
     quiet_libraries()
     serve_page(opened, projection, host, port, click.echo)
 
 
 main = partial(run_command, hser_lookup)
-
-
-def _layer_numbers(spec: str) -> tuple[int, ...] | None:
-    if spec == "all":
-        return None
-    try:
-        return tuple(int(part) for part in spec.split(","))
-    except ValueError as error:
-        raise SettingsError(f"--layers {spec!r}: write all, or numbers such as 0,6,12") from error
 
 
 if __name__ == "__main__":

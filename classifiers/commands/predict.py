@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,9 @@ from extractor.commands.options import (
     DEVICE,
     EXIT_FAILURES,
     FORM,
+    path_end,
+    printable,
+    printer,
     quiet_libraries,
     run_command,
     say,
@@ -36,8 +38,6 @@ Recordings go through the decoding, the encoder, the layer and the pooling that
 made the rows the model was trained on; its folder knows them.
 Exit code: 0 done, 1 when a recording could not be predicted, 2 an error.
 """
-
-_ID_SHOWN = 48  # characters of a path in the table, its end
 
 
 @click.command(epilog=EPILOG, context_settings=CONTEXT)
@@ -77,7 +77,21 @@ def command(
     for note in manifest.notes:
         say(note)
     quiet_libraries()
-    show = FORMS[form](predictor.classes)
+    classes = predictor.classes
+    width = max(map(len, classes))
+
+    def row(made: Prediction) -> list[list[object]]:
+        shares = [f"{float(value):.6f}" for value in made.proba]
+        return [[made.id, made.path, made.label, f"{made.confidence:.6f}", *shares]]
+
+    def line(made: Prediction) -> list[str]:
+        order = made.proba.argsort()[::-1].tolist()
+        others = ", ".join(f"{classes[code]} {made.proba[code]:.0%}" for code in order[1:])
+        path = f"{path_end(made.path):48}"
+        return [printable(f"{path}  {made.label:{width}}  {made.confidence:6.1%}  ({others})")]
+
+    header = ["id", "path", "label", "confidence", *(f"p_{name}" for name in classes)]
+    show = printer(form, header, row, line)
     failures = 0
     for each in predictor.predict(manifest.utterances):
         if isinstance(each, Failure):
@@ -88,48 +102,6 @@ def command(
     if failures:
         say(f"{failures} of {len(manifest.utterances)} recordings could not be predicted")
         sys.exit(EXIT_FAILURES)
-
-
-Show = Callable[["Prediction"], None]
-
-
-def _as_json(classes: tuple[str, ...]) -> Show:
-    import json
-
-    return lambda made: click.echo(json.dumps(made.to_dict()))
-
-
-def _as_csv(classes: tuple[str, ...]) -> Show:
-    import csv
-
-    write = csv.writer(sys.stdout, lineterminator="\n").writerow
-    write(["id", "path", "label", "confidence", *(f"p_{name}" for name in classes)])
-
-    def show(made: Prediction) -> None:
-        shares = [f"{float(value):.6f}" for value in made.proba]
-        write([made.id, made.path, made.label, f"{made.confidence:.6f}", *shares])
-
-    return show
-
-
-def _as_lines(classes: tuple[str, ...]) -> Show:
-    width = max(map(len, classes))
-
-    def show(made: Prediction) -> None:
-        order = made.proba.argsort()[::-1].tolist()
-        others = ", ".join(f"{classes[code]} {made.proba[code]:.0%}" for code in order[1:])
-        path = made.path if len(made.path) <= _ID_SHOWN else f"...{made.path[3 - _ID_SHOWN :]}"
-        line = f"{path:{_ID_SHOWN}}  {made.label:{width}}  {made.confidence:6.1%}  ({others})"
-        click.echo("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
-
-    return show
-
-
-FORMS: dict[str | None, Callable[[tuple[str, ...]], Show]] = {
-    None: _as_lines,
-    "json": _as_json,
-    "csv": _as_csv,
-}
 
 
 main = partial(run_command, command)

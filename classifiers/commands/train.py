@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from classifiers.commands.options import FORCE, INCOMPLETE, TEST_ON
+from classifiers.commands.options import FORCE, INCOMPLETE, POOLING, QUIET, TEST_ON, experiment_of
 from classifiers.models.table import defaults_lines
 from extractor.commands.options import CONTEXT, MAP, run_command, say
 from extractor.errors import SettingsError
-from extractor.inputs.corpora.words import parse_renames
 
 if TYPE_CHECKING:
     from classifiers.results.result import Result
@@ -66,7 +65,7 @@ tested, or those that --test-on names. Exit code: 0 done, 2 an error.
 @click.option("--classifier", help="See below.  [default: logistic]")
 @click.option("--param", multiple=True, metavar="NAME=VALUE", help="Of the classifier, such as C=0.1.")
 @click.option("--layer", help="See below.  [default: best]")
-@click.option("--pooling", help="[default: the only one]")
+@POOLING
 @click.option("--fusion", help="Of several features: concat, average or gate.  [default: concat]")
 @click.option("--protocol", help="See below.  [default: loso]")
 @click.option("--folds", type=int, help="Of the k-fold protocols.  [default: 5]")
@@ -91,7 +90,7 @@ tested, or those that --test-on names. Exit code: 0 done, 2 an error.
     "--projection", help="Of the picture of the recordings: umap or pca, which is quick.  [default: umap]"
 )
 @click.option("--print-config", is_flag=True, help="Print the experiment as YAML, and stop.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@QUIET
 def command(
     run: str | None,
     features: tuple[str, ...],
@@ -104,18 +103,23 @@ def command(
     **options: Any,
 ) -> None:
     """Train a classifier on the embeddings of RUN and test it on speakers it has not heard."""
-    options["incomplete"] = options["incomplete"] or None  # the file may say so, too
-    experiment = _experiment(run, features, config, options)
+    from classifiers.data.source import Source
+
+    if run is not None and features:
+        raise SettingsError("name a RUN or --features, not both")
+    options["features"] = list(features or ([run] if run is not None else [])) or None
+    experiment = experiment_of("hser-train", config, options)
     if print_config:
         click.echo(experiment.to_yaml(), nl=False)
         return
     tell = None if quiet else say
     if tell is not None:
         tell(experiment.to_yaml().rstrip())
-    if _is_study(experiment):
+    sources = [Source.parse(text, experiment.layer or "best") for text in experiment.features]
+    if any(source.layers == "each" for source in sources):
         _study(experiment, out, force, tell)
-        return
-    _train(experiment, out, projection, force, tell)
+    else:
+        _train(experiment, out, projection, force, tell)
 
 
 def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, tell: Any) -> None:
@@ -139,14 +143,6 @@ def _train(experiment: Experiment, out: str | None, projection: str | None, forc
         words.append("weights " + ", ".join(f"{weight:.2f}" for weight in trained.estimator.weights))
     write_model(out, trained.estimator, result, experiment, trained.sources, projection)
     click.echo(f"model     {out}" + (f" (on all rows: {'; '.join(words)})" if words else ""))
-
-
-def _is_study(experiment: Experiment) -> bool:
-    from classifiers.data.source import Source
-
-    return any(
-        Source.parse(text, experiment.layer or "best").layers == "each" for text in experiment.features
-    )
 
 
 def _study(experiment: Experiment, out: str | None, force: bool, tell: Any) -> None:
@@ -203,10 +199,14 @@ def result_lines(result: Result) -> list[str]:
         lines.append(f"{name:<11} {100 * figures['mean'][key]:5.1f} %{spread}  ({interval})")
     mean = figures["mean"]
     lines.append(f"ROC-AUC {mean['roc_auc']:.3f}, ECE {mean['ece']:.3f}")
-    recall = figures["recall"].items()
-    lines.append("recall    " + ", ".join(f"{name} {_percent(value)}" for name, value in recall))
+    recall = {k: f"{100 * v:.0f} %" if math.isfinite(v) else "-" for k, v in figures["recall"].items()}
+    lines.append("recall    " + ", ".join(f"{name} {value}" for name, value in recall.items()))
     lines += augmentation_lines(figures["by_augmentation"])
-    lines += _weights(figures["weights"] or [])
+    weights = [  # of a late fusion: mean of the folds, lowest and highest
+        f"{w['features']} {w['mean']:.2f} ({w['lowest']:.2f} to {w['highest']:.2f})"
+        for w in figures["weights"] or []
+    ]
+    lines += ["weights   " + ", ".join(weights)] if weights else []
     return lines + [f"note: {note}" for note in result.notes]
 
 
@@ -222,68 +222,6 @@ def tested_on(config: Mapping[str, Any]) -> str:
 def _interval(bounds: Sequence[float]) -> str:
     low, high = bounds
     return f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if math.isfinite(value) else "-"
-
-
-def _weights(weights: Sequence[dict[str, Any]]) -> list[str]:
-    """Of a late fusion: mean of the folds, lowest and highest."""
-    words = [f"{w['features']} {w['mean']:.2f} ({w['lowest']:.2f} to {w['highest']:.2f})" for w in weights]
-    return ["weights   " + ", ".join(words)] if words else []
-
-
-# Options to an experiment
-
-
-def _experiment(
-    run: str | None, features: Sequence[str], config: str | None, options: dict[str, Any]
-) -> Experiment:
-    """Flags over the file's keys. Raises SettingsError."""
-    from classifiers.training.config import experiment_from, read_yaml
-
-    values = read_yaml(config) if config is not None else {}
-    if run is not None and features:
-        raise SettingsError("name a RUN or --features, not both")
-    if run is not None or features:
-        values["features"] = [run] if run is not None else list(features)
-    for name, convert in _CONVERT.items():
-        given = options.pop(name)
-        if given:
-            values["params" if name == "param" else name] = convert(given)
-    values |= {name: value for name, value in options.items() if value is not None}
-    return experiment_from(values, config or "hser-train")
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise SettingsError(f"{option} {text!r}: write name=value")
-    return name, value
-
-
-def _params(texts: Sequence[str]) -> dict[str, Any]:
-    from classifiers.training.config import parse_value
-
-    return {name: parse_value(value) for name, value in (_pair(text, "--param") for text in texts)}
-
-
-def _grid(texts: Sequence[str]) -> Any:
-    from classifiers.training.config import parse_value
-
-    if list(texts) == ["default"]:
-        return "default"
-    pairs = [_pair(text, "--grid") for text in texts]
-    return {name: [parse_value(each) for each in values.split(",")] for name, values in pairs}
-
-
-_CONVERT: dict[str, Any] = {
-    "param": _params,
-    "grid": _grid,
-    "map": parse_renames,
-    "classes": lambda text: text.split(","),
-}
 
 
 main = partial(run_command, command)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.commands.options import quiet_libraries, run_command
+from extractor.commands.options import quiet_libraries, run_command, table_lines
 from extractor.run.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
@@ -239,9 +239,7 @@ def show_neighbours(store: Store) -> None:
         near = [(n, f"  {found.ids[n]}", f"{c:6.3f}") for n, c in zip(row[query], cosine[query], strict=True)]
         for n, name, shown in [(query, found.ids[query], ""), *(each for each in near if each[0] >= 0)]:
             lines.append((name, found.emotions[n] or "-", found.speakers[n] or "-", shown))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    click.echo("\n".join(table_lines(lines)))
     known = found.only(np.flatnonzero(found.emotions != ""))
     num_emotions = len(set(known.emotions.tolist()))
     if num_emotions < 2:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -67,6 +69,47 @@ class GroupWithDefault(click.Group):
 def say(line: str) -> None:
     """What is no result goes to stderr, so that a result can be piped."""
     click.echo(line, err=True)
+
+
+def printer(
+    form: str | None,
+    header: Sequence[str],
+    rows: Callable[[Any], Iterable[Sequence[object]]],
+    lines: Callable[[Any], Iterable[str]],
+) -> Callable[[Any], None]:
+    """Prints a result, and the next one after it, in the form that `FORM` names.
+
+    That is one JSON object a line, rows of CSV under one ``header``, or by default ``lines`` for a person.
+    """
+    if form == "json":
+        return lambda result: click.echo(json.dumps(result.to_dict()))
+    if form == "csv":
+        write = csv.writer(sys.stdout, lineterminator="\n")
+        write.writerow(header)
+        return lambda result: write.writerows(rows(result))
+    return lambda result: click.echo("\n".join(lines(result)))
+
+
+def table_lines(
+    rows: Sequence[Sequence[str]], indent: str = "", align: Callable[[str, int], str] = str.ljust
+) -> list[str]:
+    """Columns as wide as what is in them; all but the first as ``align`` says."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        (indent + "  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])])).rstrip()
+        for row in rows
+    ]
+
+
+def printable(text: str) -> str:
+    """On one line, whatever a label or a file name holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def path_end(path: str, most: int = 48) -> str:
+    """The last characters of a path, for a table."""
+    return path if len(path) <= most else f"...{path[3 - most :]}"
 
 
 def quiet_libraries() -> None:
