@@ -66,8 +66,7 @@ def demo(
     corpus: str | None, model: str | None, out: Path, num_speakers: int = 4, num_sentences: int = 6
 ) -> None:
     """The whole demonstration; speakers and sentences are those of the synthetic corpus."""
-    from extractor.commands.store import info
-    from extractor.store import Store
+    from classifiers.data.runs import open_run
 
     synthetic = corpus is None
     if corpus is None:
@@ -86,9 +85,8 @@ def demo(
         first = runs / re.sub(r"[^\w.@-]+", "-", f"{name}-{model.strip('./')}")
         embed(corpus, model, first)
     heading("What is stored")
-    click.echo(f"$ hser-store info {first}")
-    info.main([str(first)], standalone_mode=False)
-    with Store(first) as store:
+    show_info(first)
+    with open_run(first, incomplete=True) as store:
         if not len(store):
             click.echo("No recording could be embedded, so there are no neighbours to show.")
             return
