@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from extractor.commands.options import table_lines
+
 if TYPE_CHECKING:
     import torch
 
@@ -143,11 +145,7 @@ def milliseconds(seconds: Sequence[float]) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in [header, *rows]
-    )
+    return "\n".join(table_lines([header, *rows], align=str.rjust))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

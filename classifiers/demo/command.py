@@ -67,6 +67,7 @@ def demo(
 ) -> None:
     """The whole demonstration; speakers and sentences are those of the synthetic corpus."""
     from classifiers.data.runs import open_run
+    from extractor.commands.store import info
 
     synthetic = corpus is None
     if corpus is None:
@@ -85,7 +86,8 @@ def demo(
         first = runs / re.sub(r"[^\w.@-]+", "-", f"{name}-{model.strip('./')}")
         embed(corpus, model, first)
     heading("What is stored")
-    show_info(first)
+    click.echo(f"$ hser-store info {first}")
+    info.main([str(first)], standalone_mode=False)
     with open_run(first, incomplete=True) as store:
         if not len(store):
             click.echo("No recording could be embedded, so there are no neighbours to show.")

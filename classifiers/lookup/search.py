@@ -11,22 +11,26 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from classifiers.data.runs import column_of, missing_notes, open_run
 from classifiers.lookup.hits import Hits, Neighbour, check_vote, shares_of
-from classifiers.lookup.memory import choose, open_index
 from extractor.errors import InputError, SettingsError, StoreError
 from extractor.run.recipe import RECORDINGS_AT_ONCE, RowEncoder
+from extractor.store import Store
 from extractor.store.where import Factored, factor, parse_where
 from extractor.types import Failure, Utterance
+
+if TYPE_CHECKING:
+    from extractor.index import Index
 
 Path: TypeAlias = "str | os.PathLike[str]"
 
 ROW_COLUMNS = ("id", "path")  # beside the labels, what `where` can name
 OVERFETCHED = 64  # rows left out by asking for so many more; of more than that the index is told
+MAX_ROWS = 200_000  # of 1,024 values 0.8 GB in float32; beyond, an index is to be built once
 _NEAREST_NAMES = 5
 
 
@@ -84,8 +88,8 @@ class Lookup:
         self.store = open_run(run, incomplete=True)  # a search misleads nobody by what it cannot find yet
         if not len(self.store):
             raise StoreError(f"{self.store.path}: has no rows to look anything up in")
-        self.layer, self.pooling = choose(self.store, layer, pooling)
-        self.index, notes = open_index(self.store, self.layer, self.pooling)
+        self.layer, self.pooling = _choose(self.store, layer, pooling)
+        self.index, notes = _open_index(self.store, self.layer, self.pooling)
         self.notes = (*notes, *missing_notes(self.store))
         self._encode = RowEncoder(self.store, [self.layer], [self.pooling], device, model)
         self._columns: dict[str, Factored] = {}
@@ -315,3 +319,39 @@ class Lookup:
             hint = f"; near to it: {', '.join(near)}" if near else ""
             raise SettingsError(f"{self.store.path}: no row has the {name} {value!r}{hint}")
         return found
+
+
+def _choose(store: Store, layer: int | None, pooling: str | None) -> tuple[int, str]:
+    """Which layer and pooling: as asked, or the only index, or the only ones that are stored."""
+    from extractor.index import list_indexes
+
+    poolings = store.pooled if pooling is None else [pooling]
+    if not poolings:
+        raise StoreError(f"{store.path}: only frames are stored; extract with a pooling to look things up")
+    layers, _ = store.resolve(layer, poolings[0])
+    stored = [(name, number) for name in poolings for number in layers]
+    indexed = [each[:2] for each in list_indexes(store.path) if each[:2] in stored]  # none of a packed file
+    choices = indexed or stored
+    if len(choices) > 1:
+        shown = ", ".join(f"{name}:{number}" for name, number in choices)
+        what = "indexes" if indexed else "poolings and layers"
+        raise SettingsError(f"{store.path}: name a --layer and --pooling; there are {what} {shown}")
+    return choices[0][1], choices[0][0]
+
+
+def _open_index(store: Store, layer: int, pooling: str) -> tuple[Index, list[str]]:
+    """The index, and what a person should know of it."""
+    from extractor.index import Index, IndexMissing, in_memory
+
+    if store.path.is_dir():
+        try:
+            return Index.open(store.path, layer, pooling), []
+        except IndexMissing:
+            if len(store) > MAX_ROWS:
+                raise
+    elif len(store) > MAX_ROWS:
+        raise StoreError(
+            f"{store.path}: {len(store):,} rows need an index, and a packed file has none; use the run folder"
+        )
+    note = f"no index of {pooling}:{layer}: all {len(store):,} rows are searched, in memory"
+    return in_memory(store, layer, pooling), [note]

@@ -14,7 +14,7 @@ from conftest import FP32_RELATIVE, MakeCheckpoint
 from lookup_cases import clustered, write_embeddings
 
 from classifiers import lookup
-from classifiers.lookup import Hits, memory, search
+from classifiers.lookup import Hits, search
 from classifiers.lookup.hits import NO_VOTE, Neighbour, shares_of, vote
 from classifiers.lookup.search import Query
 from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreError, extract
@@ -411,7 +411,7 @@ def test_what_cannot_be_opened_says_why(given: Path, tmp_path: Path, monkeypatch
     with pytest.raises(SettingsError, match=r"name a --layer and --pooling; .* mean:0, mean:1"):
         lookup.open(given)
     assert lookup.open(given, -1).layer == 1
-    monkeypatch.setattr(memory, "MAX_ROWS", 89)
+    monkeypatch.setattr(search, "MAX_ROWS", 89)
     with pytest.raises(StoreError, match=r"hser-lookup build .* --layer 1"):
         lookup.open(given, 1)
 
