@@ -3,7 +3,7 @@
     Random                      random numbers, functions of what they are drawn for, never of a state
     Source   Clip   Pool        an original, other audio, and all that may be drawn from
     Augmentation -> Operation   what is asked for, in ranges; what was drawn, in numbers
-    OneOf  Compose  Fixed       augmentations made of others, or of an operation
+    OneOf  Compose              augmentations made of others
 
 A draw depends on the run's seed, the recording's id, the number of the copy and the place in the
 augmentation that asks, and on nothing else: not on order, batch mates, workers or a resume.
@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeAlias, TypeVar
 
-from extractor.augment.parameters import Number, Range, Row, number_text
+from extractor.augment.parameters import Number, Range, Row
 from extractor.errors import SettingsError
 
 K = TypeVar("K", bound=Hashable)
@@ -176,24 +176,7 @@ class Partners:
 
 # What is asked for, and what is drawn
 
-
-@dataclass(frozen=True, slots=True)
-class Operation(Row):
-    """What was drawn for one copy: every number is fixed."""
-
-    inside_encoder: ClassVar[bool] = False
-
-    def num_samples(self, n: int) -> int:
-        """How many samples ``n`` of them become, at 16 kHz."""
-        return n
-
-    @property
-    def clip_needed(self) -> Clip | None:
-        """Other audio that this takes."""
-        return None
-
-
-Operations: TypeAlias = tuple[Operation, ...]
+Operations: TypeAlias = "tuple[Operation, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +228,44 @@ class Augmentation(Row):
     def folders(self) -> tuple[str, ...]:
         """Folders of noise that are needed, as they were written, each once."""
         return tuple(dict.fromkeys(folder for part in self.inner for folder in part.folders))
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Augmentation):
+    """What was drawn for one copy, every number fixed. As an augmentation: the same for every copy."""
+
+    def num_samples(self, n: int) -> int:
+        """How many samples ``n`` of them become, at 16 kHz."""
+        return n
+
+    @property
+    def clip_needed(self) -> Clip | None:
+        """Other audio that this takes."""
+        return None
+
+    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+        return (self if self.p == 1 else replace(self, p=1.0),)
+
+    def check(self, pool: Pool) -> None:
+        clip = self.clip_needed
+        if clip and clip.kind == NOISE and not Path(clip.id).is_file():
+            raise SettingsError(f"{self.text}: there is no file {clip.id!r}")
+        if clip and clip.kind == RECORDING and clip.id not in pool.ids:
+            raise SettingsError(f"{self.text}: no recording of the input has the id {clip.id!r}")
+
+    @property
+    def needs_partners(self) -> bool:
+        return self.clip_needed is not None and self.clip_needed.kind == RECORDING
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing(Operation):
+    """The recording as it is."""
+
+    name: ClassVar[str] = NOTHING
+
+    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,40 +342,3 @@ class Compose(Augmentation):
                 source = replace(source, num_samples=operation.num_samples(source.num_samples))
             operations += drawn
         return tuple(operations)
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed(Augmentation):
-    """One operation, the same for every copy, or none at all: so a stored recipe makes its copy again."""
-
-    name: ClassVar[str] = "fixed"
-    operation: Operation | None
-
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
-        return () if self.operation is None else (self.operation,)
-
-    def check(self, pool: Pool) -> None:
-        clip = self._clip
-        if clip and clip.kind == NOISE and not Path(clip.id).is_file():
-            raise SettingsError(f"{self.text}: there is no file {clip.id!r}")
-        if clip and clip.kind == RECORDING and clip.id not in pool.ids:
-            raise SettingsError(f"{self.text}: no recording of the input has the id {clip.id!r}")
-
-    @property
-    def inside_encoder(self) -> bool:
-        return self.operation is not None and self.operation.inside_encoder
-
-    @property
-    def needs_partners(self) -> bool:
-        return self._clip is not None and self._clip.kind == RECORDING
-
-    @property
-    def _clip(self) -> Clip | None:
-        return None if self.operation is None else self.operation.clip_needed
-
-    @property
-    def text(self) -> str:
-        text = NOTHING if self.operation is None else self.operation.text
-        if self.p == 1:
-            return text
-        return f"{text}{',' if ':' in text else ':'}p={number_text(self.p)}"

@@ -47,12 +47,15 @@ class LatentMasks(Operation):
     """Spans that follow from the number of frames, the number of channels and ``key`` alone."""
 
     name: ClassVar[str] = "latent"
-    inside_encoder: ClassVar[bool] = True
     time_prob: Annotated[float, Number(0, 1), "share of the frames in masks, were none to overlap"]
     time_length: Annotated[int, Whole(1, 100_000), "frames of one mask"]
     channel_prob: Annotated[float, Number(0, 1), "share of the channels in masks, were none to overlap"]
     channel_length: Annotated[int, Whole(1, 100_000), "channels of one mask"]
     key: Annotated[int, KEYS, "of the random numbers"]
+
+    @property
+    def inside_encoder(self) -> bool:
+        return True
 
     def spans(self, num_frames: int, dim: int) -> tuple[Spans, Spans]:
         """Spans ``[first, last)`` of ``num_frames`` frames and of ``dim`` channels, sorted, may overlap.

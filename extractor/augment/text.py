@@ -7,7 +7,7 @@
     values      = key "=" value { "," key "=" value }
 
 A value with spaces or any of ``, + | ( ) "`` stands in double quotes, with JSON's escapes. A recipe is a
-chain of operations; as an augmentation each of them is `Fixed`.
+chain of operations, each of which is an augmentation with nothing left to draw.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from extractor.augment.drawing import NOTHING, Augmentation, Compose, Fixed, OneOf
+from extractor.augment.drawing import NOTHING, Augmentation, Compose, Nothing, OneOf
 from extractor.augment.parameters import PLAIN, make, number_text, parameters
 from extractor.augment.table import AUGMENTATIONS, OPERATIONS, Recipe
 from extractor.errors import SettingsError, unknown
@@ -76,6 +76,9 @@ def parse_recipe(text: str) -> Recipe:
     for name, values in chain:
         if not isinstance(name, str):
             raise SettingsError(f"recipe {text!r}: has parentheses; an augmentation, not a recipe?")
+        if "p" in values and name in OPERATIONS:  # of an augmentation alone
+            known = [key for key in parameters(OPERATIONS[name]) if key != "p"]
+            raise SettingsError(f"{name}: {unknown('parameter', 'p', known)}")
         operations.append(make("operation", OPERATIONS, name, values))
     return Recipe(tuple(operations))
 
@@ -115,23 +118,15 @@ def named(name: str, values: Mapping[str, Any]) -> Augmentation:
 
     Where both tables have the name, the parameters tell. Raises SettingsError.
     """
-    if not _is_operation(name, values):
-        made: Augmentation = make("augmentation", AUGMENTATIONS, name, values)
-        return made
-    given = dict(values)
-    p = {"p": given.pop("p")} if "p" in given else {}
-    if name == NOTHING and given:
-        raise SettingsError(f"{NOTHING}: {unknown('parameter', next(iter(given)), ['p'])}")
-    return Fixed(None if name == NOTHING else make("operation", OPERATIONS, name, given), **p)
-
-
-def _is_operation(name: str, values: Mapping[str, object]) -> bool:
-    if name not in OPERATIONS:
-        return name == NOTHING
-    if name not in AUGMENTATIONS:
-        return True
-    alone = parameters(OPERATIONS[name]).keys() - parameters(AUGMENTATIONS[name]).keys()
-    return not alone.isdisjoint(values)
+    operations = OPERATIONS | {NOTHING: Nothing}
+    table: Mapping[str, type[Augmentation]] = AUGMENTATIONS
+    if name not in AUGMENTATIONS and name in operations:
+        table = operations
+    elif name in AUGMENTATIONS and name in operations:
+        alone = parameters(operations[name]).keys() - parameters(AUGMENTATIONS[name]).keys()
+        table = AUGMENTATIONS if alone.isdisjoint(values) else operations
+    made: Augmentation = make("augmentation", table, name, values)
+    return made
 
 
 def to_text(augmentation: Augmentation) -> str:

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from extractor.augment import (
     to_text,
 )
 from extractor.augment.config import Config, load_yaml, read_yaml
-from extractor.augment.drawing import Fixed, Pool, Source
+from extractor.augment.drawing import Nothing, Pool, Source
 from extractor.augment.parameters import (
     Choice,
     Flag,
@@ -70,7 +71,8 @@ def example(kind: Kind, place: int) -> Any:
 
 def subsets(row: type[Row]) -> list[tuple[str, ...]]:
     """Which parameters may be given together: some need each other, some exclude each other."""
-    known = parameters(row)
+    # An operation of a recipe has no probability.
+    known = {name: of for name, of in parameters(row).items() if row in AUGMENTATIONS.values() or name != "p"}
     fitting = []
     for chosen in itertools.product([False, True], repeat=len(known)):
         names = tuple(name for name, wanted in zip(known, chosen, strict=True) if wanted)
@@ -133,7 +135,9 @@ def chosen(draw: st.DrawFn, inner: st.SearchStrategy[Augmentation]) -> Augmentat
 FIXED = st.sampled_from([AddNoise, Band, Join, LatentMasks, MaskSpectrogram, Silence]).flatmap(rows)
 LEAVES = st.one_of(
     st.sampled_from(list(AUGMENTATIONS.values())).flatmap(rows),
-    st.builds(Fixed, st.none() | FIXED, p=st.sampled_from([1.0, 0.25])),
+    st.builds(
+        lambda operation, p: replace(operation, p=p), FIXED | st.just(Nothing()), st.sampled_from([1.0, 0.25])
+    ),
 )
 TREES = st.recursive(LEAVES, lambda inner: composed(inner) | chosen(inner), max_leaves=6)
 
@@ -165,9 +169,6 @@ def tree(augmentation: Augmentation) -> dict[str, Any]:
         return {"oneof": [{"weight": w, **tree(a)} for a, w in augmentation.weighted], **p}
     if isinstance(augmentation, Compose):
         return {"compose": [tree(item) for item in augmentation.items], **p}
-    if isinstance(augmentation, Fixed):
-        operation = augmentation.operation
-        return {operation.name: {**operation.said, **p}} if operation else {"none": p}
     return {augmentation.name: augmentation.said}
 
 
@@ -313,7 +314,7 @@ def test_what_cannot_work_is_refused_by_name(text: str) -> None:
 def test_every_parameter_refuses_what_lies_outside_its_range(row: type[Row]) -> None:
     known = parameters(row)
     for name, parameter in known.items():
-        subset = next(names for names in SUBSETS[row] if name in names)
+        subset = next((names for names in SUBSETS[row] if name in names), SUBSETS[row][0])
         good = {n: example(known[n].kind, i) for i, n in enumerate(subset)}
         bad: list[Any] = [object(), "\N{SNOWMAN}" if not isinstance(parameter.kind, Name) else "", [], {}]
         if isinstance(parameter.kind, Number | Interval | Whole):
