@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import num_samples_16k, probe
 from extractor.errors import InputError
-from extractor.types import SAMPLE_RATE, Failure, Header, Seconds, Utterance
+from extractor.types import SAMPLE_RATE, Failure, Seconds, Utterance
 
 # Containers that every browser plays, and what they are called there. Others are decoded here.
 PLAYED: dict[str, str] = {
@@ -34,16 +34,12 @@ def audio_of(utterance: Utterance, channel: int | None = None, byte_range: str |
     ``channel``: that such a WAV is of; None: the average. ``byte_range``: the request's ``Range``.
     Raises InputError where there is nothing to play.
     """
-    header = probe([utterance], workers=1)[0]
+    (header,) = probe([utterance], workers=1)
     if isinstance(header, Failure):
         raise InputError(f"{utterance.id}: {header.reason}")
     whole = utterance.start is None and utterance.end is None
     if whole and header.container in PLAYED:
         return FileResponse(utterance.path, media_type=PLAYED[header.container])
-    return _part(_decoded_wav(utterance, header, channel), byte_range)
-
-
-def _decoded_wav(utterance: Utterance, header: Header, channel: int | None) -> bytes:
     duration = num_samples_16k(header, utterance) / SAMPLE_RATE
     if duration > MAX_DECODED:
         raise InputError(
@@ -53,18 +49,18 @@ def _decoded_wav(utterance: Utterance, header: Header, channel: int | None) -> b
     (decoded,) = decode_batch([utterance], [header], DecodeOptions(channel, workers=1, checksum=False))
     if isinstance(decoded, Failure):
         raise InputError(f"{utterance.id}: {decoded.reason}")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, decoded.waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
+    wav = io.BytesIO()
+    soundfile.write(wav, decoded.waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return _part(wav.getvalue(), byte_range)
 
 
 def _part(data: bytes, byte_range: str | None) -> Response:
     """Those bytes of a WAV that were asked for (RFC 9110, 14.2); without ranges Chromium does not seek."""
     headers = {"Accept-Ranges": "bytes"}
-    asked = re.fullmatch(r"bytes=(\d{0,15})-(\d{0,15})", byte_range or "", re.ASCII)
-    if asked is None or not any(asked.groups()):  # of another form: may be ignored
+    match = re.fullmatch(r"bytes=(\d{0,15})-(\d{0,15})", byte_range or "", re.ASCII)
+    if match is None or not any(match.groups()):  # of another form: may be ignored
         return Response(data, media_type="audio/wav", headers=headers)
-    first, last = asked.groups()
+    first, last = match.groups()
     start = int(first) if first else max(0, len(data) - int(last))
     stop = min(int(last) + 1 if first and last else len(data), len(data))
     if start >= stop:

@@ -67,7 +67,16 @@ class BoundedProtocol(H11Protocol):
             return
         silent = self._awaited is h11.IDLE and not self.conn.trailing_data[0]
         if not silent and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._answer_408()
+            seconds = self._seconds[self._awaited]
+            body = json.dumps({"error": f"the request did not come within {seconds:g} s"}).encode()
+            headers = [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+                ("Connection", "close"),
+            ]
+            response = h11.Response(status_code=408, headers=headers, reason=b"Request Timeout")
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
         self._leave_cycle()
         self.transport.close()
 
@@ -76,15 +85,3 @@ class BoundedProtocol(H11Protocol):
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-
-    def _answer_408(self) -> None:
-        seconds = self._seconds[self._awaited]
-        body = json.dumps({"error": f"the request did not come within {seconds:g} s"}).encode()
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Connection", "close"),
-        ]
-        response = h11.Response(status_code=408, headers=headers, reason=b"Request Timeout")
-        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event))

@@ -44,7 +44,7 @@ class CorpusMap:
         with self._fitting:
             if self._fitted is None:
                 vectors = self.store.load_rows(self.rows, self.layer, self.pooling)
-                self._fitted = PROJECTIONS[self.projection](self._units(vectors, self._speakers()))
+                self._fitted = PROJECTIONS[self.projection](self._units(vectors, self.rows))
             return self._fitted
 
     def warm_up(self) -> None:
@@ -52,20 +52,16 @@ class CorpusMap:
         self.fitted()
         self.place(self.store.load_rows(self.rows[:1], self.layer, self.pooling)[0])
 
-    def _units(self, vectors: np.ndarray, speakers: list[str]) -> np.ndarray:
-        """What the index compares, so that neighbours lie close together."""
-        return self.index.units(vectors, speakers if self.index.normalisation == "speaker" else None)
-
-    def _speakers(self) -> list[str]:
-        """Of the rows drawn, where the index asks for them."""
+    def _units(self, vectors: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """What the index compares, so that neighbours lie close together; ``rows``: those of the store."""
         if self.index.normalisation != "speaker":
-            return []
+            return self.index.units(vectors, None)
         speakers = self.store.labels("speaker")
-        return [speakers[row] for row in self.rows]
+        return self.index.units(vectors, [""] if rows is None else [speakers[row] for row in rows])
 
     def place(self, vector: np.ndarray) -> tuple[float, float]:
         """Where an embedding float32 ``[D']`` of an unknown speaker lies on the map."""
-        x, y = self.fitted().place(self._units(vector[None], [""]))[0].tolist()
+        x, y = self.fitted().place(self._units(vector[None]))[0].tolist()
         return x, y
 
     def to_dict(self) -> dict[str, Any]:
