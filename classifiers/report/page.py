@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from classifiers.report.contents import read_contents
-from classifiers.report.sections import body, map_data
+import numpy as np
+
+from classifiers.charts.style import marks_of
+from classifiers.report.contents import ModelContents, read_contents
+from classifiers.report.sections import body
 from classifiers.training.outputs import refuse_results
 from extractor.errors import SettingsError
 from extractor.store.aside import aside, writable
@@ -50,19 +54,16 @@ def report_html(
 ) -> str:
     """The page. It asks for nothing from anywhere: styles, scripts, charts and data are in it."""
     models, studies = read_contents(folders, incomplete)
-    return _filled(
-        {
-            "title": TITLE,
-            "style": _static("base.css") + _static("style.css"),
-            "body": body(models, studies, command),
-            "data": _as_script(map_data(models)),
-            "script": _static("map.js"),
-        }
-    )
-
-
-def _filled(parts: Mapping[str, str]) -> str:
-    """In one pass: what is put in is not searched for places itself."""
+    # JSON that cannot end the element it stands in.
+    data = json.dumps(map_data(models), separators=(",", ":")).replace("<", "\\u003c")
+    parts = {
+        "title": TITLE,
+        "style": _static("base.css") + _static("style.css"),
+        "body": body(models, studies, command),
+        "data": data,
+        "script": _static("map.js"),
+    }
+    # In one pass: what is put in is not searched for places itself.
     return _PLACE.sub(lambda place: parts[place[1]], _static("page.html"))
 
 
@@ -70,6 +71,28 @@ def _static(name: str) -> str:
     return files("classifiers.report").joinpath("static", name).read_text("utf-8")
 
 
-def _as_script(value: object) -> str:
-    """JSON that cannot end the element it stands in."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+def map_data(models: Sequence[ModelContents]) -> dict[str, Any]:
+    """Points, true and predicted classes of each model's map, by its number."""
+    found = {}
+    for k, model in enumerate(models):
+        picture, result = model.picture, model.result
+        if picture is not None:
+            first = result.predictions[0]
+            at = {result.ids[row]: i for i, row in enumerate(first.rows.tolist())}
+            chosen = [at[name] for name in picture.ids]
+            found[str(k)] = {
+                "classes": list(result.classes),
+                "marks": [mark.name for mark in marks_of(result.classes)],
+                "ids": picture.ids,
+                "true": first.y_true[chosen].tolist(),
+                "predicted": first.y_pred[chosen].tolist(),
+                "points": [_whole(picture.points2), _whole(picture.points3)],
+            }
+    return found
+
+
+def _whole(points: np.ndarray) -> list[list[int]]:
+    """Columns within -1000 to 1000 around their middle, one scale for all."""
+    middle = (points.max(axis=0) + points.min(axis=0)) / 2
+    reach = float(np.abs(points - middle).max()) or 1.0
+    return np.rint((points - middle) * (1000 / reach)).astype(int).T.tolist()

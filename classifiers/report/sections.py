@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classifiers.charts import plots
 from classifiers.charts.projection import TITLES as METHODS
 from classifiers.charts.results import TITLES, charts_of
-from classifiers.charts.style import marks_of
 from classifiers.data.source import CLEAN, Source
 from classifiers.report.contents import ModelContents, StudyContents
 from classifiers.report.markup import (
     NOTHING,
     Html,
     facts,
+    inline_svg,
     interval,
     join,
     number,
@@ -28,13 +28,15 @@ from classifiers.report.markup import (
     table,
     tag,
 )
-from classifiers.report.origins import command_block, commands_of, origin_facts
-from classifiers.report.svg import inline_svg
 from classifiers.results.metrics import CAUTION, unweighted_accuracy
 from classifiers.results.result import mean_by_class
 from classifiers.training.config import WRITTEN
+from classifiers.training.model_folder import Origin
 from classifiers.training.protocols import about
 from extractor.errors import HserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHARES = {"UA": "UA", "WA": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
 SPEAKER_DEPENDENT = "speaker-dependent"
@@ -43,11 +45,20 @@ EXPLAINED = (
     " cent. Below each its 95 % bootstrap interval, over recordings, and where they are known over whole"
     " speakers. ± is the deviation over seeds, where they differ."
 )
+MCNEMAR = (
+    "McNemar's test, two-sided, of the first seeds: do two models err on different recordings? Holm's"
+    " correction is for all pairs together. It takes recordings as independent, which those of one"
+    " speaker are not quite."
+)
 
 
 def body(models: Sequence[ModelContents], studies: Sequence[StudyContents], command: Sequence[str]) -> Html:
     """All of the page that is to be read."""
-    parts: list[Html] = [_header(models, studies)]
+    links = [tag("a", "Figures", href="#figures")] if models else []
+    links += [tag("a", study.name + ", layers", href=f"#study-{k}") for k, study in enumerate(studies)]
+    links += [tag("a", model.name, href=f"#model-{k}") for k, model in enumerate(models)]
+    title = tag("h1", tag("span", "hser", class_="mark"), " report")
+    parts: list[Html] = [tag("header", title, tag("nav", *links))]
     if models:
         parts.append(_figures(models))
     if len(models) > 1:
@@ -55,19 +66,33 @@ def body(models: Sequence[ModelContents], studies: Sequence[StudyContents], comm
     parts += [_study(study, k) for k, study in enumerate(studies)]
     parts += [_model(model, k) for k, model in enumerate(models)]
     if command:
-        parts.append(_section("this-report", "This report", command_block([shlex.join(command)])))
+        parts.append(_section("this-report", "This report", _commands([shlex.join(command)])))
     return tag("main", *parts)
 
 
-def _section(name: str, title: str, *inside: Any, badges: Html | None = None) -> Html:
-    return tag("section", tag("h2", title), badges, *inside, id=name)
+def _section(name: str, title: str, *inside: Any) -> Html:
+    return tag("section", tag("h2", title), *inside, id=name)
 
 
-def _header(models: Sequence[ModelContents], studies: Sequence[StudyContents]) -> Html:
-    links = [tag("a", "Figures", href="#figures")] if models else []
-    links += [tag("a", study.name + ", layers", href=f"#study-{k}") for k, study in enumerate(studies)]
-    links += [tag("a", model.name, href=f"#model-{k}") for k, model in enumerate(models)]
-    return tag("header", tag("h1", tag("span", "hser", class_="mark"), " report"), tag("nav", *links))
+def _note(*words: Any) -> Html:
+    return tag("p", *words, class_="note")
+
+
+def _code(text: Any) -> Html:
+    return tag("span", text, class_="code")
+
+
+def _commands(lines: Sequence[str]) -> Html:
+    return tag("pre", tag("code", "\n".join(lines)), tabindex="0")
+
+
+def _charts(charts: Iterable[tuple[Figure, str, str, Html | str]]) -> Html:
+    """Figure, name for its ids, what it is for who does not see it, caption."""
+    drawn = (
+        tag("figure", inline_svg(figure, name, label), tag("figcaption", caption))
+        for figure, name, label, caption in charts
+    )
+    return tag("div", *drawn, class_="charts")
 
 
 def _protocol(config: Mapping[str, Any], speaker_dependent: bool, incomplete: Sequence[str]) -> Html:
@@ -92,57 +117,31 @@ def _tested_as(model: ModelContents) -> Html:
 
 
 def _figures(models: Sequence[ModelContents]) -> Html:
-    rows = []
+    rows, captions = [], []
     for k, model in enumerate(models):
-        mean = model.figures["mean"]
-        under = model.conditions
-        name = join(
-            [
-                tag("a", model.name, href=f"#model-{k}"),
-                tag("small", f"of {_runs(model)}"),
-                tag("small", _tested_as(model)),
-                tag("small", under.normalisation),
-            ]
-        )
-        classifier = join([tag("span", under.classifier, class_="words"), tag("small", under.parameters)])
+        mean, under = model.figures["mean"], model.conditions
+        # Folders of the runs that it was trained on: models of several corpora may stand in one table.
+        runs = " + ".join(Path(Source.parse(each).path).name for each in model.config["features"])
+        small = (f"of {runs}", _tested_as(model), under.normalisation)
+        name = join([tag("a", model.name, href=f"#model-{k}"), *(tag("small", each) for each in small)])
         features = [tag("span", each, class_="words") for each in (under.encoder, under.layer, under.pooling)]
-        features.append(classifier)
+        features.append(join([tag("span", under.classifier, class_="words"), tag("small", under.parameters)]))
         shares = [_share(model.figures, key) for key in SHARES]
         rows.append([name, *features, *shares, number(mean.get("roc_auc")), number(mean.get("ece"))])
-    values = {m.name: _interval_values(m.figures) for m in models}
-    captions = [
-        f"{_runs(m)}: {m.conditions.encoder}:{m.conditions.layer}, {m.conditions.classifier}{_copies(m)}"
-        for m in models
-    ]
-    chart = inline_svg(
-        plots.intervals(values, [1 / len(m.result.classes) for m in models], captions),
-        "ua",
-        "UA of each model with its interval",
-    )
+        test_on = model.config.get("test_on", CLEAN)
+        copies = "" if test_on == CLEAN else f", tested on {test_on}"
+        captions.append(f"{runs}: {under.encoder}:{under.layer}, {under.classifier}{copies}")
+    values = {m.name: (m.figures["mean"]["UA"], *m.figures["interval"]["UA"]) for m in models}
+    figure = plots.intervals(values, [1 / len(m.result.classes) for m in models], captions)
     header = ["model", "encoder", "layer", "pooling", "classifier", *SHARES.values(), "ROC-AUC", "ECE"]
     return _section(
         "figures",
         "Figures",
         table(header, rows),
-        tag("p", EXPLAINED, class_="note"),
-        tag("p", f"Of several models {CAUTION}.", class_="note") if len(models) > 1 else None,
-        tag(
-            "div",
-            tag("figure", chart, tag("figcaption", "UA, 95 % interval over recordings")),
-            class_="charts",
-        ),
+        _note(EXPLAINED),
+        _note(f"Of several models {CAUTION}.") if len(models) > 1 else None,
+        _charts([(figure, "ua", "UA of each model with its interval", "UA, 95 % interval over recordings")]),
     )
-
-
-def _runs(model: ModelContents) -> str:
-    """Folders of the runs that it was trained on: models of several corpora may stand in one table."""
-    return " + ".join(Path(Source.parse(each).path).name for each in model.config["features"])
-
-
-def _copies(model: ModelContents) -> str:
-    """Which copies were tested, where it was not recordings as they are."""
-    test_on = model.config.get("test_on", CLEAN)
-    return "" if test_on == CLEAN else f", tested on {test_on}"
 
 
 def _share(figures: Mapping[str, Any], key: str) -> Html:
@@ -155,11 +154,6 @@ def _share(figures: Mapping[str, Any], key: str) -> Html:
             tag("small", f"speakers {interval(by_speaker[key])}") if by_speaker else None,
         ]
     )
-
-
-def _interval_values(figures: Mapping[str, Any]) -> tuple[float, float, float]:
-    low, high = figures["interval"]["UA"]
-    return figures["mean"]["UA"], low, high
 
 
 def _tests(models: Sequence[ModelContents]) -> Html:
@@ -175,7 +169,7 @@ def _tests(models: Sequence[ModelContents]) -> Html:
         try:
             test = a.result.compare(b.result)
         except HserError as error:
-            rows.append([pair, NOTHING, NOTHING, NOTHING, str(error)])
+            rows.append([pair, *[NOTHING] * 3, str(error)])
             continue
         rows.append([pair, test["n10"], test["n01"], p_value(test["p_value"]), len(found)])
         found.append(test["p_value"])
@@ -184,59 +178,42 @@ def _tests(models: Sequence[ModelContents]) -> Html:
         if isinstance(row[4], int):
             row[4] = p_value(corrected[row[4]])
     header = ["pair", "only the first right", "only the second right", "p", "p, Holm"]
-    note = (
-        "McNemar's test, two-sided, of the first seeds: do two models err on different recordings? Holm's"
-        " correction is for all pairs together. It takes recordings as independent, which those of one"
-        " speaker are not quite."
-    )
-    return _section("tests", "Differences", table(header, rows), tag("p", note, class_="note"))
+    return _section("tests", "Differences", table(header, rows), _note(MCNEMAR))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Corrected for the number of tests (Holm 1979): never below p, never above 1, in the same order."""
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
-    for rank, k in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[k]))
-        corrected[k] = largest
-    return corrected
+    p = np.array(p_values, np.float64)
+    order = np.argsort(p, kind="stable")
+    p[order] = np.maximum.accumulate(np.minimum(p[order] * np.arange(len(p), 0, -1), 1.0))
+    return p.tolist()
 
 
 def _study(study: StudyContents, k: int) -> Html:
     scores: dict[str, list[tuple[float, float, float]]] = {}
-    layers: list[int] = []
+    rows = []
     for score in study.values["scores"]:
         scores.setdefault(score["pooling"], []).append((score["UA"], score["low"], score["high"]))
-        layers += [score["layer"]] if score["layer"] not in layers else []
+        others = (percent(score.get(key)) for key in list(SHARES)[1:])
+        bounds = interval([score["low"], score["high"]])
+        rows.append([f"{score['pooling']}:{score['layer']}", tag("b", percent(score["UA"])), bounds, *others])
+    layers = list(dict.fromkeys(score["layer"] for score in study.values["scores"]))
     figure = plots.layer_scores(layers, scores, 1 / len(study.values["classes"]))
-    rows = [
-        [
-            f"{score['pooling']}:{score['layer']}",
-            tag("b", percent(score["UA"])),
-            interval([score["low"], score["high"]]),
-            *(percent(score.get(key)) for key in list(SHARES)[1:]),
-        ]
-        for score in study.values["scores"]
-    ]
-    header = ["layer", "UA", "95 % interval", *list(SHARES.values())[1:]]
-    config = study.values["config"]
-    protocol = _protocol(config, study.values["speaker_dependent"], study.values.get("incomplete", ()))
+    incomplete = study.values.get("incomplete", ())
     under = study.conditions
-    told = join(
-        [
-            f"{under.encoder}, {under.classifier} ({under.parameters}), ",
-            protocol,
-            f"; {under.normalisation}; {study.values['num_tested']:,} recordings",
-        ]
-    )
-    chart = inline_svg(figure, f"study-{k}", "UA of each layer with its interval")
+    told = [
+        f"{under.encoder}, {under.classifier} ({under.parameters}), ",
+        _protocol(study.values["config"], study.values["speaker_dependent"], incomplete),
+        f"; {under.normalisation}; {study.values['num_tested']:,} recordings",
+    ]
+    name = f"study-{k}"
+    header = ["layer", "UA", "95 % interval", *list(SHARES.values())[1:]]
     return _section(
-        f"study-{k}",
+        name,
         f"Layers: {study.name}",
-        tag("p", told),
-        tag("p", "Caution: ", study.values["caution"], class_="note"),
-        tag("div", tag("figure", chart, tag("figcaption", "UA by layer, 95 % interval")), class_="charts"),
+        tag("p", *told),
+        _note("Caution: ", study.values["caution"]),
+        _charts([(figure, name, "UA of each layer with its interval", "UA by layer, 95 % interval")]),
         tag("details", tag("summary", "All layers"), table(header, rows)),
     )
 
@@ -245,37 +222,47 @@ def _study(study: StudyContents, k: int) -> Html:
 
 
 def _model(model: ModelContents, k: int) -> Html:
-    result = model.result
-    tested = len(result.predictions[0].rows)
-    speakers = (
-        {result.speakers[row] for row in result.predictions[0].rows.tolist()} if result.speakers else set()
-    )
-    told = [
-        *((name, words) for name, words in model.conditions.pairs() if name != "protocol"),
-        ("protocol", _tested_as(model)),
-        *_weights(model),
-        ("tested", f"{tested:,} recordings" + (f" of {len(speakers)} speakers" if any(speakers) else "")),
+    result, under = model.result, str(model.conditions)
+    rows = result.predictions[0].rows.tolist()
+    speakers = {result.speakers[row] for row in rows} if result.speakers else set()
+    told: list[tuple[str, Any]] = [pair for pair in model.conditions.pairs() if pair[0] != "protocol"]
+    told.append(("protocol", _tested_as(model)))
+    if each := model.figures["weights"]:  # of a late fusion: mean of the folds, lowest and highest
+        words = (f"{w['features']} {w['mean']:.2f} ({w['lowest']:.2f} to {w['highest']:.2f})" for w in each)
+        told.append(("weights, over folds", ", ".join(words)))
+    of_speakers = f" of {len(speakers)} speakers" if any(speakers) else ""
+    told += [
+        ("tested", f"{len(rows):,} recordings{of_speakers}"),
         ("classes", ", ".join(result.classes)),
         ("seeds", ", ".join(map(str, result.seeds))),
     ]
     if model.config.get("copies") == "all":
         told.append(("augmented copies", "tested as well"))
     told += [("incomplete", what) for what in result.incomplete]
+    charts = [
+        (draw(), f"m{k}-{name}", f"{TITLES[name]}, {model.name}", join([TITLES[name], tag("small", under)]))
+        for name, draw in charts_of(result, model.origins[0].layers, model.layer_weights).items()
+    ]
+    several = _note("Charts show the predictions of all seeds together.") if len(result.seeds) > 1 else None
     return _section(
         f"model-{k}",
         model.name,
         facts(told),
         tag("ul", *(tag("li", note) for note in result.notes), class_="notes") if result.notes else None,
+        tag("h3", "Classes"),
+        _note(under),
         _by_class(model),
         _by_augmentation(model),
-        _charts(model, k),
+        tag("h3", "Charts"),
+        several,
+        _charts(charts),
         _map(model, k),
         _folds(model),
         _values(model),
         tag("h3", "Where the embeddings came from"),
-        *(origin_facts(origin) for origin in model.origins),
+        *map(_origin, model.origins),
         tag("h3", "Commands"),
-        command_block(commands_of(model)),
+        _commands(commands_of(model)),
     )
 
 
@@ -286,12 +273,7 @@ def _by_class(model: ModelContents) -> Html:
     rows = [
         [name, f"{seeds[0]['support'][name]:,}", *(percent(mean[name]) for mean in means)] for name in classes
     ]
-    header = ["class", "recordings", "recall", "precision", "F1"]
-    return join([tag("h3", "Classes"), _under(model), table(header, rows, cards=False)])
-
-
-def _under(model: ModelContents) -> Html:
-    return tag("p", str(model.conditions), class_="note")
+    return table(["class", "recordings", "recall", "precision", "F1"], rows, cards=False)
 
 
 def _by_augmentation(model: ModelContents) -> Html | None:
@@ -305,23 +287,8 @@ def _by_augmentation(model: ModelContents) -> Html | None:
     return join([tag("h3", "Augmentations"), table(["augmentation", "tested", *SHARES.values()], rows)])
 
 
-def _charts(model: ModelContents, k: int) -> Html:
-    layers = model.origins[0].layers
-    drawn = [
-        tag(
-            "figure",
-            inline_svg(draw(), f"m{k}-{name}", f"{TITLES[name]}, {model.name}"),
-            tag("figcaption", TITLES[name], tag("small", str(model.conditions))),
-        )
-        for name, draw in charts_of(model.result, layers, model.layer_weights).items()
-    ]
-    several = len(model.result.seeds) > 1
-    note = tag("p", "Charts show the predictions of all seeds together.", class_="note") if several else None
-    return join([tag("h3", "Charts"), note, tag("div", *drawn, class_="charts")])
-
-
-def _group(label: str, *buttons: Html) -> Html:
-    return tag("span", *buttons, class_="group", role="group", aria_label=label)
+def _button(text: str, **attributes: str | bool) -> Html:
+    return tag("button", text, type="button", **attributes)
 
 
 def _map(model: ModelContents, k: int) -> Html | None:
@@ -334,66 +301,35 @@ def _map(model: ModelContents, k: int) -> Html | None:
         f"{method} of the standardised embeddings that the model takes, {part}; what is not tested right is"
         " ringed. Drag, or use the arrow keys, to turn the view in three dimensions; plus and minus zoom."
     )
-    dims = _group(
-        "Dimensions",
-        tag("button", "2-D", type="button", data_dims="2", aria_pressed="true"),
-        tag("button", "3-D", type="button", data_dims="3", aria_pressed="false"),
+    dims = (
+        _button("2-D", data_dims="2", aria_pressed="true"),
+        _button("3-D", data_dims="3", aria_pressed="false"),
     )
-    zoom = _group(
-        "Zoom",
-        tag("button", "−", type="button", data_zoom="out", aria_label="Zoom out"),
-        tag("button", "+", type="button", data_zoom="in", aria_label="Zoom in"),
+    zoom = (
+        _button("−", data_zoom="out", aria_label="Zoom out"),
+        _button("+", data_zoom="in", aria_label="Zoom in"),
     )
-    wrong = tag("button", "only errors", type="button", data_wrong=True, aria_pressed="false")
+    groups = (
+        tag("span", *buttons, class_="group", role="group", aria_label=name)
+        for name, buttons in (("Dimensions", dims), ("Zoom", zoom))
+    )
+    wrong = _button("only errors", data_wrong=True, aria_pressed="false")
     label = f"Map of {part} of {model.name} by {method}"
     canvas = tag("canvas", tabindex="0", role="application", aria_roledescription="map", aria_label=label)
-    tip = tag("div", class_="tip", hidden=True)
+    inside = [
+        tag("div", *groups, wrong, class_="tools"),
+        tag("div", canvas, tag("div", class_="tip", hidden=True), class_="stage"),
+        tag("ul", class_="legend", aria_label="Classes; press one to hide or show it"),
+        _note(note),
+    ]
+    script = "The map needs JavaScript; embedding_2d.png in the model's folder shows it."
     return join(
         [
             tag("h3", "Map"),
-            tag(
-                "div",
-                tag("div", dims, zoom, wrong, class_="tools"),
-                tag("div", canvas, tip, class_="stage"),
-                tag("ul", class_="legend", aria_label="Classes; press one to hide or show it"),
-                tag("p", note, class_="note"),
-                class_="map",
-                data_map=str(k),
-            ),
-            tag(
-                "noscript",
-                tag("p", "The map needs JavaScript; embedding_2d.png in the model's folder shows it."),
-            ),
+            tag("div", *inside, class_="map", data_map=str(k)),
+            tag("noscript", tag("p", script)),
         ]
     )
-
-
-def map_data(models: Sequence[ModelContents]) -> dict[str, Any]:
-    """Points, true and predicted classes of each model's map, by its number."""
-    return {str(k): _points(model) for k, model in enumerate(models) if model.picture is not None}
-
-
-def _points(model: ModelContents) -> dict[str, Any]:
-    picture, result = model.picture, model.result
-    assert picture is not None
-    first = result.predictions[0]
-    at = {result.ids[row]: i for i, row in enumerate(first.rows.tolist())}
-    chosen = [at[name] for name in picture.ids]
-    return {
-        "classes": list(result.classes),
-        "marks": [mark.name for mark in marks_of(result.classes)],
-        "ids": picture.ids,
-        "true": first.y_true[chosen].tolist(),
-        "predicted": first.y_pred[chosen].tolist(),
-        "points": [_whole(picture.points2), _whole(picture.points3)],
-    }
-
-
-def _whole(points: np.ndarray) -> list[list[int]]:
-    """Columns within -1000 to 1000 around their middle, one scale for all."""
-    middle = (points.max(axis=0) + points.min(axis=0)) / 2
-    reach = float(np.abs(points - middle).max()) or 1.0
-    return np.rint((points - middle) * (1000 / reach)).astype(int).T.tolist()
 
 
 def _folds(model: ModelContents) -> Html:
@@ -410,7 +346,7 @@ def _folds(model: ModelContents) -> Html:
             rows.append([name, f"{fold.num_train:,}", f"{fold.num_test:,}", percent(ua), layer, chosen])
     header = ["fold", "trained on", "tested", "UA", "layer selected", "parameters selected"]
     summary = tag("summary", f"Folds ({len(rows)})")
-    return tag("details", summary, _under(model), table(header, rows))
+    return tag("details", summary, _note(str(model.conditions)), table(header, rows))
 
 
 def _chosen(member: Mapping[str, Any]) -> str:
@@ -423,24 +359,74 @@ def _chosen(member: Mapping[str, Any]) -> str:
     )
 
 
-def _weights(model: ModelContents) -> list[tuple[str, str]]:
-    """Of a late fusion: mean of the folds, lowest and highest."""
-    each = model.figures["weights"] or []
-    words = (f"{w['features']} {w['mean']:.2f} ({w['lowest']:.2f} to {w['highest']:.2f})" for w in each)
-    return [("weights, over folds", ", ".join(words))] if each else []
-
-
 def _values(model: ModelContents) -> Html:
     """Every value of the experiment, as the model's config.yaml has it."""
     every = {key: value for key, value in model.config.items() if key not in WRITTEN}
     parameters = every.pop("params", {})
-    pairs = [*every.items(), *((f"param {name}", value) for name, value in parameters.items())]
+    every |= {f"param {name}": value for name, value in parameters.items()}
     known = "" if model.result.used else ": what an earlier version wrote; its defaults were not recorded"
-    summary = tag("summary", f"All values that were used ({len(pairs)}){known}")
-    return tag(
-        "details", summary, facts((name, tag("span", _plain(value), class_="code")) for name, value in pairs)
+    shown = ((k, NOTHING if v is None or v in ({}, []) else str(v)) for k, v in every.items())
+    summary = tag("summary", f"All values that were used ({len(every)}){known}")
+    return tag("details", summary, facts((name, _code(value)) for name, value in shown))
+
+
+# Where a model's embeddings came from, and what makes them and the model again
+
+_ORIGIN = (
+    "model",
+    "source",
+    "revision",
+    "weights",
+    "dtype",
+    "normalisation",
+    "channel",
+    "window_seconds",
+    "augmentation",
+)
+# Settings and the flags of hser-extract that give them, where they are not the default.
+_FLAGS: dict[str, tuple[str, Any]] = {
+    "channel": ("--channel", "average"),
+    "window_seconds": ("--window", 60.0),
+    "storage_dtype": ("--storage-dtype", "fp32"),
+    "augmentation": ("--augment", "none"),
+    "copies": ("--copies", 1),
+    "seed": ("--seed", 0),
+}
+
+
+def _origin(origin: Origin) -> Html:
+    made_with = {name: origin.environment.get(name) for name in ("hser", "torch", "transformers")}
+    settings = {name: origin.settings[name] for name in _ORIGIN if name in origin.settings}
+    return facts(
+        [
+            ("run", _code(origin.path)),
+            ("pooling, layers", f"{origin.pooling}, {', '.join(map(str, origin.layers))}"),
+            *((name.replace("_", " "), _code(value)) for name, value in settings.items()),
+            ("rows", f"{origin.num_rows:,}, stored as {origin.storage_dtype}"),
+            ("made with", ", ".join(f"{name} {v}" for name, v in made_with.items() if v is not None)),
+        ]
     )
 
 
-def _plain(value: Any) -> str:
-    return NOTHING if value is None or value in ({}, []) else str(value)
+def commands_of(model: ModelContents) -> list[str]:
+    """What makes this model again, from the recordings on."""
+    config = f"{model.path.rstrip('/')}/config.yaml"
+    return [
+        *(extract_command(origin) for origin in model.origins),
+        shlex.join(["hser-train", "--config", config, "--out", model.path]),
+        shlex.join(["hser-predict", model.path]) + " RECORDINGS",
+    ]
+
+
+def extract_command(origin: Origin) -> str:
+    """The hser-extract that made a run, but for the recordings' own place."""
+    settings = origin.settings
+    words = ["--model", str(origin.environment.get("model_spec", settings["model"]))]
+    words += ["--layers", str(settings["layers"]), "--pooling", str(settings["pooling"])]
+    words += ["--dtype", str(settings["dtype"]), "--out", origin.path]
+    for name, (flag, default) in _FLAGS.items():
+        if settings.get(name, default) != default:
+            words += [flag, str(settings[name])]
+    if settings.get("clean") is False:
+        words.append("--no-clean")
+    return "hser-extract RECORDINGS " + shlex.join(words)

@@ -21,9 +21,8 @@ from classifiers.charts.projection import Picture, write_projection
 from classifiers.commands.report import command
 from classifiers.report import write_report
 from classifiers.report.markup import interval, number, p_value, percent, tag
-from classifiers.report.origins import extract_command
 from classifiers.report.page import report_html
-from classifiers.report.sections import holm
+from classifiers.report.sections import extract_command, holm
 from classifiers.results.metrics import mcnemar
 from classifiers.results.result import Result
 from classifiers.training.model_folder import PROVENANCE
