@@ -165,11 +165,11 @@ def study_lines(study: LayerStudy) -> list[str]:
 
     lines = [f"tested    {study.num_tested:,} recordings, {len(study.classes)} classes; {study.conditions}"]
     lines += [f"{'pooling':<10} {'layer':>5} {'UA %':>6}  {'95 % interval':<13} {'WA %':>6} {'mac-F1':>6}"]
-    for s in study.scores:
-        interval = f"{100 * s.low:.1f} to {100 * s.high:.1f}"
+    for score in study.scores:
+        interval = f"{100 * score['low']:.1f} to {100 * score['high']:.1f}"
         lines.append(
-            f"{s.pooling:<10} {s.layer:>5} {100 * s.UA:>6.1f}  {interval:<13}"
-            f" {100 * s.WA:>6.1f} {100 * s.macro_f1:>6.1f}"
+            f"{score['pooling']:<10} {score['layer']:>5} {100 * score['UA']:>6.1f}  {interval:<13}"
+            f" {100 * score['WA']:>6.1f} {100 * score['macro_f1']:>6.1f}"
         )
     lines += [f"note: {note}" for note in study.notes]
     return [*lines, f"note: {CAUTION}"]

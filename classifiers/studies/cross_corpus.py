@@ -157,25 +157,29 @@ def cross_matrix(
     for corpus in corpora:
         check_protocol(corpus.experiment, corpus.features)
     heard, notes = _heard(corpora, include_heard)
-    finished = _Finished(out, experiment, classes, normalise, include_heard, corpora)
+    settings = experiment.to_dict() | {"features": [], "classes": list(classes)}
+    settings |= {"normalise": normalise, "include_heard": include_heard}
+    finished = _Finished(out, settings, corpora)
     for corpus in corpora:
-        if finished.get(corpus.name, corpus.name) is None:
+        name, others = corpus.name, [other for other in corpora if other is not corpus]
+        if finished.get(name, name) is None:
             if say is not None:
-                say(f"{corpus.name}: its own protocol, {experiment.protocol}")
+                say(f"{name}: its own protocol, {experiment.protocol}")
             result = run_experiment(corpus.experiment, corpus.features, say)
-            own = _cell(corpus.name, corpus.name, result.predictions[0], classes, "", within=True)
-            by_augmentation = result.figures()["by_augmentation"]
-            own = replace(own, speaker_dependent=result.speaker_dependent, by_augmentation=by_augmentation)
-            finished.put(own, [f"{corpus.name}: {note}" for note in result.notes])
-        others = [other for other in corpora if other is not corpus]
-        of_each = {other.name: heard[corpus.name, other.name] for other in others}
-        _transfers(corpus, others, of_each, include_heard, finished, say)
+            own = replace(
+                _cell(name, name, result.predictions[0], classes),
+                within=True,
+                speaker_dependent=result.speaker_dependent,
+                by_augmentation=result.figures()["by_augmentation"],
+            )
+            finished.put(own, [f"{name}: {note}" for note in result.notes])
+        _transfers(corpus, others, heard, include_heard, finished, say)
         if leave_one_out and len(others) > 1:
             together = Stacked({other.name: other.features for other in others})
-            of_any = {corpus.name: np.any([heard[other.name, corpus.name] for other in others], axis=0)}
+            heard[OTHERS, name] = np.any([heard[other.name, name] for other in others], axis=0)
             everyone = _Corpus(OTHERS, corpora[0].experiment, together)
-            _transfers(everyone, [corpus], of_any, include_heard, finished, say)
-        notes += finished.notes(corpus.name)
+            _transfers(everyone, [corpus], heard, include_heard, finished, say)
+        notes += finished.notes(name)
     names = tuple(corpus.name for corpus in corpora)
     trained = (*names, OTHERS) if leave_one_out and len(names) > 2 else names
     cells = [cell for train in trained for test in names if (cell := finished.get(train, test)) is not None]
@@ -185,6 +189,11 @@ def cross_matrix(
     # All runs are of one model: its sources are alike but for the path.
     used = used_values(first.experiment, first.features) | {"runs": list(runs)}
     return Matrix(names, classes, normalise, config, tuple(maps), tuple(cells), tuple(notes), used)
+
+
+def check_normalisation(name: str) -> None:
+    if name not in NORMALISATIONS:
+        raise SettingsError(unknown("normalisation", name, NORMALISATIONS))
 
 
 def _opened(
@@ -235,7 +244,7 @@ def _heard(
 def _transfers(
     corpus: _Corpus,
     tested: Sequence[_Corpus],
-    heard: Mapping[str, np.ndarray],
+    heard: Mapping[tuple[str, str], np.ndarray],
     include_heard: bool,
     finished: _Finished,
     say: Say | None,
@@ -248,23 +257,31 @@ def _transfers(
     if not tested:
         return
     trained = train_on_all(corpus.experiment, corpus.features, say)
-    setting = trained.settings[0]
+    [setting], classes = trained.settings, corpus.features.classes
     for other in tested:
-        counts = other.features.tested(other.experiment.tested)
-        rows = np.flatnonzero(counts if include_heard else counts & ~heard[other.name])
+        features, of_other = other.features, heard[corpus.name, other.name]
+        counts = features.tested(other.experiment.tested)
+        rows = np.flatnonzero(counts if include_heard else counts & ~of_other)
         if not len(rows):
             raise InputError(f"{corpus.name} -> {other.name}: nothing is left to test that was not heard")
-        x = take(inputs_of(corpus.experiment.row, other.features, setting.layer), rows)
-        proba = aligned(trained.estimator, x, len(corpus.features.classes))
-        made = Predictions(rows, np.zeros(len(rows), np.int64), other.features.y[rows], proba)
-        cell = _cell(corpus.name, other.name, made, corpus.features.classes, str(setting))
-        kinds = [other.features.augmentations[row] for row in rows.tolist()]
-        copies = not other.features.clean[rows].all()
-        by_kind = scores_by(kinds, made) if copies else {}
-        cell = replace(cell, heard=int(heard[other.name][rows].sum()), by_augmentation=by_kind)
+        x = take(inputs_of(corpus.experiment.row, features, setting.layer), rows)
+        proba = aligned(trained.estimator, x, len(classes))
+        made = Predictions(rows, np.zeros(len(rows), np.int64), features.y[rows], proba)
+        kinds = [features.augmentations[row] for row in rows.tolist()]
+        cell = replace(
+            _cell(corpus.name, other.name, made, classes),
+            selected=str(setting),
+            heard=int(of_other[rows].sum()),
+            by_augmentation={} if features.clean[rows].all() else scores_by(kinds, made),
+        )
         finished.put(cell, [])
         if say is not None:
             say(f"{corpus.name} -> {other.name}: UA {100 * cell.figures['UA']:.1f} %")
+
+
+def _cell(train: str, test: str, made: Predictions, classes: Sequence[str]) -> Transfer:
+    figures = scores(made.y_true, made.proba, classes)
+    return Transfer(train, test, False, figures, bootstrap_intervals([made])["UA"], "")
 
 
 class _Finished:
@@ -274,18 +291,10 @@ class _Finished:
     """
 
     def __init__(
-        self,
-        out: str | PathLike[str] | None,
-        experiment: Experiment,
-        classes: Sequence[str],
-        normalise: str,
-        include_heard: bool,
-        corpora: Sequence[_Corpus],
+        self, out: str | PathLike[str] | None, settings: Mapping[str, Any], corpora: Sequence[_Corpus]
     ) -> None:
         self._path = None if out is None else Path(out) / "cells.json"
-        plain = experiment.to_dict() | {"features": [], "classes": list(classes)}
-        plain |= {"normalise": normalise, "include_heard": include_heard}
-        self._settings = json.dumps(plain, sort_keys=True)
+        self._settings = json.dumps(settings, sort_keys=True)
         self._content = {corpus.name: _content(corpus.features) for corpus in corpora}
         self._kept: dict[str, dict[str, Any]] = {}
         if self._path is not None and self._path.exists():
@@ -300,15 +309,13 @@ class _Finished:
         """Of the runs' rows and all settings: a corrected label is another cell."""
         parts = [name for name in self._content if name != test] if train == OTHERS else [train]
         trained = [self._content[name] for name in parts]
-        text = json.dumps([self._settings, trained, self._content[test], train, test])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _sha256([self._settings, trained, self._content[test], train, test])
 
     def get(self, train: str, test: str) -> Transfer | None:
         found = self._kept.get(self._key(train, test))
         if found is None:
             return None
-        cell = found["cell"]
-        return Transfer(**{**cell, "interval": tuple(cell["interval"])})
+        return Transfer(**found["cell"] | {"interval": tuple(found["cell"]["interval"])})
 
     def notes(self, name: str) -> list[str]:
         """Of a run's own protocol."""
@@ -323,24 +330,15 @@ class _Finished:
 def _content(features: Features) -> str:
     """A checksum of what a run gives: rows, labels, audio, and the settings of their embeddings."""
     columns = [name for name in features.columns if name != "text"]
-    parts = [
+    return _sha256([
         [[str(source.pooling), source.layers] for source in features.sources],
         [[store.settings, store.checksums, store.precisions] for store in features.stores],
         [features.ids, features.labels, *(features.column(name) for name in columns)],
-    ]
+    ])  # fmt: skip
+
+
+def _sha256(parts: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def check_normalisation(name: str) -> None:
-    if name not in NORMALISATIONS:
-        raise SettingsError(unknown("normalisation", name, NORMALISATIONS))
-
-
-def _cell(
-    train: str, test: str, made: Predictions, classes: Sequence[str], selected: str, within: bool = False
-) -> Transfer:
-    figures = scores(made.y_true, made.proba, classes)
-    return Transfer(train, test, within, figures, bootstrap_intervals([made])["UA"], selected)
 
 
 def matrix_lines(matrix: Matrix) -> list[str]:
@@ -355,10 +353,11 @@ def matrix_lines(matrix: Matrix) -> list[str]:
     for train in matrix.rows:
         line = f"{train:<{width + 4}}"
         for test in matrix.names:
-            cell = matrix.cell(train, test)
-            lost = None if cell is None else matrix.drop(cell)
-            value = "-" if cell is None else f"{100 * cell.figures['UA']:.1f}"
-            line += f"{value + ('' if lost is None else f' ({100 * lost:.1f})'):>{width + 4}}"
+            value = "-"
+            if (cell := matrix.cell(train, test)) is not None:
+                lost = matrix.drop(cell)
+                value = f"{100 * cell.figures['UA']:.1f}" + ("" if lost is None else f" ({100 * lost:.1f})")
+            line += f"{value:>{width + 4}}"
         lines.append(line)
     for cell in matrix.cells:
         where = f"{cell.train} -> {cell.test}"

@@ -19,7 +19,6 @@ import numpy as np
 from classifiers.data.runs import augmentations_of, encoder_words, missing_notes, open_run
 from classifiers.results.files import write_csv, write_json
 from extractor.errors import InputError, StoreError
-from extractor.store import Store
 
 EVERY = "all copies"  # the kind that holds all
 
@@ -83,7 +82,10 @@ def measure_stability(
     if not store.has_copies:
         raise StoreError(f"{store.path}: has no augmented copies; extract with --augment")
     numbers, pooling = store.resolve(layers, pooling)
-    copies, originals, unpaired = _pairs(store)
+    original, is_copy = store.originals, np.flatnonzero(~store.clean).tolist()
+    clean_row = {original[row]: row for row in np.flatnonzero(store.clean).tolist()}
+    copies = np.array([row for row in is_copy if original[row] in clean_row], np.int64)
+    originals = np.array([clean_row[original[row]] for row in copies.tolist()], np.int64)
     if not len(copies):
         raise InputError(f"{store.path}: no copy has its original beside it; extract without --no-clean")
     kinds = np.array(augmentations_of(store), object)[copies]
@@ -110,17 +112,7 @@ def measure_stability(
                 )
             )
     notes, encoder = tuple(missing_notes(store)), encoder_words(store.settings)
-    return Stability(str(store.path), pooling, tuple(found), unpaired, encoder, notes)
-
-
-def _pairs(store: Store) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows of copies and of their originals, aligned; and how many copies have none."""
-    is_original, original = store.clean, store.originals
-    clean = {original[row]: row for row in np.flatnonzero(is_original).tolist()}
-    copies = np.flatnonzero(~is_original).tolist()
-    paired = [row for row in copies if original[row] in clean]
-    of = [clean[original[row]] for row in paired]
-    return np.array(paired, np.int64), np.array(of, np.int64), len(copies) - len(paired)
+    return Stability(str(store.path), pooling, tuple(found), len(is_copy) - len(copies), encoder, notes)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -151,15 +151,14 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
     audio = among(each.audio for each in found)
     copies = among(each.copy for each in found) - audio
     heard = audio | copies | among(each.speaker for each in found)
-    notes = [
-        f"{run}: was decoded with channel {here!r}, the training run with {there!r}: recordings of several"
-        " channels cannot be told by their audio"
-        for here, there in (
-            (store.settings.get("channel"), origin.settings.get("channel"))
-            for store, origin in zip(stores, model.origins, strict=True)
-        )
-        if here != there
-    ]
+    notes = []
+    for store, origin in zip(stores, model.origins, strict=True):
+        here, there = store.settings.get("channel"), origin.settings.get("channel")
+        if here != there:
+            notes.append(
+                f"{run}: was decoded with channel {here!r}, the training run with {there!r}: recordings of"
+                " several channels cannot be told by their audio"
+            )
     namesakes = sorted({name for each in found for name in each.namesakes})
     if namesakes:
         shown = ", ".join(namesakes[:NAMED]) + (", ..." if len(namesakes) > NAMED else "")
@@ -167,77 +166,24 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
             f"{run}: speakers {shown} have the names of speakers heard in training; whether they are the same"
             " is unknown, as the runs do not say that they are of one corpus"
         )
-    if not heard:
-        return _Tested(run, sources, test_on, incomplete, heard, set(), notes)
-    counts = {
-        "by their audio": len(audio),
-        "by the ids of their originals": len(copies),
-        "by their speaker": len(heard) - len(audio) - len(copies),
-    }
-    told = ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
-    what = f"{len(heard):,} of {len(ids):,} recordings were heard in training ({told})"
-    if include_heard:
-        notes.append(f"{run}: {what} and are tested: the figure is too high for what is new")
-        return _Tested(run, sources, test_on, incomplete, heard, set(), notes)
-    if len(heard) == len(ids):
-        raise InputError(
-            f"{run}: {what}: nothing is left to test {model.path} on. Name other recordings, or keep these"
-            " with --include-heard; the model's figure on what it has not heard is that of hser-train"
-        )
-    notes.append(f"{run}: {what}: left out; --include-heard keeps them")
-    return _Tested(run, sources, test_on, incomplete, heard, heard, notes)
-
-
-def _on_run(
-    model: Model,
-    result: Result,
-    tested: _Tested,
-    labels: LabelMap,
-    experiment: Experiment,
-    normalise: str,
-    common_only: bool,
-) -> Transferred:
-    run, sources = tested.run, tested.sources
-    if len(labels.classes) < 2:
-        raise InputError(
-            f"{run}: {len(labels.classes)} of its classes are the model's ({', '.join(model.classes)});"
-            f" rename with --map old=new. {'; '.join(tested.notes)}".rstrip()
-        )
-    labelling = Labelling(experiment.label, labels.classes, labels.renames(), "all")
-    features = Features.open(sources, labelling, tested.incomplete)
-    kept = features.tested(tested.test_on) & np.array([name not in tested.left_out for name in features.ids])
-    features.keep(np.flatnonzero(kept))
-    proba = model.predict_proba([
-        _block(model, features, k, experiment if normalise == "corpus" else None) for k in range(len(sources))
-    ])  # fmt: skip
-    code = {name: k for k, name in enumerate(model.classes)}
-    common = np.array([code[name] for name in labels.classes])
-    y_true = np.array([code[name] for name in features.labels], np.int64)
-    rows = np.arange(len(features))
-    made = Predictions(rows, np.zeros(len(rows), np.int64), y_true, _chosen(proba, common, common_only))
-    own = result.predictions[0]
-    of_common = np.isin(own.y_true, common)
-    within = None
-    if of_common.any():
-        chosen = _chosen(own.proba[of_common], common, common_only)
-        within = scores(own.y_true[of_common], chosen, model.classes)["UA"]
-    notes = [*features.notes, *tested.notes]
-    notes += [f"{model.path}: was trained on an unfinished run: {what}" for what in result.incomplete]
-    copies = not features.clean.all()
-    return Transferred(
-        run,
-        labels,
-        model.classes,
-        scores(y_true, made.proba, model.classes),
-        bootstrap_intervals([made], features.originals if copies else None)["UA"],
-        within,
-        tuple(notes),
-        tested.test_on,
-        scores_by(features.augmentations, made) if copies else {},
-        None if tested.heard is None else len(tested.heard & set(features.ids)),
-        result.speaker_dependent,
-        str(conditions_of_model(result, model.origins, normalise)),
-    )
+    if heard:
+        counts = {
+            "by their audio": len(audio),
+            "by the ids of their originals": len(copies),
+            "by their speaker": len(heard) - len(audio) - len(copies),
+        }
+        told = ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
+        what = f"{run}: {len(heard):,} of {len(ids):,} recordings were heard in training ({told})"
+        if include_heard:
+            notes.append(f"{what} and are tested: the figure is too high for what is new")
+        elif len(heard) == len(ids):
+            raise InputError(
+                f"{what}: nothing is left to test {model.path} on. Name other recordings, or keep these"
+                " with --include-heard; the model's figure on what it has not heard is that of hser-train"
+            )
+        else:
+            notes.append(f"{what}: left out; --include-heard keeps them")
+    return _Tested(run, sources, test_on, incomplete, heard, set() if include_heard else heard, notes)
 
 
 def _sources(model: Model, run: str, incomplete: bool) -> list[Source]:
@@ -260,10 +206,61 @@ def _sources(model: Model, run: str, incomplete: bool) -> list[Source]:
     ]
 
 
+def _on_run(
+    model: Model,
+    result: Result,
+    tested: _Tested,
+    labels: LabelMap,
+    experiment: Experiment,
+    normalise: str,
+    common_only: bool,
+) -> Transferred:
+    run, classes = tested.run, model.classes
+    if len(labels.classes) < 2:
+        raise InputError(
+            f"{run}: {len(labels.classes)} of its classes are the model's ({', '.join(classes)});"
+            f" rename with --map old=new. {'; '.join(tested.notes)}".rstrip()
+        )
+    labelling = Labelling(experiment.label, labels.classes, labels.renames(), "all")
+    features = Features.open(tested.sources, labelling, tested.incomplete)
+    kept = features.tested(tested.test_on) & np.array([name not in tested.left_out for name in features.ids])
+    features.keep(np.flatnonzero(kept))
+    scaled_as = experiment if normalise == "corpus" else None
+    blocks = [_block(model, features, k, scaled_as) for k in range(len(tested.sources))]
+    code = {name: k for k, name in enumerate(classes)}
+    common = np.array([code[name] for name in labels.classes])
+    y_true = np.array([code[name] for name in features.labels], np.int64)
+    rows = np.arange(len(features))
+    proba = model.predict_proba(blocks)
+    own = result.predictions[0]
+    of_common = np.isin(own.y_true, common)
+    own_proba = own.proba[of_common]
+    if common_only:
+        proba, own_proba = _among(proba, common), _among(own_proba, common)
+    made = Predictions(rows, np.zeros(len(rows), np.int64), y_true, proba)
+    copies = not features.clean.all()
+    notes = [*features.notes, *tested.notes]
+    notes += [f"{model.path}: was trained on an unfinished run: {what}" for what in result.incomplete]
+    return Transferred(
+        run,
+        labels,
+        classes,
+        figures=scores(y_true, proba, classes),
+        interval=bootstrap_intervals([made], features.originals if copies else None)["UA"],
+        within=scores(own.y_true[of_common], own_proba, classes)["UA"] if of_common.any() else None,
+        notes=tuple(notes),
+        test_on=tested.test_on,
+        by_augmentation=scores_by(features.augmentations, made) if copies else {},
+        heard=None if tested.heard is None else len(tested.heard & set(features.ids)),
+        speaker_dependent=result.speaker_dependent,
+        conditions=str(conditions_of_model(result, model.origins, normalise)),
+    )
+
+
 def _block(model: Model, features: Features, number: int, scaled_as: Experiment | None) -> Any:
     """Of one source, as `Model.predict_proba` takes it: float32 [N, L, D], or frames of each row."""
-    one = features.only(number)
-    if model.origins[number].pooling == FRAMES:
+    one, origin = features.only(number), model.origins[number]
+    if origin.pooling == FRAMES:
         if scaled_as is not None:
             raise SettingsError("--normalise corpus: of pooled embeddings only")
         read = one.frame_rows()
@@ -272,7 +269,6 @@ def _block(model: Model, features: Features, number: int, scaled_as: Experiment 
     if scaled_as is None:
         return one.tensor()
     # As if it had been recorded like the training corpus: its own mean and deviation out, theirs in.
-    origin = model.origins[number]
     source = Source(origin.path, origin.pooling, origin.layers)
     trained = Features.open([source], scaled_as.labelling, incomplete=True)
     own = trained.tensor()[trained.trainable]
@@ -280,10 +276,8 @@ def _block(model: Model, features: Features, number: int, scaled_as: Experiment 
     return (one.tensor() * own.std(axis=0) + own.mean(axis=0)).astype(np.float32)
 
 
-def _chosen(proba: np.ndarray, common: np.ndarray, common_only: bool) -> np.ndarray:
-    """With ``common_only`` the other classes have probability 0, and the rest sum to 1."""
-    if not common_only:
-        return proba
+def _among(proba: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """The other classes have probability 0, and the rest sum to 1."""
     out = np.zeros_like(proba)
     out[:, common] = proba[:, common]
     total = out.sum(axis=1, keepdims=True)

@@ -94,13 +94,14 @@ def make_folds(
         InputError: no row to test; too few groups; a fold whose training rows are of one class.
     """
     row = protocol(name)
+    column = row.group or row.needs
     tested = features.tested(test_on)
-    units = units_of(features, row.group or row.needs)
+    units = units_of(features, column)
     _refuse_small_classes(features, units, row, row.least or num_folds)
     try:
         divided = list(row.divide(units, num_folds, seed))
     except InputError as error:
-        of_column = f", column {column!r}" if (column := row.group or row.needs) else ""
+        of_column = f", column {column!r}" if column else ""
         raise InputError(f"{features.sources[0].path}: --protocol {name}{of_column}: {error}") from error
     folds = []
     for held_name, held, dev in divided:
@@ -110,9 +111,17 @@ def make_folds(
         of_dev = None if dev is None else np.flatnonzero(np.isin(units.of_row, dev) & features.selectable)
         if testable.any():
             folds.append(Fold(held_name, np.flatnonzero(train), np.flatnonzero(testable), of_dev))
-    notes = _notes(features, units, row, tested)
-    notes += check_folds(features, folds, row.group)
-    return folds, notes
+    notes = []
+    out = np.flatnonzero(units.group[units.of_row] == "")
+    if len(out):
+        ids = [features.ids[i] for i in out.tolist()]
+        notes.append(f"{named(ids)} without {column}: take no part")
+    is_tested = np.zeros(len(units.y), bool)
+    is_tested[units.of_row[tested]] = True
+    if not is_tested.all():
+        what = "as copies only" if tested[features.clean].all() else "without the copies that are tested"
+        notes.append(f"{int((~is_tested).sum()):,} originals are there {what}: never tested")
+    return folds, notes + check_folds(features, folds, row.group)
 
 
 def _refuse_small_classes(features: Features, units: Units, row: Protocol, least: int) -> None:
@@ -135,18 +144,21 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _refuse_unknown(features: Features, column: str | None) -> None:
-    if column is not None and column not in features.columns:
+def _kept_apart(features: Features, column: str | None) -> np.ndarray:
+    """object [N]: a column of the rows; without one each recording and its copies are kept together."""
+    if column is None:
+        return np.array(features.originals, object)
+    if column not in features.columns:
         raise SettingsError(
             f"{features.sources[0].path}: --protocol: {unknown('column', column, features.columns)}"
         )
+    return np.array(features.column(column), object)
 
 
 def units_of(features: Features, column: str | None) -> Units:
     """Originals and what keeps them apart. Raises InputError where copies and original disagree."""
-    _refuse_unknown(features, column)
+    group = _kept_apart(features, column)
     _, first, of_row = np.unique(np.array(features.originals, object), return_index=True, return_inverse=True)
-    group = np.array(features.originals if column is None else features.column(column), object)
     for what, values in ((column or "original", group), ("class", features.y)):
         odd = np.flatnonzero(values != values[first][of_row])
         if len(odd):
@@ -242,20 +254,6 @@ def check_folds(features: Features, folds: Sequence[Fold], group: str | None) ->
     return notes
 
 
-def _notes(features: Features, units: Units, row: Protocol, tested: np.ndarray) -> list[str]:
-    column = row.group or row.needs
-    notes = []
-    out = np.flatnonzero(units.group[units.of_row] == "")
-    if len(out):
-        notes.append(f"{named([features.ids[i] for i in out.tolist()])} without {column}: take no part")
-    is_tested = np.zeros(len(units.y), bool)
-    is_tested[units.of_row[tested]] = True
-    if not is_tested.all():
-        what = "as copies only" if tested[features.clean].all() else "without the copies that are tested"
-        notes.append(f"{int((~is_tested).sum()):,} originals are there {what}: never tested")
-    return notes
-
-
 # How units are divided. A generator of (name, held units, dev units).
 
 
@@ -289,20 +287,15 @@ def _stratified(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
 
 
 def _eighty_ten_ten(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
-    from sklearn.model_selection import StratifiedKFold
-
-    parts = StratifiedKFold(10, shuffle=True, random_state=seed).split(np.zeros(len(units.y)), units.y)
-    (_, test), (_, dev) = next(parts), next(parts)
+    (_, test, _), (_, dev, _), *_ = _stratified(units, 10, seed)
     yield "test 10 %", test, dev
 
 
 def _fixed(units: Units, num_folds: int, seed: int) -> Iterator[_Held]:
-    split = np.array([SPLITS.get(str(value).lower(), "") for value in units.group], object)
-    strange = sorted(
-        {str(value) for value, known in zip(units.group, split, strict=True) if value and not known}
-    )
+    strange = sorted({str(value) for value in units.group if value and str(value).lower() not in SPLITS})
     if strange:
         raise InputError(f"column 'split' has {strange[0]!r}; write train, dev or test")
+    split = np.array([SPLITS.get(str(value).lower(), "") for value in units.group], object)
     for part in ("train", "test"):
         if part not in split:
             raise InputError(f"column 'split' names no {part!r} rows")
@@ -359,24 +352,14 @@ _ROWS = (
     Protocol("emobox-savee", _published(EMOBOX_SAVEE), "speaker", about="EmoBox's four folds of speakers"),
     Protocol("split", _fixed, None, "split", about="the corpus's own column `split`"),
     Protocol(
-        "stratified-kfold",
-        _stratified,
-        None,
-        speaker_dependent=True,
-        shuffled=True,
-        least=None,
+        "stratified-kfold", _stratified, None, speaker_dependent=True, shuffled=True, least=None,
         about="recordings in --folds parts",
     ),
     Protocol(
-        "stratified-80-10-10",
-        _eighty_ten_ten,
-        None,
-        speaker_dependent=True,
-        shuffled=True,
-        least=10,
+        "stratified-80-10-10", _eighty_ten_ten, None, speaker_dependent=True, shuffled=True, least=10,
         about="80 % trained on, 10 % selected on, 10 % tested",
     ),
-)
+)  # fmt: skip
 
 PROTOCOLS: Mapping[str, Protocol] = {each.name: each for each in _ROWS}
 
@@ -406,8 +389,6 @@ def fit_groups(features: Features, name: str) -> np.ndarray:
 
     int64 [N], codes: the protocol's groups, or originals, so that copies never straddle.
     """
-    column = protocol(name).group
-    _refuse_unknown(features, column)
-    values = features.originals if column is None else features.column(column)
-    codes: np.ndarray = np.unique(np.array(values, object), return_inverse=True)[1]
+    groups = _kept_apart(features, protocol(name).group)
+    codes: np.ndarray = np.unique(groups, return_inverse=True)[1]
     return codes

@@ -121,7 +121,7 @@ def test_the_layer_is_selected_without_the_tested_rows(tmp_path: Path) -> None:
     path = str(write_run(tmp_path / "run", rows))
     nested = run_experiment(Experiment((path,), layer="best", inner_folds=3)).figures()
     study = run_layer_study(Experiment((path,), layer="each"))
-    assert study.best.UA > 0.33  # chance and then some: the highest of twenty
+    assert max(score["UA"] for score in study.scores) > 0.33  # chance and then some: the highest of twenty
     low, high = nested["interval"]["UA"]
     assert low < 0.25 < high
 
