@@ -169,9 +169,13 @@ def _facts(store: Store) -> list[tuple[str, str]]:
     return facts
 
 
-def _echo(text: str) -> None:
+def _printable(text: str) -> str:
     """File names can hold bytes that are no text and that a terminal refuses."""
-    click.echo(text.encode("utf-8", "backslashreplace").decode())
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _echo(text: str) -> None:
+    click.echo(_printable(text))
 
 
 def _follow(run: str) -> None:
@@ -206,7 +210,7 @@ def _show(facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="bold")
     table.add_column()
     for key, value in facts:
-        table.add_row(Text(key), Text(value))
+        table.add_row(Text(_printable(key)), Text(_printable(value)))
     Console().print(table)
 
 
