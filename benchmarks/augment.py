@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.encoder import batch_encoder, jobs
-from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
+from benchmarks.harness import arguments, print_rows, spread, take_turns, write_result
 from benchmarks.kernel_cases import torchaudio_masks
 from benchmarks.stand_ins import audio_seconds, speech
 from cuda_kernels.spectral import HOP, N_FFT
@@ -165,17 +165,16 @@ def measure(model_name: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
 def print_result(result: dict[str, Any]) -> None:
     encoding = f"{result['model']} {result['dtype']}"
     print(f"encoding, {encoding}: {spread(result['encode_ms'])} ms of one core an audio second")
-    rows = [
-        [
-            row["augmentation"],
-            spread(row["ms"]),
-            spread(row["torchaudio_ms"]) if row["torchaudio_ms"] else "-",
-            f"{row['share']:.1%}",
-            f"{row['aim']:.0%} {'met' if row['met'] else 'NOT MET'}",
-        ]
-        for row in result["rows"]
-    ]
-    print_table(["ms an audio second", "hser", "torchaudio", "of encoding", "aim"], rows)
+    print_rows(
+        result["rows"],
+        {
+            "ms an audio second": "{augmentation}",
+            "hser": "{ms:spread}",
+            "torchaudio": "{torchaudio_ms:spread}",
+            "of encoding": "{share:.1%}",
+            "aim": lambda row: f"{row['aim']:.0%} {'met' if row['met'] else 'NOT MET'}",
+        },
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

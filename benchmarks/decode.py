@@ -25,8 +25,8 @@ from benchmarks.harness import (
     CANNOT_RUN,
     SHARED_DATA,
     arguments,
+    cells,
     print_table,
-    spread,
     take_turns,
     write_result,
 )
@@ -99,12 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print("nothing measured: name the data folder with --data")
         return CANNOT_RUN
-    lines = []
-    for row in rows:
-        lines.append([row["files"], spread(row["speeds"]["soundfile"])])
-        for who in HSER:
-            lines[-1] += [spread(row["speeds"][who]), f"{row['ratios'][f'{who}/soundfile']:.2f}x"]
-    print_table(["audio s/s", "soundfile", *(cell for who in HSER for cell in (who, "ratio"))], lines)
+    ways = [way for who in HSER for way in (f"{{speeds[{who}]:spread}}", f"{{ratios[{who}/soundfile]:.2f}}x")]
+    told = ["{files}", "{speeds[soundfile]:spread}", *ways]
+    header = ["audio s/s", "soundfile", *(cell for who in HSER for cell in (who, "ratio"))]
+    print_table(header, cells(rows, dict(enumerate(told))))
     result = {
         "what": "audio seconds decoded per second, to 16 kHz mono float32",
         "threads": THREADS,

@@ -32,11 +32,12 @@ import torch
 from benchmarks.baselines import BASELINES, CANNOT, Baseline, Setting, first_line
 from benchmarks.harness import (
     MIB,
+    Columns,
     arguments,
+    cells,
     print_table,
     result_path,
     rows_by,
-    spread,
     take_turns,
     working_bytes,
     write_result,
@@ -251,7 +252,7 @@ def measure_all(settings: Settings) -> list[dict[str, Any]]:
                 rows.append(row | {"lengths": label(lengths), "content": content})
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-    print_rows(rows)
+    report(rows)
     return rows
 
 
@@ -261,30 +262,30 @@ def write_rows(name: str, rows: Sequence[Mapping[str, Any]], out: Path | None) -
     return write_result(name, {"what": "audio seconds per second", "rows": list(kept.values())}, out)
 
 
-def cells(row: Mapping[str, Any]) -> dict[str, str]:
-    """By the head of their column."""
-    ratios, both = row["ratios"], ("best", "hser")
-    times = {f"/{other}": f"hser/{other}" for other in BASELINES}
-    return {
-        "audio s/s": f"{row['model']} {row['dtype']}, {row['lengths']}",
-        **{who: spread(row["speeds"][who]) if who in row["speeds"] else "-" for who in CONTENDERS},
-        **{head: f"{ratios[name]:.2f}x" if name in ratios else "-" for head, name in times.items()},
-        "command/hser": f"{ratios['command/hser']:.1%}" if "command/hser" in ratios else "-",
-        "int8/hser": f"{ratios['int8/hser']:.2f}x" if "int8/hser" in ratios else "-",
-        "MFU": "-" if row["mfu"] is None else f"{row['mfu']:.0%}",
-        "padding best/hser": "/".join(
-            "-" if row["padding"].get(who) is None else f"{row['padding'][who]:.1%}" for who in both
-        ),
-        "MiB best/hser": "/".join(
-            f"{row['working_mib'][who]:,.0f}" if who in row["working_mib"] else "-" for who in both
-        ),
-    }
+def pair(what: str, how: str) -> Callable[[Mapping[str, Any]], str]:
+    """Of `best` and of hser."""
+    ways = {who: f"{{{what}[{who}]:{how}}}" for who in ("best", "hser")}
+    return lambda row: "/".join(*cells([row], ways))
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    lines = [cells(row) for row in rows]
-    header = [head for head in lines[0] if any(line[head] not in ("-", "-/-") for line in lines)]
-    print_table(header, [[line[head] for head in header] for line in lines])
+COLUMNS: Columns = {
+    "audio s/s": "{model} {dtype}, {lengths}",
+    **{who: f"{{speeds[{who}]:spread}}" for who in CONTENDERS},
+    **{f"/{who}": f"{{ratios[hser/{who}]:.2f}}x" for who in BASELINES},
+    "command/hser": "{ratios[command/hser]:.1%}",
+    "int8/hser": "{ratios[int8/hser]:.2f}x",
+    "MFU": "{mfu:.0%}",
+    "padding best/hser": pair("padding", ".1%"),
+    "MiB best/hser": pair("working_mib", ",.0f"),
+}
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Columns that no row has a figure for are left out."""
+    told = zip(COLUMNS, zip(*cells(rows, COLUMNS), strict=True), strict=True)
+    columns = [(head, *column) for head, column in told if not {"-", "-/-"}.issuperset(column)]
+    header, *lines = zip(*columns, strict=True)
+    print_table(header, lines)
     for row in rows:
         who = f"{row['model']}, {row['lengths']}"
         print("; ".join([f"{who}: {row['content']}", *(f"{n}: {how}" for n, how in row["how"].items())]))

@@ -31,7 +31,7 @@ import torch
 from benchmarks import kernels
 from benchmarks.findings import Finding, collect, largest, print_finding, relative_error
 from benchmarks.gpu_layers import KINDS, check_attention, check_layers_fused
-from benchmarks.harness import arguments, machine, print_table, spread, write_result
+from benchmarks.harness import arguments, machine, print_rows, write_result
 from benchmarks.kernel_cases import Size
 from benchmarks.kernel_checks import check_augment, check_kernels, noise
 from benchmarks.stand_ins import NORMS, KeptLayers, small_encoders, write_clips, write_config
@@ -227,19 +227,15 @@ def summary(findings: Sequence[Finding], skipped: dict[str, str], speeds: Sequen
         print_finding(finding)
     if not speeds:
         return
-    names = ("loop", "best", "hser", "command")
-    print_table(
-        ["audio s/s", *names, "/loop", "/best", "MFU"],
-        [
-            [
-                f"{row['model']} {row['dtype']}",
-                *(spread(row["speeds"][name]) for name in names),
-                f"{row['ratios']['hser/loop']:.1f}x",
-                f"{row['ratios']['hser/best']:.2f}x",
-                f"{row['mfu']:.0%}",
-            ]
-            for row in speeds
-        ],
+    print_rows(
+        speeds,
+        {
+            "audio s/s": "{model} {dtype}",
+            **{who: f"{{speeds[{who}]:spread}}" for who in ("loop", "best", "hser", "command")},
+            "/loop": "{ratios[hser/loop]:.1f}x",
+            "/best": "{ratios[hser/best]:.2f}x",
+            "MFU": "{mfu:.0%}",
+        },
     )
 
 

@@ -8,13 +8,14 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from extractor.commands.options import table_lines
 
@@ -131,10 +132,20 @@ def working_bytes(work: Callable[[], object], device: torch.device | None = None
     return max(0, peak_bytes() - before)
 
 
-# --- Figures in words ---------------------------------------------------------------------------
+# --- Tables -------------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def with_range(values: Sequence[float]) -> str:
+    """``15.1 (14.8-15.3)``: median and range."""
+    return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
 
 
 def spread(values: Sequence[float]) -> str:
+    """The same, with one decimal."""
     return f"{median(values):,.1f} ({min(values):,.1f}-{max(values):,.1f})"
 
 
@@ -144,18 +155,56 @@ def milliseconds(seconds: Sequence[float]) -> str:
     return "{} ({}-{})".format(*(f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in figures))
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(table_lines([header, *rows], align=str.rjust))
+class CellFormat(string.Formatter):
+    """`str.format` that also knows how figures of several rounds are told, as ``{speeds[hser]:spread}``."""
+
+    told: Mapping[str, Callable[[Any], str]] = {
+        "number": number,
+        "middle": lambda values: number(median(values)),
+        "range": with_range,
+        "spread": spread,
+        "ms": milliseconds,
+    }
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            raise KeyError(format_spec)
+        told = self.told.get(format_spec)
+        return told(value) if told else format(value, format_spec)
+
+
+Columns: TypeAlias = Mapping[str, str | Callable[[Any], str]]
+Row: TypeAlias = Mapping[str, Any]
+
+
+def cells(rows: Iterable[Row], columns: Columns) -> list[list[str]]:
+    """A column is its head and how a cell reads; a dash where a row lacks what it tells."""
+
+    def cell(row: Row, how: str | Callable[[Any], str]) -> str:
+        try:
+            return how(row) if callable(how) else CellFormat().vformat(how, (), row)
+        except KeyError:
+            return "-"
+
+    return [[cell(row, how) for how in columns.values()] for row in rows]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(text_table(header, rows))
 
 
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(table_lines([header, *rows], align=str.rjust))
+
+
+def print_rows(rows: Iterable[Row], columns: Columns) -> None:
+    print_table(list(columns), cells(rows, columns))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """Markdown; all columns but the first ``words`` are figures."""
+    """Of a document, in Markdown; all columns but the first ``words`` are figures."""
     lines = [header, [*["---"] * words, *["---:"] * (len(header) - words)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # --- Result files -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from benchmarks.harness import (
     in_child,
     measured_before,
     peak_bytes,
-    print_table,
+    print_rows,
     process_bytes,
     result_path,
     spread,
@@ -219,23 +219,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def report(results: dict[str, dict[str, Any]], rows: int) -> None:
-    lines = []
-    for kind, each in results.items():
-        speeds, who = each["queries_per_second"], "hser" if kind in KINDS else kind
-        slower = median(speeds["FAISS"]) / median(speeds[who]) - 1 if kind in KINDS else None
-        lines.append(
-            [
-                kind,
-                f"{each.get('build_seconds', 0):,.1f}",
-                f"{each['memory_bytes'] / rows / 1e3:.2f}",
-                f"{each['recall_at_10']:.3f}",
-                spread(speeds[who]),
-                spread(speeds[f"{who}, one by one"]),
-                "" if slower is None else f"{100 * slower:.1f} %",
-            ]
+    def slower(each: Mapping[str, Any]) -> str:
+        speeds = each["queries_per_second"]
+        return (
+            f"{100 * (median(speeds['FAISS']) / median(speeds['hser']) - 1):.1f} %"
+            if "hser" in speeds
+            else ""
         )
-    header = ["", "build s", "GB a million", "recall@10", "queries/s", "one by one", "slower than FAISS"]
-    print_table(header, lines)
+
+    print_rows(
+        ({"kind": kind, "ours": "hser" if kind in KINDS else kind, **each} for kind, each in results.items()),
+        {
+            "": "{kind}",
+            "build s": lambda each: f"{each.get('build_seconds', 0):,.1f}",
+            "GB a million": lambda each: f"{each['memory_bytes'] / rows / 1e3:.2f}",
+            "recall@10": "{recall_at_10:.3f}",
+            "queries/s": lambda each: spread(each["queries_per_second"][each["ours"]]),
+            "one by one": lambda each: spread(each["queries_per_second"][f"{each['ours']}, one by one"]),
+            "slower than FAISS": slower,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MIB, arguments, in_child, peak_bytes, print_table, write_result
+from benchmarks.harness import MIB, arguments, in_child, peak_bytes, print_rows, write_result
 from benchmarks.stand_ins import write_clips, write_config, write_noise
 from extractor.types import SAMPLE_RATE, Manifest, Seconds, Utterance
 
@@ -149,55 +149,35 @@ def measure_plan(recordings: int, out: str) -> dict[str, Any]:
 
 
 def report(corpus: dict[str, Any], long: Sequence[dict[str, Any]], plan: dict[str, Any]) -> None:
-    def word(kept: bool) -> str:
-        return "kept" if kept else "MISSED"
-
-    mib = "{:,.0f}".format
-    print_table(
-        [
-            corpus["model"],
-            *(f"{n:,} recordings" for n in corpus["recordings"]),
-            "ratio",
-            f"aim <= {MOST_GROWTH}",
-        ],
-        [
-            [
-                "peak MiB",
-                *map(mib, corpus["peak_mib"]),
-                f"{corpus['growth']:.3f}",
-                word(corpus["growth"] <= MOST_GROWTH),
-            ]
-        ],
+    few, many = corpus["recordings"]
+    print_rows(
+        [corpus],
+        {
+            corpus["model"]: "peak MiB",
+            f"{few:,} recordings": "{peak_mib[0]:,.0f}",
+            f"{many:,} recordings": "{peak_mib[1]:,.0f}",
+            "ratio": "{growth:.3f}",
+            f"aim <= {MOST_GROWTH}": lambda row: "kept" if row["growth"] <= row["aim"] else "MISSED",
+        },
     )
     print()
-    print_table(
-        ["long recording", "model", "10 s MiB", "peak MiB", "above", "waveforms", "bound", ""],
-        [
-            [
-                f"{row['hours']:g} h, {row['recording']}",
-                row["model"],
-                *(mib(row[name]) for name in ("short_peak_mib", "peak_mib", "above_mib")),
-                f"{row['waveforms']:.2f}",
-                mib(row["bound_mib"]),
-                word(row["above_mib"] <= row["bound_mib"]),
-            ]
-            for row in long
-        ],
+    print_rows(
+        long,
+        {
+            "long recording": "{hours:g} h, {recording}",
+            "model": "{model}",
+            "10 s MiB": "{short_peak_mib:,.0f}",
+            "peak MiB": "{peak_mib:,.0f}",
+            "above": "{above_mib:,.0f}",
+            "waveforms": "{waveforms:.2f}",
+            "bound": "{bound_mib:,.0f}",
+            "": lambda row: "kept" if row["above_mib"] <= row["bound_mib"] else "MISSED",
+        },
     )
     print()
-    stages = ("list", "plan", "write", "read")
-    print_table(
-        ["plan", "batches", *(f"{stage} s" for stage in stages), "list MiB", "peak MiB"],
-        [
-            [
-                f"{plan['recordings']:,} recordings",
-                f"{plan['batches']:,}",
-                *(f"{plan[f'{stage}_seconds']:.1f}" for stage in stages),
-                mib(plan["utterances_mib"]),
-                mib(plan["peak_mib"]),
-            ]
-        ],
-    )
+    columns = {"plan": "{recordings:,} recordings", "batches": "{batches:,}"}
+    columns |= {f"{stage} s": f"{{{stage}_seconds:.1f}}" for stage in ("list", "plan", "write", "read")}
+    print_rows([plan], columns | {"list MiB": "{utterances_mib:,.0f}", "peak MiB": "{peak_mib:,.0f}"})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

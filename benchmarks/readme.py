@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.accuracy_tables import accuracy_text, neighbours_text
-from benchmarks.harness import RESULTS, milliseconds, table
+from benchmarks.harness import RESULTS, Columns, cells, milliseconds, number, table, with_range
 
 CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
@@ -37,17 +37,8 @@ def read_results(folder: Path, *names: str) -> list[Result]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
-def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
 def middle(values: Sequence[float]) -> str:
     return number(median(values))
-
-
-def with_range(values: Sequence[float]) -> str:
-    """``15.1 (14.8-15.3)``."""
-    return f"{middle(values)} ({number(min(values))}-{number(max(values))})"
 
 
 def shown(values: Mapping[str, Any], name: str, how: str | Callable[[Any], str]) -> str:
@@ -157,15 +148,12 @@ def choices_table(result: Result) -> str:
 
 
 def decode_table(result: Result) -> str:
-    rows = [
-        [
-            f"{row['files']}, {row['recordings']:,} files",
-            *(with_range(row["speeds"][name]) for name in ("soundfile", "hser", "hser + checksum")),
-            f"**{row['ratios']['hser/soundfile']:.2f}x**",
-        ]
-        for row in result["rows"]
-    ]
-    return table(["audio s/s", "soundfile", "hser", "hser + checksum", "hser / soundfile"], rows)
+    columns = {
+        "audio s/s": "{files}, {recordings:,} files",
+        **{who: f"{{speeds[{who}]:range}}" for who in ("soundfile", "hser", "hser + checksum")},
+        "hser / soundfile": "**{ratios[hser/soundfile]:.2f}x**",
+    }
+    return table(list(columns), cells(result["rows"], columns))
 
 
 def write_table(result: Result) -> str:
@@ -205,20 +193,14 @@ def memory_table(result: Result) -> str:
 
 def augment_table(result: Result) -> str:
     """Masks inside the encoder make no audio: they are no part of what is measured."""
-    rows = [
-        [
-            f"`{row['augmentation']}`".replace("|", "\\|"),
-            with_range(row["ms"]),
-            shown(row, "torchaudio_ms", with_range),
-            f"{row['share']:.1%}",
-            f"{row['aim']:.0%}",
-        ]
-        for row in result["rows"]
-        if not row["latent"]
-    ]
-    encoding = f"share of {result['model']}, {result['dtype']}, {middle(result['encode_ms'])} ms"
-    header = ["ms of one core an audio second", "hser", "torchaudio", encoding, "aim"]
-    return table(header, rows)
+    columns: Columns = {
+        "ms of one core an audio second": lambda row: f"`{row['augmentation']}`".replace("|", "\\|"),
+        "hser": "{ms:range}",
+        "torchaudio": "{torchaudio_ms:range}",
+        f"share of {result['model']}, {result['dtype']}, {middle(result['encode_ms'])} ms": "{share:.1%}",
+        "aim": "{aim:.0%}",
+    }
+    return table(list(columns), cells((row for row in result["rows"] if not row["latent"]), columns))
 
 
 def kernel_rows(result: Result, digits: int) -> tuple[list[str], bool, list[list[str]]]:
@@ -247,22 +229,17 @@ def kernels_table(result: Result) -> str:
 
 
 def index_table(result: Result) -> str:
-    rows = []
-    for kind, each in result["kinds"].items():
-        speeds = each["queries_per_second"]
-        rows.append(
-            [
-                kind,
-                shown(each, "build_seconds", "{:,.0f} s"),
-                f"{each['memory_bytes'] / result['rows'] / 1e3:.2f} GB",
-                f"{each['recall_at_10']:.3f}",
-                with_range(speeds["hser" if "hser" in speeds else kind]),
-                shown(speeds, "FAISS", with_range),
-            ]
-        )
     size = f"{result['rows']:,} rows of {result['dim']:,}"
-    what = f"{size}, batches of {result['queries']} queries, threads: {result['threads']}"
-    return table([what, "built in", "memory per million", "recall@10", "queries/s", "plain FAISS"], rows)
+    columns: Columns = {
+        f"{size}, batches of {result['queries']} queries, threads: {result['threads']}": "{kind}",
+        "built in": "{build_seconds:,.0f} s",
+        "memory per million": lambda each: f"{each['memory_bytes'] / result['rows'] / 1e3:.2f} GB",
+        "recall@10": "{recall_at_10:.3f}",
+        "queries/s": lambda each: with_range(next(iter(each["queries_per_second"].values()))),
+        "plain FAISS": "{queries_per_second[FAISS]:range}",
+    }
+    kinds = ({"kind": kind, **each} for kind, each in result["kinds"].items())
+    return table(list(columns), cells(kinds, columns))
 
 
 def training_table(result: Result) -> str:

@@ -35,7 +35,7 @@ from benchmarks.harness import (
     in_child,
     measured_before,
     peak_bytes,
-    print_table,
+    print_rows,
     result_path,
     spread,
     take_turns,
@@ -235,22 +235,28 @@ def measure_classifier(run: Path, classifier: str, layer: int, repeats: int) -> 
 
 
 def report(results: Mapping[str, Any]) -> None:
-    lines = []
-    stages = (READ, FIT, TEST, FIGURES)
-    for classifier, contenders in results.items():
-        for name, each in contenders.items():
-            above = [size / MIB for size in each["above_imports"] if size is not None]
-            lines.append(
-                [
-                    f"{classifier}, {name}",
-                    spread(each["seconds"]),
-                    *(f"{median(each['stages'].get(stage, [0.0])):,.2f}" for stage in stages),
-                    spread(above) if above else "-",
-                    spread([size / MIB for size in each["whole_process"]]),
-                    f"{100 * each['UA']:.1f}",
-                ]
-            )
-    print_table(["", "s", *stages, "MiB above imports", "MiB in all", "UA %"], lines)
+    def mebibytes(sizes: Sequence[int | None]) -> str:
+        measured = [size / MIB for size in sizes if size is not None]
+        return spread(measured) if measured else "-"
+
+    def spent(stage: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda each: f"{median(each['stages'].get(stage, [0.0])):,.2f}"
+
+    print_rows(
+        (
+            {"who": f"{classifier}, {who}", **each}
+            for classifier, of in results.items()
+            for who, each in of.items()
+        ),
+        {
+            "": "{who}",
+            "s": "{seconds:spread}",
+            **{stage: spent(stage) for stage in (READ, FIT, TEST, FIGURES)},
+            "MiB above imports": lambda each: mebibytes(each["above_imports"]),
+            "MiB in all": lambda each: mebibytes(each["whole_process"]),
+            "UA %": lambda each: f"{100 * each['UA']:.1f}",
+        },
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
