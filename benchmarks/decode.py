@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ways = [way for who in HSER for way in (f"{{speeds[{who}]:spread}}", f"{{ratios[{who}/soundfile]:.2f}}x")]
     told = ["{files}", "{speeds[soundfile]:spread}", *ways]
     header = ["audio s/s", "soundfile", *(cell for who in HSER for cell in (who, "ratio"))]
-    print_table(header, cells(rows, dict(enumerate(told))))
+    print_table(header, cells(rows, dict(zip(told, told, strict=True))))
     result = {
         "what": "audio seconds decoded per second, to 16 kHz mono float32",
         "threads": THREADS,

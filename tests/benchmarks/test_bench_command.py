@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,31 +22,31 @@ from benchmarks import baselines, breakdown, decode, encoder, stand_ins, write
 from benchmarks.cli import command
 from benchmarks.harness import CANNOT_RUN
 from benchmarks.stand_ins import write_config
-from extractor.encoders import Model
+from extractor.encoders import Model, transformer
 from extractor.encoders.families import MODELS
 from extractor.encoders.linear import can_run_int8
+from extractor.encoders.pooling import Pooler
 from extractor.errors import SettingsError
 from extractor.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")
+SMALL = ("--seconds", "4", "--loop-seconds", "1", "--rounds", "1", "--device", "cpu", "--out")
 
 
-@pytest.fixture
-def clip_setting() -> baselines.Setting:
+def setting(model: str) -> baselines.Setting:
     waveforms = [np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in (8000, 9000)]
-    return baselines.Setting("small-hubert", torch.float32, CPU, waveforms, [], compiled=True)
+    return baselines.Setting(model, torch.float32, CPU, waveforms, [], compiled=True)
 
 
 def bench(*arguments: str) -> Result:
     return CliRunner().invoke(command, arguments, catch_exceptions=False)
 
 
-def toy(*arguments: str, out: Path) -> dict[str, Any]:
-    """The result of a run on a few seconds of noise."""
-    small = ("--seconds", "4", "--loop-seconds", "1", "--rounds", "1", "--device", "cpu", "--out", str(out))
-    done = bench(*arguments, *small)
+def toy(*arguments: str, out: Path) -> list[dict[str, Any]]:
+    """Rows of a run on a few seconds of noise."""
+    done = bench(*arguments, *SMALL, str(out))
     assert done.exit_code == 0, done.output
-    return json.loads(out.read_text())
+    return json.loads(out.read_text())["rows"]
 
 
 # --- The command --------------------------------------------------------------------------------
@@ -55,13 +55,12 @@ def toy(*arguments: str, out: Path) -> dict[str, Any]:
 # transformers' own WavLM hands SDPA's ancestor two kinds of masks.
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
 def test_encoder_is_measured_beside_all_baselines(tmp_path: Path) -> None:
-    result = toy(
-        "encoder", "--model", "small-hubert,small-wavlm", "--lengths", "0.5,emodb", out=tmp_path / "toy.json"
-    )
-    assert [(row["model"], row["lengths"]) for row in result["rows"]] == [
+    names = ("--model", "small-hubert,small-wavlm", "--lengths", "0.5,emodb")
+    rows = toy("encoder", *names, out=tmp_path / "toy.json")
+    assert [(row["model"], row["lengths"]) for row in rows] == [
         (model, of) for model in ("small-hubert", "small-wavlm") for of in ("0.5 s", "emodb")
     ]
-    for row in result["rows"]:
+    for row in rows:
         # There is no small WavLM in torchaudio's table: that is said, and the rest is measured.
         left_out = {"torchaudio"} if row["model"] == "small-wavlm" else set()
         assert row["speeds"].keys() == {"loop", "best", "torchaudio", "hser"} - left_out
@@ -70,24 +69,17 @@ def test_encoder_is_measured_beside_all_baselines(tmp_path: Path) -> None:
         assert row["mfu"] > 0 and row["flop_per_audio_second"] > 0
         assert 0 <= row["padding"]["hser"] < 1 and row["padding"]["loop"] == 0
         assert row["content"].startswith(("noise", "recordings"))
-    fixed = result["rows"][0]
-    assert fixed["padding"]["best"] == 0  # all are equally long
+    assert rows[0]["padding"]["best"] == 0  # all are equally long
 
 
 @pytest.mark.skipif(not can_run_int8(CPU), reason="int8 needs a CPU with AVX-512 VNNI and BF16")
 def test_int8_is_measured_beside_the_other_dtype(tmp_path: Path) -> None:
     asked = ("encoder", "--model", "small-hubert", "--lengths", "0.5", "--baselines", "best", "--int8")
-    (row,) = toy(*asked, out=tmp_path / "toy.json")["rows"]
+    [row] = toy(*asked, out=tmp_path / "toy.json")
     assert row["speeds"].keys() == {"best", "hser", "int8"}
     assert row["ratios"].keys() == {"hser/best", "int8/best", "int8/hser"}
     speeds = {who: median(figures) for who, figures in row["speeds"].items()}
     assert row["ratios"]["int8/hser"] == pytest.approx(speeds["int8"] / speeds["hser"])
-
-
-def test_int8_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(SettingsError, match="VNNI"):
-        bench("encoder", "--model", "small-hubert", "--device", "cpu", "--int8")
 
 
 def test_rows_of_other_models_and_lengths_stay(tmp_path: Path) -> None:
@@ -100,32 +92,29 @@ def test_rows_of_other_models_and_lengths_stay(tmp_path: Path) -> None:
     assert [each["speed"] for each in json.loads(out.read_text())["rows"]] == [1.0, 3.0, 4.0]
 
 
-def test_whole_command_is_measured_against_the_encoder(tmp_path: Path) -> None:
-    result = toy("command", "--model", "small-hubert", "--lengths", "1", out=tmp_path / "toy.json")
-    [row] = result["rows"]
-    assert row["speeds"].keys() == {"hser", "command"}
-    assert row["ratios"].keys() == {"command/hser"}
-
-
+@pytest.mark.parametrize("stage", ["command", "all"])
 def test_all_measures_every_stage_and_says_what_cannot_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: dict[str, list[str]] = {}
+    ran: dict[str, Sequence[str]] = {}
 
-    def decoding(arguments: Sequence[str]) -> int:
-        ran["decode"] = list(arguments)
+    def main(name: str, arguments: Sequence[str]) -> int:
+        ran[name] = arguments
         return CANNOT_RUN
 
-    monkeypatch.setattr(decode, "main", decoding)
-    monkeypatch.setattr(write, "main", lambda arguments: ran.update(write=list(arguments)))
+    monkeypatch.setattr(decode, "main", partial(main, "decode"))
+    monkeypatch.setattr(write, "main", partial(main, "write"))
     out = tmp_path / "toy.json"
-    options = ("--model", "small-hubert", "--lengths", "1", "--baselines", "none", "--seconds", "2")
-    done = bench("all", *options, "--rounds", "2", "--device", "cpu", "--out", str(out))
+    done = bench(stage, "--model", "small-hubert", "--lengths", "1", "--baselines", "none", *SMALL, str(out))
+    [row] = json.loads(out.read_text())["rows"]
+    assert row["speeds"].keys() == {"hser", "command"} and row["ratios"].keys() == {"command/hser"}
+    if stage == "command":
+        assert done.exit_code == 0 and not ran
+        return
     assert done.exit_code == 1 and "cannot run here: decode" in done.output
-    assert json.loads(out.read_text())["rows"][0]["speeds"].keys() == {"hser", "command"}
     assert ran == {
-        "decode": ["--rounds", "2", "--out", str(tmp_path / "toy-decode.json")],
-        "write": ["--repeats", "2", "--out", str(tmp_path / "toy-write.json")],
+        "decode": ["--rounds", "1", "--out", str(tmp_path / "toy-decode.json")],
+        "write": ["--repeats", "1", "--out", str(tmp_path / "toy-write.json")],
     }
 
 
@@ -139,10 +128,14 @@ def test_all_measures_every_stage_and_says_what_cannot_run(
         (("encoder", "--lengths", "nan"), "emodb"),
         (("encoder", "--lengths", "-4"), "emodb"),
         (("encoder", "--baselines", "bestt"), "best"),
+        (("encoder", "--model", "hubert-base", "--device", "cpu", "--int8"), "VNNI"),
         (("decode", "--profile"), "of the encoder"),
     ],
 )
-def test_what_is_unknown_is_refused_by_name(arguments: tuple[str, ...], named: str) -> None:
+def test_what_is_unknown_is_refused_by_name(
+    arguments: tuple[str, ...], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     with pytest.raises(SettingsError, match=named):
         bench(*arguments)
 
@@ -157,22 +150,17 @@ def test_help_answers_without_the_heavy_packages() -> None:
 # --- Baselines ----------------------------------------------------------------------------------
 
 
-def test_models_without_masks_get_batches_of_one_length() -> None:
-    waveforms = [np.zeros(n, dtype=np.float32) for n in (5, 3, 5, 3, 3, 4)]
+def test_models_without_masks_get_batches_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    waveforms = [np.ones(n, dtype=np.float32) for n in (5, 3, 5, 3, 3, 4)]
     batches = [[len(w) for w in batch] for batch in baselines.equal_batches(waveforms, 2)]
     assert batches == [[3, 3], [3], [4], [5, 5]]
     assert baselines.padding_share(baselines.equal_batches(waveforms, 2)) == 0
     # Sorted: [3 3] [3 4] [5 5]: one sample of 24 is padding.
     assert baselines.padding_share(baselines.sorted_batches(waveforms, 2)) == pytest.approx(1 / 24)
-
-
-def test_wavlm_of_torchaudio_takes_no_mask(
-    clip_setting: baselines.Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setitem(baselines.TORCHAUDIO, "small-wavlm", "small")
     monkeypatch.setattr(baselines, "BATCH_SIZES", (2,))
-    assert baselines.prepare_torchaudio(clip_setting).padding_share > 0
-    prepared = baselines.prepare_torchaudio(replace(clip_setting, model="small-wavlm"))
+    assert baselines.prepare_torchaudio(setting("small-hubert")).padding_share > 0
+    prepared = baselines.prepare_torchaudio(setting("small-wavlm"))
     assert "of one length each" in prepared.how and prepared.padding_share == 0 and prepared.run() > 0
 
 
@@ -183,32 +171,18 @@ def test_every_name_of_torchaudio_is_there() -> None:
         assert name in MODELS and callable(getattr(torchaudio.models, function))
 
 
-def test_a_way_that_fails_is_left_out_with_its_reason() -> None:
-    def fails() -> float:
+def test_a_way_that_fails_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("too much\nby far")
 
     way, tried, missing = baselines.fastest({"a": lambda: 1.0, "b": lambda: 3.0, "c": fails}, calls=2)
     assert (way, tried, missing) == ("b", {"a": 1.0, "b": 3.0}, {"c": "OutOfMemoryError: too much"})
     assert baselines.fastest({"c": fails}, calls=1)[0] is None
-
-
-def test_compiled_ways_are_tried_and_what_does_not_compile_is_said(
-    clip_setting: baselines.Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(model: Any, dynamic: bool) -> Any:
-        raise_here = RuntimeError("no compiler here")
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            raise raise_here
-
-        forward.dtype, forward.device = model.dtype, model.device  # type: ignore[attr-defined]
-        return forward
-
-    for compile_, works in ((lambda model, dynamic: model, True), (refuses, False)):
-        monkeypatch.setattr(torch, "compile", compile_)
-        prepared = baselines.prepare_best(clip_setting)
+    for compiled, works in ((lambda model, dynamic: model, True), (lambda model, dynamic: fails, False)):
+        monkeypatch.setattr(torch, "compile", compiled)
+        prepared = baselines.prepare_best(setting("small-hubert"))
         assert any("compiled" in way for way in prepared.tried) == works
-        assert list(prepared.missing.values()) == ["RuntimeError: no compiler here"] * (not works)
+        assert list(prepared.missing.values()) == ["OutOfMemoryError: too much"] * (not works)
         assert prepared.how in prepared.tried and prepared.run() > 0
 
 
@@ -228,17 +202,12 @@ def test_drawn_lengths_are_the_distribution_asked_for(name: str) -> None:
     drawn = stand_ins.draw(distribution, 1200.0)
     shortest, longest = distribution.quantiles[0], distribution.quantiles[-1]
     assert shortest <= min(drawn) and max(drawn) <= longest
+    assert list(distribution.quantiles) == sorted(distribution.quantiles)
     # The tables' piecewise linear distribution and the midpoints of its steps have the same mean.
     assert sum(drawn) == pytest.approx(1200.0, rel=0.05)
     middle = distribution.quantiles[len(distribution.quantiles) // 2]
     assert np.median(drawn) == pytest.approx(middle, rel=0.02)
     assert drawn == stand_ins.draw(distribution, 1200.0)
-
-
-@pytest.mark.parametrize("name", stand_ins.CORPORA)
-def test_quantiles_ascend(name: str) -> None:
-    quantiles = stand_ins.CORPORA[name].quantiles
-    assert len(quantiles) == 21 and list(quantiles) == sorted(quantiles)
 
 
 def test_a_corpus_that_is_not_there_is_replaced_by_noise_and_that_is_said(tmp_path: Path) -> None:
@@ -259,52 +228,48 @@ def stage(name: str, ts: float, dur: float) -> dict[str, Any]:
     return event("user_annotation", f"hser:{name}", ts, dur)
 
 
-def test_on_a_cpu_time_goes_to_the_outermost_range() -> None:
-    events = [
-        event("user_annotation", breakdown.WHOLE, 0, 100),
-        stage("CNN", 0, 40),
-        stage("norms", 10, 5),  # within the CNN
-        stage("norms", 40, 10),
-        event("cpu_op", "aten::copy_", 45, 2),  # within the norm
-        event("cpu_op", "aten::cat", 60, 8),
-        event("cpu_op", "aten::copy_", 61, 2),  # within that
-        event("cpu_op", "aten::add", 70, 9),
-    ]
-    total, seconds = breakdown.by_stage(events, on_cuda=False)
-    us = {name: s * 1e6 for name, s in seconds.items()}
-    assert us == pytest.approx({"CNN": 40, "norms": 10, "copies": 8, "other": 42})
+ON_CPU = [
+    stage("CNN", 0, 40),
+    stage("norms", 10, 5),  # within the CNN
+    stage("norms", 40, 10),
+    event("cpu_op", "aten::copy_", 45, 2),  # within the norm
+    event("cpu_op", "aten::cat", 60, 8),
+    event("cpu_op", "aten::copy_", 61, 2),  # within that
+    event("cpu_op", "aten::add", 70, 9),
+]
+ON_CUDA = [  # a kernel counts where it was launched
+    stage("attention", 0, 10),
+    event("cuda_runtime", "cudaLaunchKernel", 5, 1, correlation=7),
+    event("cuda_driver", "cuLaunchKernel", 20, 1, correlation=8),  # in no range
+    event("cuda_runtime", "cudaMemcpyAsync", 25, 1, correlation=9),
+    event("kernel", "k", 30, 30, tid=99, correlation=7),
+    event("kernel", "k", 60, 5, tid=99, correlation=8),
+    event("gpu_memcpy", "m", 70, 15, tid=99, correlation=9),
+]
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (ON_CPU, {"CNN": 40, "norms": 10, "copies": 8, "other": 42}),
+        (ON_CUDA, {"attention": 30, "other": 5, "copies": 15, "idle": 50}),
+    ],
+)
+def test_on_a_cpu_time_goes_to_the_outermost_range(
+    events: list[dict[str, Any]], expected: dict[str, float]
+) -> None:
+    whole = event("user_annotation", breakdown.WHOLE, 0, 100)
+    total, seconds = breakdown.by_stage([whole, *events], on_cuda=events is ON_CUDA)
+    assert {name: s * 1e6 for name, s in seconds.items()} == pytest.approx(expected)
     assert total * 1e6 == pytest.approx(100)
-
-
-def test_on_cuda_a_kernel_counts_where_it_was_launched() -> None:
-    events = [
-        event("user_annotation", breakdown.WHOLE, 0, 100),
-        stage("attention", 0, 10),
-        event("cuda_runtime", "cudaLaunchKernel", 5, 1, correlation=7),
-        event("cuda_driver", "cuLaunchKernel", 20, 1, correlation=8),  # in no range
-        event("cuda_runtime", "cudaMemcpyAsync", 25, 1, correlation=9),
-        event("kernel", "k", 30, 30, tid=99, correlation=7),
-        event("kernel", "k", 60, 5, tid=99, correlation=8),
-        event("gpu_memcpy", "m", 70, 15, tid=99, correlation=9),
-    ]
-    _, seconds = breakdown.by_stage(events, on_cuda=True)
-    us = {name: s * 1e6 for name, s in seconds.items()}
-    assert us == pytest.approx({"attention": 30, "other": 5, "copies": 15, "idle": 50})
-
-
-def test_a_trace_without_batches_is_refused() -> None:
     with pytest.raises(ValueError, match="no batch"):
-        breakdown.by_stage([stage("CNN", 0, 1)], on_cuda=False)
+        breakdown.by_stage(events, on_cuda=False)
 
 
 def test_profile_finds_every_stage_of_an_encoder(tmp_path: Path) -> None:
-    out = tmp_path / "toy.json"
-    result = toy(
-        *("encoder", "--model", "small-wavlm", "--lengths", "1", "--baselines", "none"),
-        *("--profile", "--traces", str(tmp_path / "traces")),
-        out=out,
-    )
-    [row] = result["rows"]
+    traces = ("--profile", "--traces", str(tmp_path / "traces"))
+    names = ("--model", "small-wavlm", "--lengths", "1", "--baselines", "none")
+    [row] = toy("encoder", *names, *traces, out=tmp_path / "toy.json")
     found = row["breakdown"]
     wanted = {"CNN", "projection", "positions", "attention's products", "attention", "feed-forward"}
     assert wanted | {"norms", "pooling"} <= found["seconds"].keys() <= set(breakdown.STAGES)
@@ -326,23 +291,16 @@ def test_operations_of_the_stages_are_those_of_the_encoder(tmp_path: Path) -> No
 
 
 def test_named_parts_give_what_the_parts_give(tmp_path: Path) -> None:
+    """And nothing but the encoder's own parts stays wrapped."""
     waveforms = [np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)]
+    before = transformer.attend, Pooler.add
     pooled = []
     for named in (False, True):
         model = Model(write_config(tmp_path), "fp32", CPU)
-        encode, budget = encoder.batch_encoder(model)
         if named:
             breakdown.name_parts(model.encoder)
         with breakdown.named_functions():
-            pooled.append(encode(encoder.jobs(waveforms, budget)[0]).pooled["mean"])
+            assert transformer.attend is not before[0] and Pooler.add is not before[1]
+            pooled.append(encoder.mean_pooled(model, waveforms))
     np.testing.assert_array_equal(*pooled)
-
-
-def test_nothing_stays_wrapped() -> None:
-    from extractor.encoders import transformer
-    from extractor.encoders.pooling import Pooler
-
-    before = transformer.attend, Pooler.add
-    with breakdown.named_functions():
-        assert transformer.attend is not before[0] and Pooler.add is not before[1]
     assert (transformer.attend, Pooler.add) == before
