@@ -17,8 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from extractor.commands.options import table_lines
-
 if TYPE_CHECKING:
     import torch
 
@@ -194,6 +192,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from extractor.commands.options import table_lines  # here: `benchmarks.egemaps` runs without our packages
+
     return "\n".join(table_lines([header, *rows], align=str.rjust))
 
 
