@@ -18,15 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_kernels.norm_gelu import group_norm_gelu
-from cuda_kernels.norm_gelu import reference as norm_gelu_reference
 from cuda_kernels.pool import pool_rows
-from cuda_kernels.pool import reference as pool_reference
-from cuda_kernels.resample import ratio, resample
-from cuda_kernels.resample import reference as resample_reference
+from cuda_kernels.resample import ratio, reference, resample
 from cuda_kernels.spectral import HOP, N_FFT, NUM_BINS, SpectralEdit, edit_by_spectrogram, edit_spectrogram
-from cuda_kernels.spectral import reference as spectral_reference
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms
-from cuda_kernels.waveform import reference as waveform_reference
 from extractor.types import SAMPLE_RATE, Seconds
 
 OURS, DEFINITION, COMPILED, LIBRARY = "ours", "definition", "compiled", "library"
@@ -37,7 +32,6 @@ SNR_DB = 10.0
 EPS = 1e-7  # of the normalisation
 CHANNELS = 512  # of the CNN's first layer
 DIM, FRAMES_A_SECOND = 1024, 50  # of hubert-large
-LAYERS = 25
 CPU_NORM_RECORDINGS = 4  # the first layer of 64 recordings of 4 s is a gigabyte: minutes on a CPU
 LARGER = 16  # times the batch: hundreds of megabytes, several times a GPU's second-level cache
 STATISTICS = ("mean", "m2", "min", "max")
@@ -58,9 +52,6 @@ class Size:
     def num_samples(self) -> int:
         """Of one recording at 16 kHz."""
         return round(self.seconds * SAMPLE_RATE)
-
-    def text(self, recordings: int | None = None) -> str:
-        return f"{recordings or self.recordings} x {self.seconds:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +83,6 @@ def cases(size: Size, compiled: bool) -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float32):
         for statistics in (("mean",), STATISTICS):
             yield pooling(size, dtype, statistics, compiled and statistics == STATISTICS)
-    if size.device == "cuda":
-        yield pooling(size, torch.bfloat16, ("mean",), False, layers=LAYERS)
 
 
 def noise(size: Size, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -106,28 +95,28 @@ def case(
     size: Size,
     kernel: str,
     num_bytes: int,
-    ours: Callable[[str], Tensor],
-    load_library: Callable[[], Callable[[], Any]],
+    packed: Tensor,
+    ours: Callable[[Tensor, int, str], Tensor],
     library: str,
-    one: Callable[[Tensor], Any] | None = None,
-    parts: Sequence[Tensor] = (),
-    what: str | None = None,
+    load: Callable[[], Callable[[], Any]],
+    compiled: bool = False,
     missing: Mapping[str, str] = MappingProxyType({}),
     aims: Mapping[str, float] = MappingProxyType({}),
 ) -> Case:
-    """``ours`` takes a backend; ``one`` is the definition of one recording, to be compiled, for ``parts``."""
-    ways: dict[str, Callable[[], Any]] = {OURS: lambda: ours("auto")}
+    """``ours`` takes packed recordings, how many they are and a backend; ``load`` gives the library's way."""
+    ways: dict[str, Callable[[], Any]] = {OURS: lambda: ours(packed, size.recordings, "auto")}
     without = dict(missing)
     if size.device == "cuda":  # elsewhere ours is the definition
-        ways[DEFINITION] = lambda: ours("torch")
-    if one is not None:
-        compiled = torch.compile(one, dynamic=False)
-        ways[COMPILED] = lambda: [compiled(part) for part in parts]
+        ways[DEFINITION] = lambda: ours(packed, size.recordings, "torch")
+    if compiled:
+        one = torch.compile(lambda recording: ours(recording, 1, "torch"), dynamic=False)
+        ways[COMPILED] = lambda: [one(recording) for recording in packed.chunk(size.recordings)]
     try:
-        ways[LIBRARY] = load_library()
+        ways[LIBRARY] = load()
     except ImportError:
         without[LIBRARY] = "torchaudio is not installed"
-    return Case(kernel, what or size.text(), num_bytes, ways, library, without, dict(aims))
+    what = f"{size.recordings} x {size.seconds:g} s"
+    return Case(kernel, what, num_bytes, ways, library, without, dict(aims))
 
 
 # --- The spectrogram ----------------------------------------------------------------------------
@@ -141,21 +130,19 @@ def spectral_edit(size: Size, compiled: bool) -> Case:
     edit = SpectralEdit(
         math.ceil(num_frames / RATE), (RATE, RATE), bands=((20, 20 + MOST_BINS // 2),), spans=((5, 9),)
     )
-    lengths, edits = [num_frames] * size.recordings, [edit] * size.recordings
-    packed = frames.flatten(0, 1)
 
-    def library() -> Callable[[], Tensor]:
-        return partial(torchaudio_edit(size.device), frames.transpose(1, 2).contiguous())
+    def ours(x: Tensor, count: int, backend: str) -> Tensor:
+        return torch.view_as_real(edit_spectrogram(x, [num_frames] * count, [edit] * count, backend))
 
     return case(
         size,
         "spectral edit",
         8 * NUM_BINS * size.recordings * (num_frames + edit.num_frames),
-        lambda backend: torch.view_as_real(edit_spectrogram(packed, lengths, edits, backend)),
-        library,
+        frames.flatten(0, 1),
+        ours,
         "torchaudio: TimeStretch, FrequencyMasking, TimeMasking",
-        (lambda x: spectral_reference.edit_spectrogram(x, [num_frames], [edit])) if compiled else None,
-        frames.unbind(),
+        lambda: partial(torchaudio_edit(size.device), frames.transpose(1, 2).contiguous()),
+        compiled,
         aims={"library/ours": SPECTRAL_AIM},
     )
 
@@ -165,10 +152,11 @@ def spectral_chain(size: Size) -> Case:
     n, m = size.num_samples, round(size.num_samples / RATE)
     waveforms, window = noise(size, size.recordings, n), torch.hann_window(N_FFT, device=size.device)
     edit = SpectralEdit(1 + m // HOP, (RATE, RATE), bands=((20, 20 + MOST_BINS // 2),), spans=((5, 9),))
-    packed, lengths = waveforms.flatten(), [n] * size.recordings
-    edits, wanted = [edit] * size.recordings, [m] * size.recordings
 
-    def library() -> Callable[[], Tensor]:
+    def ours(x: Tensor, count: int, backend: str) -> Tensor:
+        return edit_by_spectrogram(x, [n] * count, [edit] * count, [m] * count, backend)
+
+    def load() -> Callable[[], Tensor]:
         edited = torchaudio_edit(size.device)
 
         def run() -> Tensor:
@@ -179,14 +167,8 @@ def spectral_chain(size: Size) -> Case:
 
         return run
 
-    return case(
-        size,
-        "stft, edit, istft",
-        4 * size.recordings * (n + m),
-        lambda backend: edit_by_spectrogram(packed, lengths, edits, wanted, backend),
-        library,
-        "torch.stft, torchaudio as above, torch.istft",
-    )
+    num_bytes, library = 4 * size.recordings * (n + m), "torch.stft, torchaudio as above, torch.istft"
+    return case(size, "stft, edit, istft", num_bytes, waveforms.flatten(), ours, library, load)
 
 
 def torchaudio_edit(device: str) -> Callable[[Tensor], Tensor]:
@@ -222,11 +204,12 @@ def waveform(size: Size, compiled: bool, given: bool, alone: bool = False) -> Ca
     x, noises = noise(size, size.recordings, n), noise(size, size.recordings, n)
     mask = (n // 3, n // 3 + n // 20)
     edits = [WaveformEdit(0.7, SNR_DB, None if given else 12345 + i, (mask,)) for i in range(size.recordings)]
-    packed, lengths = x.flatten(), [n] * size.recordings
     packed_noise = noises.flatten() if given else None
-    same = WaveformEdit(0.7, SNR_DB, 12345, (mask,))
 
-    def library() -> Callable[[], Tensor]:
+    def ours(x: Tensor, count: int, backend: str) -> Tensor:
+        return edit_waveforms(x, [n] * count, edits[:count], packed_noise, True, backend)
+
+    def load() -> Callable[[], Tensor]:
         from torchaudio.functional import add_noise
 
         snr = torch.full((size.recordings,), SNR_DB, device=size.device)
@@ -243,11 +226,11 @@ def waveform(size: Size, compiled: bool, given: bool, alone: bool = False) -> Ca
         size,
         f"waveform chain, {'given' if given else 'white'} noise",
         4 * x.numel() * (3 if given else 2),
-        lambda backend: edit_waveforms(packed, lengths, edits, packed_noise, True, backend),
-        library,
+        x.flatten(),
+        ours,
         f"{'' if given else 'torch.randn, '}torchaudio.functional.add_noise, a product, layer_norm",
-        (lambda x: waveform_reference.edit_waveform(x, same, None, True)) if compiled else None,
-        x.unbind(),
+        load,
+        compiled,
         aims={"share_of_copy": COPY_AIM},
     )
     if not alone:
@@ -260,25 +243,24 @@ def resampling(size: Size, rate: int) -> Case:
     tenth as long, and no match for it."""
     up, down = ratio(rate)
     n = round(size.seconds * rate)
-    x, lengths = noise(size, size.recordings, n), [n] * size.recordings
-    packed = x.flatten()
+    x = noise(size, size.recordings, n)
 
-    def library() -> Callable[[], Tensor]:
+    def load() -> Callable[[], Tensor]:
         from torchaudio.transforms import Resample
 
-        width = math.ceil(resample_reference.HALF_WIDTH)
-        roll_off, beta = (1 + resample_reference.PASS_BAND) / 2, resample_reference.BETA
-        return partial(
-            Resample(rate, SAMPLE_RATE, "sinc_interp_kaiser", width, roll_off, beta).to(size.device), x
-        )
+        width = math.ceil(reference.HALF_WIDTH)
+        roll_off, beta = (1 + reference.PASS_BAND) / 2, reference.BETA
+        transform = Resample(rate, SAMPLE_RATE, "sinc_interp_kaiser", width, roll_off, beta)
+        return partial(transform.to(size.device), x)
 
     return case(
         size,
         f"resample, {rate / 1000:g} kHz",
-        4 * size.recordings * (n + resample_reference.num_resampled(n, up, down)),
-        lambda backend: resample(packed, lengths, up, down, backend)[0],
-        library,
+        4 * size.recordings * (n + reference.num_resampled(n, up, down)),
+        x.flatten(),
+        lambda x, count, backend: resample(x, [n] * count, up, down, backend)[0],
         "torchaudio.transforms.Resample, a filter of the same length",
+        load,
         missing={COMPILED: "resampling keeps its filters in a cache, past which torch.compile goes"},
     )
 
@@ -288,53 +270,51 @@ def resampling(size: Size, rate: int) -> Case:
 
 def norm_gelu(size: Size, compiled: bool) -> Case:
     """What follows the first convolution: five samples a row."""
-    recordings = size.recordings if size.device == "cuda" else min(CPU_NORM_RECORDINGS, size.recordings)
+    if size.device != "cuda":
+        size = replace(size, recordings=min(CPU_NORM_RECORDINGS, size.recordings))
     num_rows = (size.num_samples - 10) // 5 + 1
-    x = noise(size, recordings, num_rows, CHANNELS, dtype=torch.bfloat16)
+    x = noise(size, size.recordings, num_rows, CHANNELS, dtype=torch.bfloat16)
     weight, bias = noise(size, 2, CHANNELS, dtype=torch.bfloat16)
-    packed, lengths = x.flatten(0, 1), [num_rows] * recordings
-    starts = [i * num_rows for i in range(recordings)]
+    starts = [i * num_rows for i in range(size.recordings)]
     channels_first = x.transpose(1, 2).contiguous()  # [R, C, T], as torch wants it
 
-    def one(rows: Tensor) -> Tensor:
-        return norm_gelu_reference.group_norm_gelu(rows, [0], [num_rows], weight, bias, 1e-5)
+    def ours(x: Tensor, count: int, backend: str) -> Tensor:
+        return group_norm_gelu(x, starts[:count], [num_rows] * count, weight, bias, backend=backend)
 
     return case(
         size,
         "norm_gelu, bf16",
         2 * x.numel() * x.element_size(),
-        lambda backend: group_norm_gelu(packed, starts, lengths, weight, bias, backend=backend),
-        lambda: lambda: F.gelu(F.group_norm(channels_first, CHANNELS, weight, bias)),
+        x.flatten(0, 1),
+        ours,
         "torch: group_norm, gelu",
-        one if compiled else None,
-        x.unbind(),
-        size.text(recordings),
+        lambda: lambda: F.gelu(F.group_norm(channels_first, CHANNELS, weight, bias)),
+        compiled,
     )
 
 
-def pooling(
-    size: Size, dtype: torch.dtype, statistics: Sequence[str], compiled: bool, layers: int = 1
-) -> Case:
-    """Of one layer of hubert-large, or of several at once."""
+def pooling(size: Size, dtype: torch.dtype, statistics: Sequence[str], compiled: bool) -> Case:
+    """Of one layer of hubert-large."""
     num_frames = round(size.seconds * FRAMES_A_SECOND) - 1
-    x = noise(size, layers, size.recordings, num_frames, DIM, dtype=dtype)
-    packed, lengths = x.flatten(1, 2), [num_frames] * size.recordings
-    reductions: Mapping[str, Callable[[Tensor], Tensor]] = {
-        "mean": lambda rows: rows.mean(2, dtype=torch.float32),
-        "m2": lambda rows: rows.float().var(2, correction=0) * num_frames,
-        "min": lambda rows: rows.amin(2),
-        "max": lambda rows: rows.amax(2),
+    x = noise(size, size.recordings, num_frames, DIM, dtype=dtype)
+    reductions: Mapping[str, Callable[[], Tensor]] = {
+        "mean": lambda: x.mean(1, dtype=torch.float32),
+        "m2": lambda: x.float().var(1, correction=0) * num_frames,
+        "min": lambda: x.amin(1),
+        "max": lambda: x.amax(1),
     }
-    short = {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
+
+    def ours(x: Tensor, count: int, backend: str) -> Tensor:
+        return torch.cat([*pool_rows(x, [num_frames] * count, statistics, backend).values()])
+
     return case(
         size,
-        f"pool of {', '.join(statistics)}, {short}",
-        x.numel() * x.element_size() + 4 * len(statistics) * layers * size.recordings * DIM,
-        lambda backend: torch.cat([*pool_rows(packed, lengths, statistics, backend).values()]),
-        lambda: lambda: [reductions[name](x) for name in statistics],
+        f"pool of {', '.join(statistics)}, {'bf16' if dtype == torch.bfloat16 else 'fp32'}",
+        x.numel() * x.element_size() + 4 * len(statistics) * size.recordings * DIM,
+        x.flatten(0, 1),
+        ours,
         "torch: a reduction for each statistic",
-        (lambda rows: pool_reference.pool_rows(rows, [num_frames], statistics)) if compiled else None,
-        x[0].unbind(),
-        size.text() + (f", {layers} layers" if layers > 1 else ""),
+        lambda: lambda: [reductions[name]() for name in statistics],
+        compiled,
         aims={"share_of_copy": COPY_AIM},
     )
