@@ -45,9 +45,9 @@ from extractor.augment import (
     to_text,
 )
 from extractor.encoders import Model
-from extractor.run.batch import augmented
+from extractor.run.batch import augmented, stage
 from extractor.run.recipe import CPU_BATCH
-from extractor.types import Decoded, Failure
+from extractor.types import Decoded
 
 CPU = torch.device("cpu")
 CHAIN = "stretch+specaugment+gain+noise+timemask"
@@ -76,14 +76,14 @@ class Corpus:
     def augment(self, augmentation: Augmentation, copy: int) -> None:
         """Recipes drawn and carried out, as a run does."""
         for job in self.planned:
-            recipes = [
-                draw(augmentation, self.sources[int(u.id)], SEED, copy, self.pool) for u in job.utterances
-            ]
+            sources = [self.sources[int(row.utterance.id)] for row in job.rows]
+            recipes = [draw(augmentation, source, SEED, copy, self.pool) for source in sources]
             needed = dict.fromkeys(clip for recipe in recipes for clip in recipe.clips)
             clips = {clip: Decoded(self.waveforms[int(clip.id)], "") for clip in needed}
-            for result in augmented(replace(job, recipes=recipes, clips=clips), CPU):
-                if isinstance(result, Failure):
-                    raise RuntimeError(f"recording {result.id}: {result.reason}")  # noqa: TRY004
+            rows = [replace(row, recipe=recipe) for row, recipe in zip(job.rows, recipes, strict=True)]
+            _, failures = augmented(stage(replace(job, rows=rows, clips=clips), CPU))
+            if failures:
+                raise RuntimeError(f"recording {failures[0].id}: {failures[0].reason}")
 
     def with_torchaudio(self, edit: Callable[[Tensor], Tensor]) -> None:
         """``edit`` on complex ``[F, T]`` of each recording."""

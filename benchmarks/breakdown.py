@@ -31,9 +31,8 @@ from benchmarks.harness import machine, text_table
 from benchmarks.kernels import Clock, copy_speed
 from benchmarks.stand_ins import find, label, read
 from extractor.encoders import Model, resolve_device
-from extractor.run.batch import BatchEncoder
-from extractor.run.staging import Job
-from extractor.types import SAMPLE_RATE, Decoded, Seconds
+from extractor.run.batch import BatchEncoder, DecodedBatch
+from extractor.types import SAMPLE_RATE, Seconds
 
 # Audio in a trace: two batches on a CPU, a few on a GPU; a trace of more is too large to look at.
 AUDIO: Mapping[str, Seconds] = {"cpu": 60.0, "cuda": 960.0}
@@ -68,7 +67,7 @@ FUNCTIONS = {
     "extractor.encoders.fused.norm_rows": NORMS,
     "extractor.encoders.pooling.Pooler.begin": POOLING,
     "extractor.encoders.pooling.Pooler.add": POOLING,
-    "extractor.encoders.pooling.Pooler.arriving": POOLING,
+    "extractor.encoders.pooling.Pooler.embeddings": POOLING,
 }
 COPY_OPS = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::cat", "aten::contiguous", "aten::clone")
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -149,7 +148,7 @@ class Breakdown:
     missing: Sequence[str]  # functions that were not found
 
 
-def trace_batches(model: Model, encode: BatchEncoder, planned: Sequence[Job], out: Path) -> Breakdown:
+def trace_batches(model: Model, encode: BatchEncoder, planned: Sequence[DecodedBatch], out: Path) -> Breakdown:
     """Encode batches, one after another, and write the trace to ``out`` (for chrome://tracing or Perfetto).
 
     On a CPU in one thread, as a stream of the engine has, against what one core gives. ``encode`` runs
@@ -176,7 +175,7 @@ def trace_batches(model: Model, encode: BatchEncoder, planned: Sequence[Job], ou
     out.parent.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(out))
     events = json.loads(out.read_text(encoding="utf-8"))["traceEvents"]
-    lengths = [len(d.waveform) for job in planned for d in job.decoded if isinstance(d, Decoded)]
+    lengths = [len(row.decoded.waveform) for batch in planned for row in batch.rows]
     audio, (total, seconds) = sum(lengths) / SAMPLE_RATE, by_stage(events, on_cuda)
     operations, moved = operations_of(model.encoder, lengths), bytes_of(model.encoder, lengths)
     return Breakdown(audio, total, seconds, operations, moved, roof, copy, missing)

@@ -48,12 +48,11 @@ from extractor.encoders.families import MODELS
 from extractor.encoders.linear import Linear
 from extractor.errors import SettingsError, unknown
 from extractor.plan.batches import plan_batches
-from extractor.run.batch import BatchEncoder
+from extractor.run.batch import BatchEncoder, DecodedBatch
 from extractor.run.engine import run
 from extractor.run.options import Options
 from extractor.run.pipeline import most_streams, num_cores, num_streams, threads_of
 from extractor.run.recipe import batch_seconds
-from extractor.run.staging import Job
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Seconds, Utterance
 
 CONTENDERS = (*BASELINES, "hser", "command", "int8")
@@ -95,12 +94,12 @@ class Settings:
 # --- What runs ----------------------------------------------------------------------------------
 
 
-def jobs(waveforms: Sequence[np.ndarray], budget: Seconds, streams: int = 1) -> list[Job]:
+def jobs(waveforms: Sequence[np.ndarray], budget: Seconds, streams: int = 1) -> list[DecodedBatch]:
     """Batches as the engine plans them, of so much audio."""
     lengths = np.array([len(w) for w in waveforms])
     planned = plan_batches(lengths, round(budget * SAMPLE_RATE), streams=streams)
     return [
-        Job(
+        DecodedBatch.of(
             b,
             members.tolist(),
             [Utterance(str(i), "") for i in members],
@@ -120,17 +119,17 @@ def batch_encoder(model: Model, budget: Seconds | None = None) -> tuple[BatchEnc
 def mean_pooled(model: Model, waveforms: Sequence[np.ndarray]) -> np.ndarray:
     """float32 ``[U, L, D]`` of all layers, all recordings in one batch."""
     encode, budget = batch_encoder(model, 600.0)
-    [job] = jobs(waveforms, budget)
-    return encode(job).pooled["mean"][np.argsort(job.positions)]
+    [batch] = jobs(waveforms, budget)
+    return encode(batch).pooled["mean"][np.argsort([row.position for row in batch.rows])]
 
 
-def bare(encode: BatchEncoder, planned: Sequence[Job], seconds: Seconds) -> float:
+def bare(encode: BatchEncoder, planned: Sequence[DecodedBatch], seconds: Seconds) -> float:
     """The encoder and the pooling alone, in as many streams as the engine takes."""
     streams = num_streams(encode.model.device.type, len(planned))
 
-    def encode_in_its_threads(job: Job) -> BatchResult:
-        torch.set_num_threads(threads_of(job.batch, len(planned), streams))
-        return encode(job)
+    def encode_in_its_threads(batch: DecodedBatch) -> BatchResult:
+        torch.set_num_threads(threads_of(batch.index, len(planned), streams))
+        return encode(batch)
 
     before = torch.get_num_threads()
     began = time.perf_counter()

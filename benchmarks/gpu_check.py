@@ -102,7 +102,7 @@ def check_pooling(device: str) -> Iterator[Finding]:
             else [Piece(u, n, slice(0, n)) for u, n in enumerate(lengths)]
         )
         pooler.add(0, hidden.to(on))
-        return pooler.pooled()
+        return pooler.embeddings().wait().pooled
 
     for windowed in (False, True):
         reference, values = pooled("cpu", windowed), pooled(device, windowed)

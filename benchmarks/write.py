@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
-from extractor.run.committing import Committer
+from extractor.run.pipeline import Committer
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Row, Utterance

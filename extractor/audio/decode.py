@@ -81,22 +81,27 @@ T = TypeVar("T")
 
 def decode_batch(
     utterances: Sequence[Utterance],
-    headers: Sequence[Header],
+    headers: Sequence[Header | Failure],
     options: DecodeOptions,
     pool: ThreadPoolExecutor | None = None,
     stop: threading.Event | None = None,
 ) -> list[Decoded | Failure]:
     """Decodes a batch, aligned with ``utterances``. A bad recording is a Failure, never an exception.
 
-    A file that several utterances name is opened once. What an utterance decodes to depends on
-    its own file and segment alone. The waveforms of one batch may share memory.
+    A Failure among the headers stays what it is. A file that several utterances name is opened once. What
+    an utterance decodes to depends on its own file and segment alone. The waveforms of one batch may share
+    memory.
     """
     if pool is None:
         with ThreadPoolExecutor(options.workers, thread_name_prefix="decode") as own:
             return decode_batch(utterances, headers, options, own, stop)
     stop = stop or threading.Event()
     files: dict[tuple[str, Header], _File] = {}
+    decoded: dict[int, Decoded | Failure] = {}
     for place, (utterance, header) in enumerate(zip(utterances, headers, strict=True)):
+        if isinstance(header, Failure):
+            decoded[place] = header
+            continue
         file = files.setdefault((utterance.path, header), _File(utterance.path, header, []))
         file.utterances.append((place, utterance))
 
@@ -111,7 +116,6 @@ def decode_batch(
         pool.submit(_decode_whole, [whole[i] for i in share], options, stop)
         for share in shares([dali.decoded_bytes(file.header) for file in whole], most, dali.BATCH_BYTES)
     ]
-    decoded: dict[int, Decoded | Failure] = {}
     for future in futures:
         decoded.update(future.result())
     return [decoded[place] for place in range(len(utterances))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -73,14 +72,11 @@ def checksums(
 
     ``num_samples``: at 16 kHz, what the time left is told by. Once ``stop`` is set, no more come.
     """
-    asked: deque[tuple[Sequence[int], dict[int, Failure]]] = deque()
 
-    def requests() -> Iterator[tuple[Sequence[Utterance], Sequence[Header]]]:
+    def requests() -> Iterator[tuple[Sequence[int], Sequence[Utterance], Sequence[Header | Failure]]]:
         for block in shares(num_samples, BLOCK_RECORDINGS, round(BLOCK * SAMPLE_RATE)):
-            found = list(zip(block, probe([utterances[i] for i in block], decoding.workers), strict=True))
-            readable = [(i, header) for i, header in found if not isinstance(header, Failure)]
-            asked.append((block, {i: header for i, header in found if isinstance(header, Failure)}))
-            yield [utterances[i] for i, _ in readable], [header for _, header in readable]
+            some = [utterances[i] for i in block]
+            yield block, some, probe(some, decoding.workers)
 
     done, audio = 0, 0.0
     total = sum(num_samples) / SAMPLE_RATE
@@ -88,12 +84,9 @@ def checksums(
         showing(progress, "comparing audio", len(utterances), total),
         DecodeAhead(requests(), decoding) as ahead,
     ):
-        for decoded in ahead:
-            block, unreadable = asked.popleft()
-            good = iter(decoded)
-            for i in block:
-                heard = unreadable[i] if i in unreadable else next(good)
-                yield i, heard if isinstance(heard, Failure) else heard.checksum
+        for block, decoded in ahead:
+            for i, found in zip(block, decoded, strict=True):
+                yield i, found if isinstance(found, Failure) else found.checksum
             done += len(block)
             audio += sum(num_samples[i] for i in block) / SAMPLE_RATE
             progress.update(Counts(done, audio))

@@ -71,25 +71,18 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Arriving:
-    """What a batch was pooled to, on its way from the device."""
+class Embeddings:
+    """What a batch was pooled to. On CUDA it is on its way from the device: `wait` before it is read."""
 
-    on_host: dict[str, Tensor]  # float32 [U, L, width * D] by pooling
-    all_finite: Tensor  # bool [U]
+    pooled: dict[str, np.ndarray]  # float32 [U, L, width * D] by pooling, but for `none`
+    finite: np.ndarray  # bool [U]: no frame of any wanted layer holds a NaN or an infinity
     frames: list[np.ndarray]  # for the pooling `none`, float32 [T, L, D] an utterance
-    copied: torch.cuda.Event | None
+    copied: torch.cuda.Event | None = None
 
-    def pooled(self) -> dict[str, np.ndarray]:
-        self._wait()
-        return {name: values.numpy() for name, values in self.on_host.items()}
-
-    def finite(self) -> np.ndarray:
-        self._wait()
-        return self.all_finite.numpy()
-
-    def _wait(self) -> None:
+    def wait(self) -> Embeddings:
         if self.copied is not None:
             self.copied.synchronize()
+        return self
 
 
 class Pooler:
@@ -197,29 +190,20 @@ class Pooler:
         if "last" in state:
             state["last"].copy_(values["last"])
 
-    def finite(self) -> np.ndarray:
-        """bool ``[U]``: no frame of any wanted layer holds a NaN or an infinity."""
-        return self.arriving().finite()
-
-    def pooled(self) -> dict[str, np.ndarray]:
-        """float32 ``[U, L, width * D]`` for each pooling but ``none``."""
-        return self.arriving().pooled()
-
-    def arriving(self) -> Arriving:
+    def embeddings(self) -> Embeddings:
         """Begin to move everything to the host: on CUDA into pinned memory, with one wait for all."""
         count = self._moved(torch.from_numpy(self.count[:, :, None])).to(self.state["mean"].dtype)
         statistics = {**self.state, "count": count}
         finishers = {name: POOLINGS[name].finish for name in self.poolings}
         results = {name: f(statistics).float() for name, f in finishers.items() if f is not None}
-        finite = self.state["mean"].isfinite().all(dim=(1, 2))
-        if self.device.type != "cuda":
-            on_host = {name: values.cpu() for name, values in results.items()}
-            return Arriving(on_host, finite.cpu(), self.frame_rows(), None)
-        on_host = {name: _to_pinned(values) for name, values in results.items()}
-        on_host_finite = _to_pinned(finite)
-        copied = torch.cuda.Event()
-        copied.record(torch.cuda.current_stream(self.device))
-        return Arriving(on_host, on_host_finite, self.frame_rows(), copied)
+        on_cuda = self.device.type == "cuda"
+        to_host = _to_pinned if on_cuda else Tensor.cpu
+        pooled = {name: to_host(values).numpy() for name, values in results.items()}
+        finite = to_host(self.state["mean"].isfinite().all(dim=(1, 2))).numpy()
+        copied = torch.cuda.Event() if on_cuda else None
+        if copied is not None:
+            copied.record(torch.cuda.current_stream(self.device))
+        return Embeddings(pooled, finite, self.frame_rows(), copied)
 
     def frame_rows(self) -> list[np.ndarray]:
         """For the pooling ``none``: float32 ``[T, L, D]`` an utterance."""

@@ -1,9 +1,14 @@
-"""One batch, from decoded audio to rows: augment -> encode -> pool, window by window, layer by layer."""
+"""One batch, from decoded audio to rows: to the device -> augment -> encode -> pool, layer by layer.
+
+On a CPU nothing is copied. On CUDA all waveforms of a batch are one copy, from pinned memory and on a
+stream of its own, so that neither the thread that asks for it nor the computing waits. Audio that was
+left at its recordings' own rates (`DecodeOptions.resample`) is resampled there.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,58 +18,162 @@ import torch
 from torch import Tensor
 
 from extractor.encoders import Encoder, Model
-from extractor.encoders.pooling import Arriving, Piece, Pooler
+from extractor.encoders.pooling import Embeddings, Piece, Pooler
 from extractor.errors import SettingsError
 from extractor.plan.windows import Window, split_windows
 from extractor.run.memory import Memory
-from extractor.run.staging import Job, Staged, arrived, stage
 from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, LatentMask, Row, Utterance
 
 if TYPE_CHECKING:
-    from extractor.augment import Recipe
+    from extractor.augment import Clip, Recipe
 
+ALIGNMENT = 64  # samples, 256 bytes: each waveform begins as if it had been allocated alone
 # Frame-level output of one recording is held in memory until its batch is committed.
 MAX_FRAME_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """One utterance, ready to encode."""
+class DecodedRow:
+    """A recording of a batch that could be decoded."""
 
-    position: int
+    position: int  # in the run's manifest
     utterance: Utterance
-    waveform: Tensor  # float32 [num_samples], on the model's device, augmented
-    checksum: str  # of the recording as it was decoded
-    mask: LatentMask | None
+    decoded: Decoded
+    recipe: Recipe | None = None  # how it is augmented
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
-    """What the encoder made of some utterances, aligned with them."""
+class DecodedBatch:
+    """A planned batch whose audio is there. What failed on the way is in no row."""
 
-    pooled: dict[str, np.ndarray]  # float32 [U, L, D']
-    frames: list[np.ndarray]  # float32 [T, L, D] each, or empty
-    finite: np.ndarray  # bool [U]
+    index: int  # in the run's plan
+    rows: Sequence[DecodedRow]
+    failures: Sequence[Failure] = ()
+    clips: Mapping[Clip, Decoded] = field(default_factory=dict)  # other audio, which the recipes take in
 
     @classmethod
-    def of(cls, arriving: Arriving) -> Embedding:
-        """Waits for the device."""
-        return cls(arriving.pooled(), arriving.frames, arriving.finite())
+    def of(
+        cls,
+        index: int,
+        positions: Sequence[int],
+        utterances: Sequence[Utterance],
+        decoded: Sequence[Decoded | Failure],
+        recipes: Sequence[Recipe] = (),
+        clips: Sequence[Clip] = (),
+    ) -> DecodedBatch:
+        """``decoded``: of the utterances, then of the clips. ``recipes``: none, or one an utterance."""
+        rows: list[DecodedRow] = []
+        failures: list[Failure] = []
+        taken = dict(zip(clips, decoded[len(utterances) :], strict=True))
+        for i, (position, utterance) in enumerate(zip(positions, utterances, strict=True)):
+            audio, recipe = decoded[i], recipes[i] if recipes else None
+            needed = [taken[clip] for clip in recipe.clips] if recipe else []
+            lost = next((each for each in needed if isinstance(each, Failure)), None)
+            if isinstance(audio, Failure):
+                failures.append(audio)
+            elif lost is not None:
+                reason = f"{lost.path}, which it was to be augmented with, cannot be used: {lost.reason}"
+                failures.append(_failed(utterance, "augment", reason))
+            else:
+                rows.append(DecodedRow(position, utterance, audio, recipe))
+        there = {clip: each for clip, each in taken.items() if isinstance(each, Decoded)}
+        return cls(index, rows, failures, there)
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
-    """A job that the device is at work on."""
+class DeviceBatch:
+    """A decoded batch whose audio is on its way to the device: see `arrived`."""
 
-    job: Job
-    sounds: list[Sound]
-    failures: list[Failure]
-    arriving: Arriving
+    batch: DecodedBatch
+    waveforms: Sequence[Tensor]  # float32 [num_samples] each, at its own rate: of the rows, then the clips
+    packed: Tensor | None = None  # what the waveforms are views of, where they were copied
+    copied: torch.cuda.Event | None = None
+
+
+def stage(batch: DecodedBatch, device: torch.device, stream: torch.cuda.Stream | None = None) -> DeviceBatch:
+    """Begin to move a batch's audio to the device; ``stream`` (CUDA) is the one that copies."""
+    waveforms = [each.waveform for each in _audio(batch)]
+    if device.type == "cpu" or not waveforms:
+        return DeviceBatch(batch, [torch.from_numpy(waveform) for waveform in waveforms])
+    host, starts = pack(waveforms, pinned=device.type == "cuda")
+    copied = None
+    with torch.cuda.stream(stream) if stream is not None else nullcontext():
+        packed = host.to(device, non_blocking=device.type == "cuda")
+        if device.type == "cuda":
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(device))
+    views = [packed[start : start + len(w)] for start, w in zip(starts, waveforms, strict=True)]
+    return DeviceBatch(batch, views, packed, copied)
+
+
+def _audio(batch: DecodedBatch) -> list[Decoded]:
+    return [*(row.decoded for row in batch.rows), *batch.clips.values()]
+
+
+def pack(waveforms: Sequence[np.ndarray], pinned: bool = False) -> tuple[Tensor, list[int]]:
+    """float32 ``[num_samples]`` each, end to end in one tensor on the host, and where each begins.
+
+    Each begins at a multiple of `ALIGNMENT`; what lies between them is zero.
+    """
+    starts = np.cumsum([0, *(-(-len(waveform) // ALIGNMENT) * ALIGNMENT for waveform in waveforms)]).tolist()
+    host = torch.empty(starts[-1], pin_memory=pinned)
+    samples = host.numpy()
+    for start, end, waveform in zip(starts[:-1], starts[1:], waveforms, strict=True):
+        samples[start : start + len(waveform)] = waveform
+        samples[start + len(waveform) : end] = 0
+    return host, starts[:-1]
+
+
+def arrived(there: DeviceBatch) -> list[Tensor]:
+    """The audio at 16 kHz, for what is computed next on the current stream: nobody waits but that stream.
+
+    float32 ``[num_samples]`` each: of the batch's rows, then of its clips.
+    """
+    if there.copied is not None and there.packed is not None:
+        computing = torch.cuda.current_stream(there.packed.device)
+        computing.wait_event(there.copied)
+        there.packed.record_stream(computing)  # its memory is not the copying stream's again before that
+    waveforms = list(there.waveforms)
+    rates = [each.sample_rate for each in _audio(there.batch)]
+    for rate in sorted({*rates} - {SAMPLE_RATE}):
+        which = [i for i, found in enumerate(rates) if found == rate]
+        for i, made in zip(which, _resampled([waveforms[i] for i in which], rate), strict=True):
+            waveforms[i] = made
+    return waveforms
+
+
+def _resampled(waveforms: Sequence[Tensor], sample_rate: int) -> Sequence[Tensor]:
+    """Several of one rate to 16 kHz: as long as soxr makes them (`segments.resampled`)."""
+    from cuda_kernels.resample import ratio, resample
+
+    made, lengths = resample(torch.cat(list(waveforms)), [len(w) for w in waveforms], *ratio(sample_rate))
+    return made.split(lengths)
+
+
+def augmented(there: DeviceBatch) -> tuple[list[tuple[DecodedRow, Tensor]], list[Failure]]:
+    """The rows with their waveforms, each as its recipe says; and what failed, up to here."""
+    rows, audio = there.batch.rows, arrived(there)
+    results: dict[int, Tensor | str] = dict(enumerate(audio[: len(rows)]))
+    recipes = {i: row.recipe for i, row in enumerate(rows) if row.recipe}  # one without operations is empty
+    if recipes:
+        from extractor.augment.apply import augment
+
+        clips = dict(zip(there.batch.clips, audio[len(rows) :], strict=True))
+        made = augment([*recipes.values()], [audio[i] for i in recipes], clips)
+        results.update(zip(recipes, made, strict=True))
+    good: list[tuple[DecodedRow, Tensor]] = []
+    failures = list(there.batch.failures)
+    for row, result in zip(rows, results.values(), strict=True):
+        if isinstance(result, str):
+            failures.append(_failed(row.utterance, "augment", result))
+        else:
+            good.append((row, result))
+    return good, failures
 
 
 @dataclass(frozen=True, slots=True)
 class BatchEncoder:
-    """Turns jobs into results. Safe to call from several threads at once.
+    """Turns batches into results. Safe to call from several threads at once.
 
     On CUDA a thread waits once a batch, for its results; meanwhile another may launch the next.
     """
@@ -77,125 +186,101 @@ class BatchEncoder:
     memory: Memory = field(default_factory=Memory)
     launching: threading.Lock = field(default_factory=threading.Lock)  # on CUDA: batches in their order
 
-    def __call__(self, job: Job | Staged) -> BatchResult:
-        """``job``: as it was decoded, or `stage`d already, so that its audio is there by now."""
-        staged = job if isinstance(job, Staged) else stage(job, self.model.device)
+    def __call__(self, batch: DecodedBatch | DeviceBatch) -> BatchResult:
+        """``batch``: as it was decoded, or `stage`d already, so that its audio is there by now."""
+        there = batch if isinstance(batch, DeviceBatch) else stage(batch, self.model.device)
         with self.launching if self.model.device.type == "cuda" else nullcontext():
-            launched = self.launch(staged)
-        return self.finish(launched)
-
-    def launch(self, staged: Staged) -> Launched:
-        """Set the device to work on a job."""
-        heard = list(self._sounds(staged))
-        failures = [each for each in heard if isinstance(each, Failure)]
-        sounds = [each for each in heard if isinstance(each, Sound)]
-        return Launched(staged.job, sounds, failures, self._embed(self.model.encoder, sounds))
-
-    def finish(self, launched: Launched) -> BatchResult:
-        """Wait for what it gives."""
-        job, sounds, failures = launched.job, launched.sounds, launched.failures
-        embedding = Embedding.of(launched.arriving)
-        precision = [self.model.dtype] * len(sounds)
-        for i in np.flatnonzero(~embedding.finite).tolist():
-            if self._rerun(embedding, i, sounds[i]):
-                precision[i] = "fp32"
-        rows = [
-            Row(s.position, s.utterance, len(s.waveform), self._num_frames(s), s.checksum, precision[i])
-            for i, s in enumerate(sounds)
-        ]
-        kept = np.flatnonzero(embedding.finite)
-        failures += [
-            _failed(s.utterance, "encode", "the embedding is not finite, in fp32 either; is the audio sane?")
-            for i, s in enumerate(sounds)
-            if not embedding.finite[i]
-        ]
+            good, failures = self._long_enough(*augmented(there))
+            embeddings = self._embed(self.model.encoder, good)
+        embeddings.wait()
+        rows: list[Row] = []
+        kept: list[int] = []
+        for i, (row, waveform) in enumerate(good):
+            precision = self.model.dtype
+            if not embeddings.finite[i] and self._rerun(embeddings, i, good[i]):
+                precision = "fp32"
+            if not embeddings.finite[i]:
+                reason = "the embedding is not finite, in fp32 either; is the audio sane?"
+                failures.append(_failed(row.utterance, "encode", reason))
+                continue
+            kept.append(i)
+            num_frames = self.model.encoder.num_frames(len(waveform))
+            rows.append(
+                Row(row.position, row.utterance, len(waveform), num_frames, row.decoded.checksum, precision)
+            )
         return BatchResult(
-            job.batch,
-            [rows[i] for i in kept],
-            {name: values[kept] for name, values in embedding.pooled.items()},
-            [embedding.frames[i] for i in kept] if embedding.frames else [],
+            there.batch.index,
+            rows,
+            {name: values[kept] for name, values in embeddings.pooled.items()},
+            [embeddings.frames[i] for i in kept] if embeddings.frames else [],
             failures,
         )
 
-    def _sounds(self, staged: Staged) -> Iterator[Sound | Failure]:
-        """Each utterance of the job, augmented, or why it cannot be encoded."""
-        job = staged.job
-        for i, waveform in enumerate(augmented(job, self.model.device, staged)):
-            if isinstance(waveform, Failure):
-                yield waveform
-                continue
-            utterance, decoded = job.utterances[i], job.decoded[i]
-            assert isinstance(decoded, Decoded)
-            refusal = self._refusal(utterance, len(waveform))
-            mask = self._mask(job.recipes[i], len(waveform)) if job.recipes and not refusal else None
-            yield refusal or Sound(job.positions[i], utterance, waveform, decoded.checksum, mask)
-
-    def _mask(self, recipe: Recipe, num_samples: int) -> LatentMask | None:
-        if recipe.latent is None:
-            return None
-        encoder = self.model.encoder
-        return LatentMask(*recipe.latent.spans(encoder.num_frames(num_samples), encoder.dim))
-
-    def _num_frames(self, sound: Sound) -> int:
-        return self.model.encoder.num_frames(len(sound.waveform))
-
-    def _refusal(self, utterance: Utterance, n: int) -> Failure | None:
-        encoder = self.model.encoder
-        reason = None
-        if n < encoder.min_samples:
-            reason = (
-                f"too short: {n} samples at {SAMPLE_RATE} Hz, the model needs {encoder.min_samples}"
-                f" ({1000 * encoder.min_samples / SAMPLE_RATE:.0f} ms)"
-            )
-        elif "none" in self.poolings:
-            size = encoder.num_frames(n) * len(self.layers) * encoder.dim * 4
-            if size > MAX_FRAME_BYTES:
+    def _long_enough(
+        self, good: list[tuple[DecodedRow, Tensor]], failures: list[Failure]
+    ) -> tuple[list[tuple[DecodedRow, Tensor]], list[Failure]]:
+        """Without what the model cannot take, or what would fill the memory."""
+        encoder, left = self.model.encoder, []
+        for row, waveform in good:
+            n, reason = len(waveform), None
+            if n < encoder.min_samples:
+                reason = (
+                    f"too short: {n} samples at {SAMPLE_RATE} Hz, the model needs {encoder.min_samples}"
+                    f" ({1000 * encoder.min_samples / SAMPLE_RATE:.0f} ms)"
+                )
+            elif "none" in self.poolings and (size := self._frame_bytes(n)) > MAX_FRAME_BYTES:
                 reason = (
                     f"its frames would take {size / 2**30:.1f} GiB in memory;"
                     " choose fewer --layers, or cut it with start and end in a manifest"
                 )
-        return None if reason is None else _failed(utterance, "encode", reason)
+            if reason is None:
+                left.append((row, waveform))
+            else:
+                failures.append(_failed(row.utterance, "encode", reason))
+        return left, failures
 
-    def _rerun(self, embedding: Embedding, i: int, sound: Sound) -> bool:
+    def _frame_bytes(self, num_samples: int) -> int:
+        return 4 * self.model.encoder.num_frames(num_samples) * len(self.layers) * self.model.encoder.dim
+
+    def _rerun(self, embeddings: Embeddings, i: int, row: tuple[DecodedRow, Tensor]) -> bool:
         """Replace a row that is not finite by the same in fp32; whether that came out finite."""
         if self.model.dtype == "fp32":
             return False
-        again = Embedding.of(self._embed(self.model.in_fp32(), [sound]))
+        again = self._embed(self.model.in_fp32(), [row]).wait()
         for name, values in again.pooled.items():
-            embedding.pooled[name][i] = values[0]
+            embeddings.pooled[name][i] = values[0]
         if again.frames:
-            embedding.frames[i] = again.frames[0]
-        embedding.finite[i] = again.finite[0]
+            embeddings.frames[i] = again.frames[0]
+        embeddings.finite[i] = again.finite[0]
         return bool(again.finite[0])
 
-    def _pooler(self, encoder: Encoder, num_utterances: int, windowed: bool) -> Pooler:
-        return Pooler(num_utterances, self.layers, encoder.dim, self.poolings, self.model.device, windowed)
-
-    def _embed(self, encoder: Encoder, sounds: Sequence[Sound]) -> Arriving:
+    def _embed(self, encoder: Encoder, rows: Sequence[tuple[DecodedRow, Tensor]]) -> Embeddings:
         windows = [
-            (u, w)
-            for u, sound in enumerate(sounds)
-            for w in split_windows(
-                len(sound.waveform), self.window_samples, encoder.stride, encoder.min_samples
+            (u, window)
+            for u, (_, waveform) in enumerate(rows)
+            for window in split_windows(
+                len(waveform), self.window_samples, encoder.stride, encoder.min_samples
             )
         ]
-        pooler = self._pooler(encoder, len(sounds), windowed=len(windows) > len(sounds))
-        if not sounds:
-            return pooler.arriving()
+        windowed = len(windows) > len(rows)
+        pooler = Pooler(len(rows), self.layers, encoder.dim, self.poolings, self.model.device, windowed)
+        if not rows:
+            return pooler.embeddings()
+        masks = [_mask(row.recipe, encoder, len(waveform)) for row, waveform in rows]
         with torch.inference_mode():
             # Normalised whole: a window must not be scaled by itself.
-            audio = encoder.normalise([sound.waveform for sound in sounds])
+            audio = encoder.normalise([waveform for _, waveform in rows])
             first = 0
             while first < len(windows):
                 group = self._group(windows, first)
-                masks = [_within(sounds[u].mask, w, encoder.stride) for u, w in group]
                 pieces = [audio[u][w.start : w.stop] for u, w in group]
                 pooler.begin([Piece(u, w.num_frames, w.keep) for u, w in group])
-                if _fits(encoder, pieces, pooler, self.layers[-1], masks):
+                of_windows = [_within(masks[u], w, encoder.stride) for u, w in group]
+                if _fits(encoder, pieces, pooler, self.layers[-1], of_windows):
                     first += len(group)
                 else:  # again, in parts
                     self._shrink(group)
-            return pooler.arriving()
+            return pooler.embeddings()
 
     def _group(self, windows: Sequence[tuple[int, Window]], first: int) -> Sequence[tuple[int, Window]]:
         """The next windows to encode at once: as many as the budget holds, at least one."""
@@ -244,29 +329,9 @@ def _failed(utterance: Utterance, stage: str, reason: str) -> Failure:
     return Failure(utterance.id, utterance.path, stage, reason)
 
 
-def augmented(job: Job, device: torch.device, staged: Staged | None = None) -> list[Tensor | Failure]:
-    """The job's waveforms on the device, each as its recipe says."""
-    there = arrived(staged or stage(job, device))
-    audio = there.utterances
-    unusable = {clip: d for clip, d in there.clips.items() if isinstance(d, Failure)}
-    todo: dict[int, Tensor] = {}
-    for i, (waveform, recipe) in enumerate(zip(audio, job.recipes, strict=False)):
-        if isinstance(waveform, Failure) or not recipe.operations:
-            continue
-        gone = next((unusable[clip] for clip in recipe.clips if clip in unusable), None)
-        if gone is None:
-            todo[i] = waveform
-        else:
-            reason = f"{gone.path}, which it was to be augmented with, cannot be used: {gone.reason}"
-            audio[i] = _failed(job.utterances[i], "augment", reason)
-    if todo:
-        from extractor.augment.apply import augment
-
-        clips = {clip: d for clip, d in there.clips.items() if not isinstance(d, Failure)}
-        made = augment([job.recipes[i] for i in todo], [*todo.values()], clips)
-        for i, found in zip(todo, made, strict=True):
-            audio[i] = _failed(job.utterances[i], "augment", found) if isinstance(found, str) else found
-    return audio
+def _mask(recipe: Recipe | None, encoder: Encoder, num_samples: int) -> LatentMask | None:
+    latent = None if recipe is None else recipe.latent
+    return None if latent is None else LatentMask(*latent.spans(encoder.num_frames(num_samples), encoder.dim))
 
 
 def _within(mask: LatentMask | None, window: Window, stride: int) -> LatentMask | None:

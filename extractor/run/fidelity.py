@@ -114,7 +114,7 @@ def _hear(
     """The beginnings of a few recordings that can be read, evenly spaced; float32 ``[num_samples]``."""
     from extractor.audio.decode import decode_batch
     from extractor.audio.probe import probe
-    from extractor.run.staging import Job, arrived, stage
+    from extractor.run.batch import DecodedBatch, arrived, stage
 
     tried = _spaced(utterances, TRIED)
     found = [
@@ -123,11 +123,11 @@ def _hear(
     beginnings = [_beginning(utterance, header) for utterance, header in found]
     decoded = decode_batch(beginnings, [header for _, header in found], options)
     # As a batch would have them: with `resample` off they are at 16 kHz from here on only.
-    audio = arrived(stage(Job(0, range(len(decoded)), beginnings, decoded), model.device)).utterances
+    batch = DecodedBatch.of(0, range(len(decoded)), beginnings, decoded)
     heard = [
-        (utterance, each)
-        for utterance, each in zip(beginnings, audio, strict=True)
-        if isinstance(each, Tensor) and len(each) >= model.encoder.min_samples
+        (row.utterance, waveform)
+        for row, waveform in zip(batch.rows, arrived(stage(batch, model.device)), strict=True)
+        if len(waveform) >= model.encoder.min_samples
     ]
     return _spaced(heard, RECORDINGS)
 

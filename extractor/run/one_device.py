@@ -84,8 +84,8 @@ def run_here(
             writer,
             decoding,
             num_streams(model.device.type, len(plan.batches)),
-            asked.copies,
             last.enter_context(indexes),
+            asked.copies,
         )
         summary = Summary(str(out), options.model, recordings=plan.num_recordings, changes=plan.changes)
         summary.padding_share = plan.padding_share(model.encoder)

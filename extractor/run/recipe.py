@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from extractor.errors import SettingsDiffer, StoreError
-from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, Header, Seconds, Utterance
+from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, Seconds, Utterance
 
 if TYPE_CHECKING:
     import torch
@@ -76,10 +76,7 @@ class RowRecipe:
         from extractor.audio.probe import probe
 
         options = self.decode_options()
-        headers = probe(utterances, options.workers)
-        readable = [(u, h) for u, h in zip(utterances, headers, strict=True) if isinstance(h, Header)]
-        decoded = iter(decode_batch([u for u, _ in readable], [h for _, h in readable], options))
-        return [h if isinstance(h, Failure) else next(decoded) for h in headers]
+        return decode_batch(utterances, probe(utterances, options.workers), options)
 
     def encoder(
         self,
@@ -168,10 +165,10 @@ class RowEncoder:
 
         ``decoded``: by ``recipe``, aligned with ``utterances``. Raises what `load` raises.
         """
-        from extractor.run.staging import Job
+        from extractor.run.batch import DecodedBatch
         from extractor.store.fit import as_stored
 
-        result = self.load()(Job(0, range(len(utterances)), utterances, decoded))
+        result = self.load()(DecodedBatch.of(0, range(len(utterances)), utterances, decoded))
         return as_stored(result, self.layers, self.recipe.storage_dtype)
 
     def load(self) -> BatchEncoder:

@@ -9,7 +9,7 @@ import csv
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +17,12 @@ from urllib.parse import quote
 
 from extractor.errors import SettingsDiffer, SettingsError, StoreUnwritable
 from extractor.progress import Counts, Progress, Silent, showing
-from extractor.types import SAMPLE_RATE, Decoded, Failure, Seconds, Utterance
+from extractor.types import SAMPLE_RATE, Failure, Seconds, Utterance
 
 if TYPE_CHECKING:
     import numpy as np
 
     from extractor.augment.config import Config
-    from extractor.run.staging import Job
 
 BATCH: Seconds = 60.0  # audio decoded and augmented at once
 WAV_FLOAT = 3  # the format's code for samples that are floats
@@ -76,9 +75,8 @@ def render(
     from extractor.encoders import resolve_device
     from extractor.inputs.manifest import read_manifest
     from extractor.plan.run_plan import plan_without_run
-    from extractor.run.batch import augmented
-    from extractor.run.jobs import Jobs
-    from extractor.run.pipeline import num_cores
+    from extractor.run.batch import augmented, stage
+    from extractor.run.pipeline import decoded_batches, num_cores
 
     if config.augmentation.inside_encoder:
         raise SettingsError("--augment latent: masks are made inside the encoder; there is nothing to hear")
@@ -101,20 +99,24 @@ def render(
     rows: dict[int, list[str]] = {}
     with (
         showing(progress, "augmenting", recordings, plan.audio(todo)),
-        Jobs(plan, todo, DecodeOptions(workers=workers, checksum=False), copies) as jobs,
+        decoded_batches(plan, todo, DecodeOptions(workers=workers, checksum=False), copies) as batches,
         torch.inference_mode(),
     ):
-        for job in jobs:
-            for position, copy in _heard(job, augmented(job, on), result.failures):
+        for batch in batches:
+            good, failed = augmented(stage(batch, on))
+            result.failures += failed
+            for row, waveform in good:
+                assert row.recipe is not None
+                copy = Copy(row.utterance, row.decoded.waveform, waveform.cpu().numpy(), row.recipe.text)
                 path = folder / file_name(copy.utterance.id)
                 _write(path, copy.after)
                 if on_copy is not None and copies.number(copy.utterance):
                     on_copy(copy, path)
                 name = path.relative_to(folder).as_posix()
-                rows[position] = [name, copy.utterance.id, *copy.utterance.labels]
+                rows[row.position] = [name, copy.utterance.id, *copy.utterance.labels]
                 result.written += 1
                 result.audio += len(copy.after) / SAMPLE_RATE
-            done += len(job.utterances)
+            done += len(plan.batches[batch.index])
             progress.update(Counts(done, result.audio))
             if stop.is_set():
                 break
@@ -151,18 +153,6 @@ def file_name(utterance_id: str) -> str:
     parts = [part for part in utterance_id.split("/") if part not in ("", ".", "..")]
     safe = [quote(part.encode("utf-8", "surrogatepass"), safe=" ~@#+,()[]{}=!&'$;") for part in parts]
     return "/".join(safe or ["recording"]) + ".wav"
-
-
-def _heard(job: Job, audio: Sequence[object], failures: list[Failure]) -> Iterator[tuple[int, Copy]]:
-    """The job's copies with their positions; what failed is added to ``failures``."""
-    for i, waveform in enumerate(audio):
-        if isinstance(waveform, Failure):
-            failures.append(waveform)
-            continue
-        decoded = job.decoded[i]
-        assert isinstance(decoded, Decoded)
-        after = waveform.cpu().numpy()  # type: ignore[attr-defined]
-        yield job.positions[i], Copy(job.utterances[i], decoded.waveform, after, job.recipes[i].text)
 
 
 def wav_bytes(waveform: np.ndarray) -> bytes:

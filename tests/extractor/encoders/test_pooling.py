@@ -49,7 +49,7 @@ def noise(lengths: Sequence[int], seed: int = 0, offset: float = 0.0) -> list[np
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_pooling_equals_numpy_over_all_frames(name: str) -> None:
     frames = noise([1, 63, 2, 500], offset=3.0)
-    pooled = whole(frames).pooled()[name]
+    pooled = whole(frames).embeddings().pooled[name]
     for row, x in zip(pooled, frames, strict=True):
         np.testing.assert_allclose(row[0], EXPECTED[name](x.astype(np.float64)), rtol=1e-5, atol=1e-6)
 
@@ -59,12 +59,12 @@ def test_the_tables_every_pooling_is_checked() -> None:
 
 
 def test_one_frame_has_no_spread_and_no_nan() -> None:
-    assert (whole(noise([1])).pooled()["std"] == 0).all()
+    assert (whole(noise([1])).embeddings().pooled["std"] == 0).all()
 
 
 def test_only_wanted_layers_are_kept_in_their_order() -> None:
     frames = noise([10])
-    pooled = whole(frames, layers=(1, 3), names=("mean",)).pooled()["mean"]
+    pooled = whole(frames, layers=(1, 3), names=("mean",)).embeddings().pooled["mean"]
     assert pooled.shape == (1, 2, D)
     np.testing.assert_allclose(pooled[0, 1] - pooled[0, 0], 2.0, rtol=1e-5)
 
@@ -88,7 +88,7 @@ def test_windows_merge_to_what_all_frames_at_once_give(cuts: list[int], margin: 
         pooler.begin([Piece(0, n + 2 * margin, slice(margin, margin + n))])
         pooler.add(0, torch.from_numpy(around))
         start += n
-    pooled = pooler.pooled()
+    pooled = pooler.embeddings().pooled
     for name, expected in EXPECTED.items():
         np.testing.assert_allclose(pooled[name][0, 0], expected(x.astype(np.float64)), rtol=1e-5, atol=1e-5)
     assert np.array_equal(pooler.frame_rows()[0][:, 0], x)
@@ -100,7 +100,7 @@ def test_a_frame_that_is_not_finite_is_noticed_for_its_utterance_alone(bad: floa
     frames = noise([10, 10, 10])
     frames[1][where, 2] = bad
     # `max` would swallow a -inf, `first` sees one frame only: neither may hide it.
-    assert whole(frames, names=("max", "first")).finite().tolist() == [True, False, True]
+    assert whole(frames, names=("max", "first")).embeddings().finite.tolist() == [True, False, True]
 
 
 def test_poolings_are_parsed_and_refused_by_name() -> None:

@@ -15,7 +15,7 @@ import soundfile
 from conftest import MakeCheckpoint
 
 from extractor import Store
-from extractor.run import committing
+from extractor.run import pipeline
 from extractor.run.engine import run
 from extractor.run.options import Options
 
@@ -25,7 +25,7 @@ NUM_KILLS = 20
 
 def _run(folder: str, model: str, out: str) -> None:
     # Some batches in a commit, and still many commits to be killed between, however slow the disk is.
-    committing.MAX_BATCHES = 4
+    pipeline.MAX_BATCHES = 4
     run(folder, Options(model=model, dtype="bf16", batch_seconds=1.5), out)
 
 

@@ -24,14 +24,12 @@ from store_cases import batches, content, manifest_of, one_row, opened, write_ru
 from extractor import SettingsDiffer, SettingsError, Store, StoreUnwritable
 from extractor.encoders import Encoder, Model
 from extractor.progress import Summary, bottleneck, summary_rows
-from extractor.run import committing
-from extractor.run.batch import BatchEncoder
-from extractor.run.committing import Committer, num_bytes
+from extractor.run import pipeline
+from extractor.run.batch import ALIGNMENT, BatchEncoder, DecodedBatch, arrived, pack, stage
 from extractor.run.engine import run
 from extractor.run.memory import FREE_SHARE, Memory, fitting_seconds
 from extractor.run.options import Options
-from extractor.run.pipeline import Busy
-from extractor.run.staging import ALIGNMENT, Job, arrived, pack, stage
+from extractor.run.pipeline import Committer, StreamClock, num_bytes
 from extractor.store import parts
 from extractor.store import writer as run_writer
 from extractor.store.verify import verify
@@ -72,8 +70,8 @@ class SlowDisk:
         return [batch for group in self.groups for batch in group]
 
 
-def committer(disk: SlowDisk, **limits: int) -> Committer:
-    return Committer(disk, lambda result, refused: None, **limits)  # type: ignore[arg-type]
+def committer(disk: SlowDisk) -> Committer:
+    return Committer(disk, lambda result, refused: None)  # type: ignore[arg-type]
 
 
 def test_results_are_committed_in_order_and_those_that_wait_together() -> None:
@@ -90,46 +88,52 @@ def test_results_are_committed_in_order_and_those_that_wait_together() -> None:
     assert disk.groups[:2] == [[0], list(range(1, 10))]
 
 
-def test_what_waits_is_bounded_in_bytes_and_in_batches() -> None:
-    size = num_bytes(one_row(0, 0))
-    for limits in ({"max_bytes": 3 * size}, {"max_batches": 3}):
-        disk = SlowDisk()
-        handed: list[int] = []
+@pytest.mark.parametrize("limit", [("MAX_BYTES", 3 * num_bytes(one_row(0, 0))), ("MAX_BATCHES", 3)])
+def test_what_waits_is_bounded_in_bytes_and_in_batches(
+    limit: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, *limit)
+    disk = SlowDisk()
+    handed: list[int] = []
 
-        def hand_over(commits: Committer, handed: list[int] = handed) -> None:
-            for batch in range(10):
-                commits.put(one_row(batch, batch))
-                handed.append(batch)
+    def hand_over(commits: Committer) -> None:
+        for batch in range(10):
+            commits.put(one_row(batch, batch))
+            handed.append(batch)
 
-        with committer(disk, **limits) as commits:
-            producer = threading.Thread(target=hand_over, args=(commits,))
-            producer.start()
-            assert disk.begun.wait(PATIENCE)
-            producer.join(0.3)
-            assert len(handed) <= 3
-            disk.may_write.set()
-            producer.join(PATIENCE)
-            assert not producer.is_alive()
-            assert commits.wait_seconds > 0.1  # it stood still for the 0.3 s above
-        assert disk.committed == list(range(10))
+    with committer(disk) as commits:
+        producer = threading.Thread(target=hand_over, args=(commits,))
+        producer.start()
+        assert disk.begun.wait(PATIENCE)
+        producer.join(0.3)
+        assert len(handed) <= 3
+        disk.may_write.set()
+        producer.join(PATIENCE)
+        assert not producer.is_alive()
+        assert commits.wait_seconds > 0.1  # it stood still for the 0.3 s above
+    assert disk.committed == list(range(10))
 
 
-def test_a_result_larger_than_all_room_goes_alone() -> None:
+def test_a_result_larger_than_all_room_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_BYTES", 1)
     disk = SlowDisk()
     disk.may_write.set()
-    with committer(disk, max_bytes=1) as commits:
+    with committer(disk) as commits:
         for batch in range(3):
             commits.put(one_row(batch, batch))
     assert disk.groups[:3] == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize("error", [StoreUnwritable("the disk is full"), KeyboardInterrupt("twice")])
-def test_an_error_of_the_disk_reaches_the_caller_and_ends_it(error: BaseException) -> None:
+def test_an_error_of_the_disk_reaches_the_caller_and_ends_it(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MAX_BATCHES", 1)
     disk = SlowDisk(fails_at=2, error=error)
     disk.may_write.set()
 
     def put_all() -> None:
-        with committer(disk, max_batches=1) as commits:
+        with committer(disk) as commits:
             for batch in range(10):
                 commits.put(one_row(batch, batch))
 
@@ -250,7 +254,7 @@ def test_killed_at_any_file_operation_of_a_group_and_resumed_equals_uninterrupte
 # To the device
 
 
-def job_of(waveforms: Sequence[np.ndarray | None], rates: Sequence[int] | None = None) -> Job:
+def job_of(waveforms: Sequence[np.ndarray | None], rates: Sequence[int] | None = None) -> DecodedBatch:
     """None is a recording that could not be decoded."""
     rates = rates or [SAMPLE_RATE] * len(waveforms)
     utterances = [Utterance(str(i), f"{i}.wav") for i in range(len(waveforms))]
@@ -258,7 +262,7 @@ def job_of(waveforms: Sequence[np.ndarray | None], rates: Sequence[int] | None =
         Failure(str(i), f"{i}.wav", "decode", "empty") if w is None else Decoded(w, "", rate)
         for i, (w, rate) in enumerate(zip(waveforms, rates, strict=True))
     ]
-    return Job(0, range(len(waveforms)), utterances, decoded)
+    return DecodedBatch.of(0, range(len(waveforms)), utterances, decoded)
 
 
 def noise(*lengths: int) -> list[np.ndarray]:
@@ -279,10 +283,11 @@ def test_packed_waveforms_are_what_they_were_and_begin_aligned() -> None:
 
 def test_audio_arrives_beside_the_recordings_that_it_is_of() -> None:
     a, b = noise(1_000, 500)
-    audio = arrived(stage(job_of([a, None, b]), DEVICE)).utterances
-    assert isinstance(audio[1], Failure)
-    for found, expected in ((audio[0], a), (audio[2], b)):
-        assert isinstance(found, torch.Tensor) and found.device.type == DEVICE.type
+    batch = job_of([a, None, b])
+    assert [failure.id for failure in batch.failures] == ["1"]
+    assert [row.position for row in batch.rows] == [0, 2]
+    for found, expected in zip(arrived(stage(batch, DEVICE)), (a, b), strict=True):
+        assert found.device.type == DEVICE.type
         assert np.array_equal(found.cpu().numpy(), expected)
 
 
@@ -290,9 +295,9 @@ def test_audio_arrives_beside_the_recordings_that_it_is_of() -> None:
 def test_audio_that_is_copied_on_a_stream_of_its_own_is_there_when_it_is_used() -> None:
     stream, waveforms = torch.cuda.Stream(DEVICE), noise(*[200_000] * 20)
     for _ in range(20):
-        audio = arrived(stage(job_of(waveforms), DEVICE, stream)).utterances
+        audio = arrived(stage(job_of(waveforms), DEVICE, stream))
         for found, expected in zip(audio, waveforms, strict=True):
-            assert isinstance(found, torch.Tensor) and np.array_equal((found + 0).cpu().numpy(), expected)
+            assert np.array_equal((found + 0).cpu().numpy(), expected)
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
@@ -303,15 +308,13 @@ def test_resampled_on_the_device_it_is_as_long_as_by_soxr_and_the_same_tone(rate
         np.sin(2 * np.pi * 1_000 * np.arange(int(s * rate)) / rate).astype(np.float32) for s in seconds
     ]
     plain = np.sin(2 * np.pi * 1_000 * np.arange(3_000) / SAMPLE_RATE).astype(np.float32)
-    audio = arrived(stage(job_of([*waveforms, plain], [*[rate] * 3, SAMPLE_RATE]), DEVICE)).utterances
+    audio = arrived(stage(job_of([*waveforms, plain], [*[rate] * 3, SAMPLE_RATE]), DEVICE))
     for found, waveform in zip(audio, waveforms, strict=False):
-        assert isinstance(found, torch.Tensor)
         assert len(found) == len(soxr.resample(waveform, rate, SAMPLE_RATE))
         true = np.sin(2 * np.pi * 1_000 * np.arange(len(found)) / SAMPLE_RATE)
         inside = slice(200, len(found) - 200)
         # The filter keeps levels within 0.0001 dB, 1.2e-5; twice that for the rounding of its float32 sums.
         assert np.abs(found.cpu().numpy()[inside] - true[inside]).max() < 2.5e-5
-    assert isinstance(audio[3], torch.Tensor)
     assert np.array_equal(audio[3].cpu().numpy(), plain)
 
 
@@ -466,9 +469,10 @@ def test_out_of_memory_on_the_gpu_is_met_by_halves(checkpoint: MakeCheckpoint) -
 # Where the time went
 
 
-def test_busy_is_the_share_of_the_streams_that_worked() -> None:
+def test_busy_is_the_share_of_the_streams_that_worked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    busy = Busy(2, clock=lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    busy = StreamClock(2)
 
     def work(seconds: float) -> None:
         now[0] += seconds
@@ -537,7 +541,7 @@ def test_a_slow_disk_is_found_out_and_does_not_hold_up_the_encoder_alone(
         write(self, group)
 
     monkeypatch.setattr(RunWriter, "_write", slowly)
-    monkeypatch.setattr(committing, "MAX_BATCHES", 1)
+    monkeypatch.setattr(pipeline, "MAX_BATCHES", 1)
     options = Options(model=str(checkpoint()), dtype="fp32", batch_seconds=1.0)
     summary = run(tmp_path, options, tmp_path / "run")
     assert summary.embedded == 12

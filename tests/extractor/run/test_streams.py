@@ -66,7 +66,7 @@ def test_the_odd_batch_at_the_end_has_all_cores(
     encode = BatchEncoder.__call__
 
     def watched(self: BatchEncoder, job: Any) -> Any:
-        threads[job.job.batch] = torch.get_num_threads()
+        threads[job.batch.index] = torch.get_num_threads()
         return encode(self, job)
 
     monkeypatch.setattr(BatchEncoder, "__call__", watched)
