@@ -108,7 +108,7 @@ def measure_plan(recordings: int, out: str) -> dict[str, Any]:
     """Everything between the headers and the first batch; no file is touched but the run's own."""
     from extractor.audio.decode import DecodeOptions
     from extractor.plan.batches import plan_batches
-    from extractor.plan.changes import Asking
+    from extractor.plan.changes import ChangeOptions
     from extractor.plan.run_plan import make_plan
     from extractor.progress import Silent
     from extractor.store.run_folder import ManifestRow
@@ -134,7 +134,7 @@ def measure_plan(recordings: int, out: str) -> dict[str, Any]:
         writer.write_manifest(rows)
         del rows
         laps.append(time.perf_counter())
-        decoding = Asking(DecodeOptions(workers=1))
+        decoding = ChangeOptions(DecodeOptions(workers=1))
         plan = make_plan(writer, manifest, round(BATCH * SAMPLE_RATE), decoding, Silent())
         assert len(plan.batches) == len(batches)
         laps.append(time.perf_counter())

@@ -46,7 +46,7 @@ NOWHERE: dict[str, tuple[str, ...]] = {
     "eval": (),
     "exec": (),
     "pickle.loads": (),
-    "pickle.load": ("extractor/run/device_worker.py",),  # from the process that started it, over its pipe
+    "pickle.load": ("extractor/run/devices.py",),  # from the process that started it, over its pipe
     "joblib.load": (),
     "dill.load": (),
     "marshal.loads": (),

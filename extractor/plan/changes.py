@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class ChangeOptions:
     """How a run is to be brought level with its input."""
 
     decoding: DecodeOptions  # as the run decodes: checksums are of that
@@ -76,11 +76,11 @@ class Comparison:
         rows: Sequence[ManifestRow],
         manifest: Manifest,
         copies: Copies | None,
-        asking: Asking,
+        options: ChangeOptions,
         progress: Progress,
     ) -> None:
         self.writer, self.rows, self.manifest, self.copies = writer, rows, manifest, copies
-        self.asking, self.progress = asking, progress
+        self.options, self.progress = options, progress
         self.utterances = manifest.utterances
         self.done = writer.done()
         with Store(writer.path) as store:
@@ -144,7 +144,7 @@ class Comparison:
             if k is None or not (live := k.live):
                 continue
             u, stamp = self.utterances[i], self.stamps[self.utterances[i].path]
-            if self.asking.retry_failed:
+            if self.options.retry_failed:
                 self.again.update(row.position for row in live if self._has_failed(row))
             if (k.utterance.start, k.utterance.end) != (u.start, u.end):  # cut at other times
                 self.replaced.update(row.position for row in live)
@@ -181,7 +181,7 @@ class Comparison:
     def _measure(self, planned: Sequence[tuple[int, ManifestRow]]) -> None:
         """What is planned and not encoded yet is planned anew where it has another length now."""
         utterances = [self.utterances[i] for i, _ in planned]
-        now, unreadable = lengths(utterances, self.asking.decoding.workers, self.progress)
+        now, unreadable = lengths(utterances, self.options.decoding.workers, self.progress)
         for n, (_, row) in enumerate(planned):
             length = int(now[n])
             if self.copies is not None and n not in unreadable:
@@ -199,7 +199,7 @@ class Comparison:
                 " compared, this once"
             )
         was = self._checksums(row.position for k in known for row in k.live)
-        noted = Noted(self.writer, self.rows, self.asking.alone)
+        noted = Noted(self.writer, self.rows, self.options.alone)
         num_samples = [max(row.num_samples for row in k.live) for k in known]
         heard = 0
         for n, found in self._hear(to_hear, num_samples):
@@ -214,7 +214,7 @@ class Comparison:
 
     def _hear(self, which: Sequence[int], num_samples: Sequence[int]) -> Iterator[tuple[int, str | Failure]]:
         utterances = [self.utterances[i] for i in which]
-        return checksums(utterances, num_samples, self.asking.decoding, self.progress, self.asking.stop)
+        return checksums(utterances, num_samples, self.options.decoding, self.progress, self.options.stop)
 
     def _judge(self, row: ManifestRow, found: str | Failure, was: Mapping[int, str]) -> None:
         """Whether a row is of another recording, by what its file gives now."""
@@ -254,7 +254,7 @@ class Comparison:
         if not left or not new:
             return
         num_samples, unreadable = lengths(
-            [self.utterances[i] for i in new], self.asking.decoding.workers, self.progress
+            [self.utterances[i] for i in new], self.options.decoding.workers, self.progress
         )
         # A copy has another length than its recording, so without the clean ones any may be it.
         clean = [
@@ -288,7 +288,7 @@ class Comparison:
 
     def _may_prune(self, left: Sequence[Known]) -> bool:
         """Whether what left the input is dropped. Raises InputError where that would be everything."""
-        if not self.asking.prune or not left or self.unheard:
+        if not self.options.prune or not left or self.unheard:
             return False
         if not any(k is not None and k.live for k in self.found):
             raise InputError(
@@ -325,7 +325,7 @@ class Comparison:
         ]
         now = [u for _, u in both]
         if [copies.drawn_by(u) for u in was] != [copies.drawn_by(u) for u in now]:
-            num_samples, unreadable = lengths(now, self.asking.decoding.workers, self.progress)
+            num_samples, unreadable = lengths(now, self.options.decoding.workers, self.progress)
             good = [n for n in range(len(now)) if n not in unreadable]
             pools = [copies.pool({us[n].id: (us[n], int(num_samples[n])) for n in good}) for us in (was, now)]
             for n in good:

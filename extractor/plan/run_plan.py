@@ -14,7 +14,7 @@ import numpy as np
 
 from extractor.audio.files import Stamp, lengths, stamps
 from extractor.plan.batches import plan_batches
-from extractor.plan.changes import Asking, Comparison
+from extractor.plan.changes import ChangeOptions, Comparison
 from extractor.plan.stamping import stamped
 from extractor.progress import Changes, Progress
 from extractor.store.run_folder import ManifestRow
@@ -63,7 +63,7 @@ def make_plan(
     writer: RunWriter,
     manifest: Manifest,
     budget_samples: int,
-    asking: Asking,
+    options: ChangeOptions,
     progress: Progress,
     copies: Copies | None = None,
     streams: int = 1,
@@ -73,7 +73,7 @@ def make_plan(
     What is new is probed, planned, stored. With ``copies``, each recording is planned as it is and as its
     augmented copies. ``streams``: batches that are to be worked on at once.
     """
-    workers = asking.decoding.workers
+    workers = options.decoding.workers
     rows = writer.manifest()
     if not rows:
         originals = manifest.utterances
@@ -83,7 +83,7 @@ def make_plan(
         writer.write_manifest(rows)
         return _as_plan(rows)
 
-    level = Comparison(writer, rows, manifest, copies, asking, progress).level()
+    level = Comparison(writer, rows, manifest, copies, options, progress).level()
     pending = level.again + list(enumerate(level.new, len(rows)))
     made: list[ManifestRow] = []
     if pending:

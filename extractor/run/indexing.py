@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,22 +17,18 @@ from extractor.store.fit import rounded
 from extractor.store.parts import NO_POOLING
 from extractor.types import BatchResult, Failure
 
-if TYPE_CHECKING:
-    from extractor.index import IndexWriter
 
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One index that was asked for."""
+class IndexOption(NamedTuple):
+    """An index that ``--index`` names."""
 
     pooling: str
     layer: int
-    kind: str = "auto"
+    kind: str
 
 
 def parse_indexes(
     specs: str | Sequence[str], layers: Sequence[int], num_layers: int, poolings: Sequence[str]
-) -> list[Wanted]:
+) -> list[IndexOption]:
     """``mean:12``, ``mean:-1:ivf``, several with commas: pooling, layer and kind of each index.
 
     ``layers``, ``poolings``: what the run stores; ``num_layers``: of the model, for negative numbers.
@@ -41,7 +37,7 @@ def parse_indexes(
     from extractor.index.kinds import KINDS
 
     texts = [specs] if isinstance(specs, str) else list(specs)
-    wanted: list[Wanted] = []
+    found: dict[tuple[str, int], IndexOption] = {}
     for text in [part.strip() for each in texts for part in each.split(",")]:
         pooling, colon, rest = text.partition(":")
         number, _, kind = rest.partition(":")
@@ -55,14 +51,13 @@ def parse_indexes(
             raise SettingsError(f"--index {text!r}: layer {layer} is not among the --layers that are stored")
         if kind and kind not in ("auto", *KINDS):
             raise SettingsError(f"--index {text!r}: {unknown('kind', kind, ['auto', *KINDS])}")
-        wanted.append(Wanted(pooling, layer, kind or "auto"))
-    pairs = [(each.pooling, each.layer) for each in wanted]
-    if len(set(pairs)) != len(pairs):
-        raise SettingsError(f"--index {','.join(texts)}: name each pooling and layer once")
-    return wanted
+        if (pooling, layer) in found:
+            raise SettingsError(f"--index {','.join(texts)}: name each pooling and layer once")
+        found[pooling, layer] = IndexOption(pooling, layer, kind or "auto")
+    return list(found.values())
 
 
-class Indexes:
+class Indexes(AbstractContextManager["Indexes"]):
     """The indexes of a run. Closed without an error, each is level with the store.
 
     After an error they are left as they are: whoever opens them next adds what is missing.
@@ -71,27 +66,19 @@ class Indexes:
     def __init__(
         self,
         run: str | os.PathLike[str],
-        wanted: Sequence[Wanted],
+        options: Sequence[IndexOption],
         layers: Sequence[int],
         storage_dtype: str,
         expected_rows: int,
         progress: Progress,
     ) -> None:
-        self._asked = (run, wanted, expected_rows)
         self._slot = {layer: i for i, layer in enumerate(layers)}
-        self._storage_dtype = storage_dtype
-        self._progress = progress
-        self._writers: list[tuple[Wanted, IndexWriter]] = []
-
-    def __enter__(self) -> Indexes:
-        run, wanted, expected_rows = self._asked
-        if wanted:
+        self._storage_dtype, self._progress = storage_dtype, progress
+        self._writers = {}
+        if options:
             from extractor.index import IndexWriter
 
-            for each in wanted:
-                writer = IndexWriter(run, each.layer, each.pooling, expected_rows, each.kind)
-                self._writers.append((each, writer))
-        return self
+            self._writers = {o: IndexWriter(run, o.layer, o.pooling, expected_rows, o.kind) for o in options}
 
     def add(self, result: BatchResult, refused: Sequence[Failure]) -> None:
         """The rows of a batch that was committed, less those that the store refused."""
@@ -100,20 +87,16 @@ class Indexes:
         gone = {failure.id for failure in refused}
         kept = [i for i, row in enumerate(result.rows) if row.utterance.id not in gone]
         positions = np.array([result.rows[i].position for i in kept], np.int64)
-        for each, writer in self._writers:
-            values = result.pooled[each.pooling][kept, self._slot[each.layer]]
+        for option, writer in self._writers.items():
+            values = result.pooled[option.pooling][kept, self._slot[option.layer]]
             # As the store has them: an index that is built from it later must be the same.
             writer.add(positions, rounded(values, self._storage_dtype))
-
-    def close(self) -> None:
-        for each, writer in self._writers:
-            index = writer.close()
-            self._progress.note(
-                f"index {each.pooling}:{each.layer}: {len(index):,} rows, {index.kind}; try hser-lookup"
-            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
+        for option, writer in self._writers.items() if error is None else ():
+            index = writer.close()
+            self._progress.note(
+                f"index {option.pooling}:{option.layer}: {len(index):,} rows, {index.kind}; try hser-lookup"
+            )

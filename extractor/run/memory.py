@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from extractor.types import SAMPLE_RATE, Seconds
-
-if TYPE_CHECKING:
-    import torch
-
-    from extractor.encoders import Encoder
 
 # What a frame takes in a transformer layer at its widest, in model widths: the layer's input and what it
 # is added to, queries, keys and values, attention's output, the feed-forward's four before and four
@@ -34,20 +28,6 @@ def fitting_seconds(
     item = ITEM_BYTES[dtype]
     a_second = dim * (WIDTHS_A_FRAME * frames_a_second * item + STATISTICS * num_layers * 4)
     return max(0.0, (FREE_SHARE * free_bytes - CNN_VALUES * item) / a_second)
-
-
-def by_free_memory(
-    device: torch.device, encoder: Encoder, num_layers: int, dtype: str, least: Seconds, most: Seconds
-) -> tuple[Seconds, int]:
-    """Seconds of audio for a forward pass on a CUDA device, and the bytes that are free there.
-
-    ``most`` is where more makes nothing faster, ``least`` is tried in any case: see `Memory`.
-    """
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    fits = fitting_seconds(free, encoder.dim, num_layers, dtype, SAMPLE_RATE / encoder.stride)
-    return float(min(most, max(least, int(fits)))), free
 
 
 class Memory:

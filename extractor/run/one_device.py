@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,14 @@ from extractor.run.recipe import RowRecipe, batch_seconds, settings_of_model
 from extractor.types import SAMPLE_RATE, Manifest, Seconds, __version__
 
 if TYPE_CHECKING:
-    import torch
-
     from extractor.augment.config import Config
     from extractor.augment.copies import Copies
     from extractor.encoders import Model
-    from extractor.run.indexing import Wanted
+    from extractor.run.indexing import IndexOption
     from extractor.store.writer import RunWriter
 
 LEAST_PASS: Seconds = 10.0  # in a forward pass, however little memory seems to be free
+PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "h5py", "soundfile", "soxr", "av")
 
 
 def run_here(
@@ -43,7 +43,7 @@ def run_here(
     ``index_later``: the indexes are not built, only named in the summary: other processes have rows too.
     """
     from extractor.audio.room import room_of
-    from extractor.plan.changes import Asking
+    from extractor.plan.changes import ChangeOptions
     from extractor.plan.run_plan import make_plan
     from extractor.run.indexing import Indexes
     from extractor.run.memory import Memory
@@ -52,47 +52,48 @@ def run_here(
     from extractor.store import Store
 
     began = time.perf_counter()
-    asked = prepare(inputs, options, progress)
-    model, layers = asked.model, asked.layers
-    recipe = RowRecipe.of(asked.settings)
+    prepared = prepare(inputs, options, progress)
+    model, layers = prepared.model, prepared.layers
+    recipe = RowRecipe.of(prepared.settings)
+    shard, num_shards = options.shard
     # Indexes are finished when the store is.
-    with ExitStack() as last, _open_run(out, options, asked) as writer:
+    with ExitStack() as last, _open_run(out, options, prepared) as writer:
         for message in writer.repaired:
             progress.note(message)
-        budget_samples = round(asked.budget * SAMPLE_RATE)
         decoding = replace(
-            recipe.decode_options(asked.workers),
+            recipe.decode_options(prepared.workers),
             max_hours=options.max_hours,
             room=room_of(options.decode_memory),
         )
         plan = make_plan(
             writer,
-            asked.manifest,
-            budget_samples,
-            Asking(decoding, options.retry_failed, options.prune, options.shard[1] == 1, stop),
+            prepared.manifest,
+            round(prepared.budget * SAMPLE_RATE),
+            ChangeOptions(decoding, options.retry_failed, options.prune, num_shards == 1, stop),
             progress,
-            asked.copies,
+            prepared.copies,
             # Shards divide one plan, which machines of any number of cores must make alike.
-            most_streams(model.device.type) if options.shard[1] == 1 else 1,
+            most_streams(model.device.type) if num_shards == 1 else 1,
         )
-        built_now = [] if index_later else asked.indexes
-        indexes = Indexes(out, built_now, layers, options.storage_dtype, plan.num_recordings, progress)
-        a_pass = _pass_seconds(options, model, layers, asked.budget, progress)
+        indexes = [] if index_later else prepared.indexes
+        a_pass = _pass_seconds(options, model, len(layers), prepared.budget, progress)
         stages = Stages(
             plan,
-            recipe.encoder(model, layers, asked.poolings, a_pass, Memory(progress.note)),
+            recipe.encoder(model, layers, prepared.poolings, a_pass, Memory(progress.note)),
             writer,
             decoding,
             num_streams(model.device.type, len(plan.batches)),
-            last.enter_context(indexes),
-            asked.copies,
+            last.enter_context(
+                Indexes(out, indexes, layers, options.storage_dtype, plan.num_recordings, progress)
+            ),
+            prepared.copies,
         )
         summary = Summary(str(out), options.model, recordings=plan.num_recordings, changes=plan.changes)
         summary.padding_share = plan.padding_share(model.encoder)
         summary.setup_seconds = time.perf_counter() - began
-        summary.indexes = [(each.pooling, each.layer, each.kind) for each in asked.indexes]
+        summary.indexes = prepared.indexes
         done = writer.done()
-        mine = range(options.shard[0], len(plan.batches), options.shard[1])
+        mine = range(shard, len(plan.batches), num_shards)
         todo = [b for b in mine if b not in done and len(plan.batches[b])]
         stages.run(todo, progress, summary, stop)
     for warning in writer.warnings:
@@ -104,7 +105,7 @@ def run_here(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PreparedRun:
     """What a run is to do, with its inputs read and its model loaded."""
 
     manifest: Manifest
@@ -112,13 +113,13 @@ class Asked:
     model: Model
     layers: tuple[int, ...]
     poolings: tuple[str, ...]
-    indexes: Sequence[Wanted]
+    indexes: Sequence[IndexOption]
     budget: Seconds  # audio in a batch
     workers: int
     settings: Mapping[str, object]
 
 
-def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
+def prepare(inputs: Inputs, options: Options, progress: Progress) -> PreparedRun:
     """Refuse what cannot work, the cheapest first; then load the model. Nothing is written."""
     from extractor.audio.readers import backends
     from extractor.augment.copies import Copies, configured
@@ -134,7 +135,8 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
     resolve_dtype(options.dtype, device)
     config = configured(options.augment, options.augment_config, options.copies, options.seed, options.clean)
     manifest = read_manifest(inputs, options.corpus, parse_renames(options.map))
-    progress.note(f"{len(manifest):,} recordings ({_corpus_note(manifest)})")
+    corpus = "no corpus recognised" if manifest.corpus == "files" else f"corpus {manifest.corpus}"
+    progress.note(f"{len(manifest):,} recordings ({corpus})")
     for note in manifest.notes:
         progress.note(note)
     workers = options.workers or min(8, num_cores())
@@ -159,19 +161,14 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> Asked:
         f" decoding with {', '.join(backends())}"
     )
     if config is not None:
-        _check_masks(config, model)
-        progress.note(_augmentation_note(config, device))
+        _check_augmentation(config, model, progress)
     budget = options.batch_seconds or batch_seconds(device, model.spectral)
-    return Asked(manifest, copies, model, layers, poolings, indexes, budget, workers, settings)
+    return PreparedRun(manifest, copies, model, layers, poolings, indexes, budget, workers, settings)
 
 
-def _corpus_note(manifest: Manifest) -> str:
-    if manifest.corpus == "files":
-        return "no corpus recognised"
-    return f"corpus {manifest.corpus}"
-
-
-def _check_masks(config: Config, model: Model) -> None:
+def _check_augmentation(config: Config, model: Model, progress: Progress) -> None:
+    from cuda_kernels.backend import resolve
+    from extractor.augment import to_text
 
     if config.augmentation.inside_encoder and not model.encoder.can_mask:
         why = "has no CNN" if model.spectral else "has no mask embedding (masked_spec_embed)"
@@ -179,17 +176,11 @@ def _check_masks(config: Config, model: Model) -> None:
             f"--augment latent: {model.spec} {why}, so its latent features cannot be masked;"
             " take another model, or specaugment in its place"
         )
-
-
-def _augmentation_note(config: Config, device: torch.device) -> str:
-    from cuda_kernels.backend import resolve
-    from extractor.augment import to_text
-
     clean = "each recording and" if config.clean else "of each recording"
     copies = "1 augmented copy" if config.copies == 1 else f"{config.copies} augmented copies"
-    return (
+    progress.note(
         f"{clean} {copies}: {to_text(config.augmentation)}, seed {config.seed};"
-        f" kernels: {resolve('auto', device)}"
+        f" kernels: {resolve('auto', model.device)}"
     )
 
 
@@ -208,16 +199,20 @@ def _window(options: Options, model: Model) -> Seconds:
 
 
 def _pass_seconds(
-    options: Options, model: Model, layers: Sequence[int], budget: Seconds, progress: Progress
+    options: Options, model: Model, num_layers: int, budget: Seconds, progress: Progress
 ) -> Seconds:
     """Audio in a forward pass: a batch's, or on CUDA what its memory holds. Rows do not depend on it."""
-    from extractor.run.memory import by_free_memory
+    import torch
+
+    from extractor.run.memory import fitting_seconds
 
     if model.device.type != "cuda" or model.spectral or options.batch_seconds is not None:
         return budget
-    seconds, free = by_free_memory(
-        model.device, model.encoder, len(layers), model.dtype, least=LEAST_PASS, most=budget
-    )
+    free, _ = torch.cuda.mem_get_info(model.device)
+    encoder = model.encoder
+    fits = fitting_seconds(free, encoder.dim, num_layers, model.dtype, SAMPLE_RATE / encoder.stride)
+    # More than a batch makes nothing faster; the least is tried in any case (`Memory`).
+    seconds = float(min(budget, max(LEAST_PASS, int(fits))))
     progress.note(
         f"at most {seconds:g} s of audio in a forward pass: {free / 2**30:.1f} GiB of memory are free"
     )
@@ -247,58 +242,45 @@ def _settings(
     }
 
 
-def _environment(device: str) -> dict[str, object]:
-    """What computed it: stored, not compared."""
+def _open_run(out: str | os.PathLike[str], options: Options, prepared: PreparedRun) -> RunWriter:
     import torch
 
     from extractor.audio.readers import backends
-
-    packages = ("torch", "torchaudio", "transformers", "numpy", "h5py", "soundfile", "soxr", "av")
-    return {
-        "hser": __version__,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
-        "decoders": ",".join(backends()),
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or device,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
-def _reachable(model: str) -> str:
-    """The model as it can be named from anywhere on this machine, to encode queries with it later."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-def _open_run(out: str | os.PathLike[str], options: Options, asked: Asked) -> RunWriter:
     from extractor.encoders.pooling import POOLINGS
     from extractor.store.run_folder import CORPUS
     from extractor.store.writer import RunWriter
 
-    model = asked.model
+    model, manifest, device = prepared.model, prepared.manifest, prepared.model.device.type
     # What there is to say of labels is read from the rows, whose labels may be others later.
-    notes = [note for note in asked.manifest.notes if note not in asked.manifest.label_notes]
+    notes = [note for note in manifest.notes if note not in manifest.label_notes]
     return RunWriter.open(
         Path(out),
-        settings=asked.settings,
-        environment={
-            "model_spec": _reachable(options.model),
-            CORPUS: asked.manifest.corpus,
+        settings=prepared.settings,
+        environment={  # stored, not compared
+            # As it can be named from anywhere on this machine, to encode queries with it later.
+            "model_spec": str(Path(options.model).resolve())
+            if Path(options.model).is_dir()
+            else options.model,
+            CORPUS: manifest.corpus,
             **({"notes": notes} if notes else {}),
             **({"model_notes": list(model.notes)} if model.notes else {}),
-            **_environment(model.device.type),
+            "hser": __version__,
+            "python": platform.python_version(),
+            **{package: _version(package) for package in PACKAGES},
+            "decoders": ",".join(backends()),
+            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or device,
+            "system": f"{platform.system()} {platform.machine()}",
         },
-        columns=asked.manifest.columns if asked.copies is None else asked.copies.columns,
-        layers=asked.layers,
-        dim={name: POOLINGS[name].width * model.encoder.dim for name in asked.poolings},
+        columns=manifest.columns if prepared.copies is None else prepared.copies.columns,
+        layers=prepared.layers,
+        dim={name: POOLINGS[name].width * model.encoder.dim for name in prepared.poolings},
         shard=options.shard,
         storage_dtype=options.storage_dtype,
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

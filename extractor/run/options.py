@@ -55,36 +55,40 @@ def check(options: Options) -> None:
     """Refuse values that cannot work before anything is read or loaded."""
     from extractor.plan.windows import OVERLAP, STEP
 
-    if options.batch_seconds is not None and options.batch_seconds <= 0:
-        raise SettingsError(f"--batch-seconds {options.batch_seconds}: must be more than 0")
-    steps = options.window / STEP
-    if options.window <= 2 * OVERLAP or abs(steps - round(steps)) > 1e-6:
-        raise SettingsError(
-            f"--window {options.window}: must be more than {2 * OVERLAP:g} seconds and a multiple of {STEP}"
-        )
-    if options.workers is not None and options.workers < 1:
-        raise SettingsError(f"--workers {options.workers}: must be at least 1")
-    for name in ("max_hours", "decode_memory"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise SettingsError(f"--{name.replace('_', '-')} {value}: must be more than 0")
-    if options.channel is not None and options.channel < 0:
-        raise SettingsError(f"--channel {options.channel}: channels count from 0")
-    if options.resample not in RESAMPLING:
-        raise SettingsError(f"--resample {options.resample}: must be {' or '.join(RESAMPLING)}")
-    if options.devices and options.device != "auto":
-        raise SettingsError("--device and --devices exclude each other")
-    if options.storage_dtype not in ("fp32", "fp16"):
-        raise SettingsError(f"--storage-dtype {options.storage_dtype}: must be fp32 or fp16")
-    i, n = options.shard
-    if not 0 <= i < n:
-        raise SettingsError(f"--shard {i}/{n}: must be i/n with 0 <= i < n")
-    if options.prune and n > 1:
+    o, (shard, num_shards) = options, options.shard
+    steps = o.window / STEP
+    rules = [
+        (
+            o.batch_seconds is None or o.batch_seconds > 0,
+            f"--batch-seconds {o.batch_seconds}: must be more than 0",
+        ),
+        (
+            o.window > 2 * OVERLAP and abs(steps - round(steps)) <= 1e-6,
+            f"--window {o.window}: must be more than {2 * OVERLAP:g} seconds and a multiple of {STEP}",
+        ),
+        (o.workers is None or o.workers >= 1, f"--workers {o.workers}: must be at least 1"),
+        (o.max_hours > 0, f"--max-hours {o.max_hours}: must be more than 0"),
+        (
+            o.decode_memory is None or o.decode_memory > 0,
+            f"--decode-memory {o.decode_memory}: must be more than 0",
+        ),
+        (o.channel is None or o.channel >= 0, f"--channel {o.channel}: channels count from 0"),
+        (o.resample in RESAMPLING, f"--resample {o.resample}: must be {' or '.join(RESAMPLING)}"),
+        (not o.devices or o.device == "auto", "--device and --devices exclude each other"),
+        (o.storage_dtype in ("fp32", "fp16"), f"--storage-dtype {o.storage_dtype}: must be fp32 or fp16"),
+        (0 <= shard < num_shards, f"--shard {shard}/{num_shards}: must be i/n with 0 <= i < n"),
         # With a part of the input alone, the rest of it would seem to have left: so, too, with any
         # option to come that takes a part.
-        raise SettingsError("--prune and --shard exclude each other: prune when all shards are done")
-    if n > 1 and options.index:
-        raise SettingsError(
+        (
+            not o.prune or num_shards == 1,
+            "--prune and --shard exclude each other: prune when all shards are done",
+        ),
+        (
+            not o.index or num_shards == 1,
             "--index and --shard exclude each other: build the index when all shards are done, with"
-            " `hser-lookup build`"
-        )
+            " `hser-lookup build`",
+        ),
+    ]
+    for holds, refusal in rules:
+        if not holds:
+            raise SettingsError(refusal)

@@ -169,11 +169,11 @@ def test_the_display_begins_when_all_have_begun_or_ended() -> None:
     display = Display(noted)
     workers = [Worker(device, None, None) for device in ("a", "b", "c")]  # type: ignore[arg-type]
     workers[0].share, workers[0].done = (10, 50.0, 0.0), Counts(4, 20.0)
-    display.change(workers)
-    display.update(workers)
+    display.show(workers)
+    display.show(workers)
     assert noted.said == []
     workers[1].share, workers[2].ended = (5, 20.0, 0.0), True
-    display.change(workers)
+    display.show(workers)
     workers[1].done = Counts(2, 1.0)
-    display.update(workers)
+    display.show(workers)
     assert noted.said == [("start", "embedding", 15), ("update", 4), ("update", 6)]
