@@ -111,12 +111,11 @@ def match_audio(
     left: Mapping[str, Sequence[Known]],
     checksums: Mapping[int, str],
     utterances: Sequence[Utterance],
-) -> list[Known]:
-    """What lies elsewhere now under another name, by its audio; what was found.
+) -> None:
+    """What lies elsewhere now under another name, by its audio.
 
     ``left``: what is not where it was, by checksum. ``checksums``: of new utterances, by their index.
     """
-    moved = []
     for i, checksum in checksums.items():
         u = utterances[i]
         same = [k for k in left.get(checksum, ()) if k.at < 0 and _span(k.utterance) == _span(u)]
@@ -124,8 +123,6 @@ def match_audio(
             # Of several with the same audio, the one that was called so; then one that is not dropped.
             best = max(same, key=lambda k: (k.id == u.id, _file(k.utterance) == _file(u), bool(k.live)))
             _join(found, i, best)
-            moved.append(best)
-    return moved
 
 
 def ids_of(

@@ -14,8 +14,7 @@ import numpy as np
 
 from extractor.audio.files import Stamp, lengths, stamps
 from extractor.plan.batches import plan_batches
-from extractor.plan.changes import ChangeOptions, Comparison
-from extractor.plan.stamping import stamped
+from extractor.plan.changes import ChangeOptions, Comparison, stamped
 from extractor.progress import Changes, Progress
 from extractor.store.run_folder import ManifestRow
 from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance

@@ -16,7 +16,7 @@ import soundfile
 from extractor import InputError, SettingsError, Store
 from extractor.audio import files
 from extractor.index import Index
-from extractor.plan import stamping
+from extractor.plan import changes
 from extractor.progress import Silent, Summary
 from extractor.run.batch import BatchEncoder
 from extractor.run.engine import run
@@ -286,8 +286,8 @@ def test_a_run_without_stamps_is_compared_once(data: Path, out: Path) -> None:
 def test_a_comparison_that_ends_early_goes_on(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_stamps(out)
     monkeypatch.setattr(files, "BLOCK_RECORDINGS", 1)
-    monkeypatch.setattr(stamping, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(stamping, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(changes, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(changes, "SAVE_SHARE", 1e9)
     count = iter(range(10))
 
     def die(self: Any, counts: Any) -> None:
