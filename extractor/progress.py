@@ -6,10 +6,10 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from extractor.types import Failure, Seconds
 
@@ -93,8 +93,8 @@ class Silent:
 class Log:
     """Plain lines, one every `LOG_INTERVAL`: for files, pipes and job logs."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.stream, self.clock = stream, clock
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
 
     def note(self, message: str) -> None:
         print(message, file=self.stream, flush=True)
@@ -102,10 +102,10 @@ class Log:
     def start(self, what: str, recordings: int, audio: Seconds, padding_share: float) -> None:
         self.what, self.recordings, self.audio = what, recordings, audio
         self.padding_share = padding_share
-        self.began = self.printed = self.clock()
+        self.began = self.printed = time.monotonic()
 
     def update(self, counts: Counts) -> None:
-        now = self.clock()
+        now = time.monotonic()
         if now - self.printed < LOG_INTERVAL and counts.recordings < self.recordings:
             return
         self.printed = now
@@ -153,7 +153,7 @@ class Terminal(Log):
         self.live = self.bar
 
     def update(self, counts: Counts) -> None:
-        line = self.line(counts, self.clock() - self.began)
+        line = self.line(counts, time.monotonic() - self.began)
         self.bar.update(self.task, completed=counts.audio if self.audio else counts.recordings, line=line)
 
     def stop(self) -> None:
@@ -162,22 +162,16 @@ class Terminal(Log):
             self.live = None
 
 
-class showing:  # noqa: N801 - reads as a phrase: `with showing(progress, ...)`
+@contextmanager
+def showing(
+    progress: Progress, what: str, recordings: int, audio: Seconds = 0.0, padding_share: float = 0.0
+) -> Iterator[Progress]:
     """Progress that is taken off the screen whatever happens inside."""
-
-    def __init__(
-        self, progress: Progress, what: str, recordings: int, audio: Seconds = 0.0, padding_share: float = 0.0
-    ) -> None:
-        self.progress = progress
-        progress.start(what, recordings, audio, padding_share)
-
-    def __enter__(self) -> Progress:
-        return self.progress
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
+    progress.start(what, recordings, audio, padding_share)
+    try:
+        yield progress
+    finally:
+        progress.stop()
 
 
 def progress_for(stream: TextIO, quiet: bool = False) -> Progress:
@@ -216,7 +210,10 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
     ]
     rows += [("", f"{count:,} x {reason}") for reason, count in failure_reasons(s.failures)[:8]]
     rows += [("note", note) for note in s.notes]
-    rows += [("since then" if i == 0 else "", line) for i, line in enumerate(change_lines(s.changes))]
+    changed = [f"{getattr(s.changes, name):,} {what}" for name, what in CHANGES if getattr(s.changes, name)]
+    staying = s.changes.left - s.changes.pruned
+    changed += [f"{staying:,} recordings that left the input (--prune drops them)"] if staying else []
+    rows += [("since then" if i == 0 else "", line) for i, line in enumerate(changed)]
     if not s.embedded:
         return rows
     rows += [
@@ -224,10 +221,15 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
         ("set-up", f"{clock_time(s.setup_seconds)} for manifest, model, headers and plan"),
         ("speed", f"{s.speed:.1f} audio seconds per second"),
         ("padding", f"{s.padding_share:.1%} of all arithmetic"),
-        *([] if s.warm_up is None else [("warm-up", _warm_up(s.warm_up))]),
-        *((each.row, _share(each.seconds, s.seconds)) for each in _stages(s)),
-        ("bottleneck", bottleneck(s)),
     ]
+    if s.warm_up is not None:
+        rows.append(("warm-up", f"{s.warm_up:.1f} s of the encoding, for the first batch and CUDA graphs"))
+    for stage in _stages(s):
+        of_all = (
+            f"{clock_time(stage.seconds)} ({stage.seconds / s.seconds:.0%} of the time)" if s.seconds else "-"
+        )
+        rows.append((stage.row, of_all))
+    rows.append(("bottleneck", bottleneck(s)))
     if s.smallest_pass is not None:
         rows.append(
             ("memory", f"ran out; at most {s.smallest_pass:.1f} s of audio in a forward pass at last")
@@ -237,27 +239,18 @@ def summary_rows(s: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _warm_up(seconds: Seconds) -> str:
-    return f"{seconds:.1f} s of the encoding, for the first batch and CUDA graphs"
+CHANGES = (  # as the summary says them
+    ("relabelled", "rows with other labels"),
+    ("replaced", "recordings with other audio, encoded again"),
+    ("redrawn", "augmented copies made again"),
+    ("moved", "recordings found elsewhere, rows kept"),
+    ("renamed", "recordings with another id"),
+    ("missing", "recordings whose file is not there"),
+    ("pruned", "recordings that left the input, dropped"),
+)
 
 
-def change_lines(changes: Changes) -> list[str]:
-    """What changed in the input since the run was last brought level with it."""
-    said = {
-        "rows with other labels": changes.relabelled,
-        "recordings with other audio, encoded again": changes.replaced,
-        "augmented copies made again": changes.redrawn,
-        "recordings found elsewhere, rows kept": changes.moved,
-        "recordings with another id": changes.renamed,
-        "recordings whose file is not there": changes.missing,
-        "recordings that left the input, dropped": changes.pruned,
-        "recordings that left the input (--prune drops them)": changes.left - changes.pruned,
-    }
-    return [f"{count:,} {what}" for what, count in said.items() if count]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
+class _Stage(NamedTuple):
     """A row of the summary: a stage, or what the encoder waited for it, and how to shorten it."""
 
     name: str
@@ -266,22 +259,19 @@ class _Stage:
     advice: str
 
 
-def _stages(s: Summary) -> list[_Stage]:
+def _stages(s: Summary) -> tuple[_Stage, _Stage, _Stage, _Stage]:
     """Where the time went, as the summary shows it. The stages overlap: shares may add up to more than 1."""
+    encode = (
+        "faster with --dtype bf16 where the hardware has it, more --devices, or --layers that end earlier"
+    )
     decode = "more --workers where there are cores, recordings on a faster disk or as 16 kHz WAV"
     disk = "a faster disk for --out, --storage-dtype fp16, fewer --layers"
-    return [
-        _Stage(
-            "encoding",
-            "encoding",
-            s.encode_seconds,
-            "faster with --dtype bf16 where the hardware has it, more --devices, or --layers that end"
-            " earlier",
-        ),
+    return (
+        _Stage("encoding", "encoding", s.encode_seconds, encode),
         _Stage("decoding", "waiting for decode", s.decode_wait, decode),
         _Stage("writing", "writing", s.write_seconds, disk),
         _Stage("writing", "waiting for the disk", s.commit_wait, disk),
-    ]
+    )
 
 
 def bottleneck(s: Summary) -> str:
@@ -298,17 +288,14 @@ def bottleneck(s: Summary) -> str:
     if most is not encoding:
         spent = "" if most is writing else " spent waiting"
         return f"{most.name}: {share:.0%} of the time{spent}; {most.advice}"
-    if share >= 1 - HELD_UP:
-        return f"encoding: busy {share:.0%} of the time, as it should be; {encoding.advice}"
     held_up = max(decode, disk, key=lambda stage: stage.seconds)
-    if held_up.seconds > HELD_UP * s.seconds:
-        waited = f"{held_up.row} {held_up.seconds / s.seconds:.0%}"
-        return f"encoding: busy {share:.0%} of the time, {waited}; {held_up.advice}"
-    return f"encoding: busy {share:.0%} of the time; a larger --batch-seconds or a longer run would fill it"
-
-
-def _share(part: Seconds, whole: Seconds) -> str:
-    return f"{clock_time(part)} ({part / whole:.0%} of the time)" if whole else "-"
+    if share >= 1 - HELD_UP:
+        rest = f", as it should be; {encoding.advice}"
+    elif held_up.seconds > HELD_UP * s.seconds:
+        rest = f", {held_up.row} {held_up.seconds / s.seconds:.0%}; {held_up.advice}"
+    else:
+        rest = "; a larger --batch-seconds or a longer run would fill it"
+    return f"encoding: busy {share:.0%} of the time{rest}"
 
 
 def print_rows(rows: Sequence[tuple[str, str]], stream: TextIO | None = None) -> None:

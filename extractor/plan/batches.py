@@ -11,9 +11,7 @@ import numpy as np
 LOOK_AHEAD = 65_536
 
 
-def plan_batches(
-    num_samples: np.ndarray, budget_samples: int, look_ahead: int = LOOK_AHEAD, streams: int = 1
-) -> list[np.ndarray]:
+def plan_batches(num_samples: np.ndarray, budget_samples: int, streams: int = 1) -> list[np.ndarray]:
     """Cut recordings into batches, longest first.
 
     For one stream batches are as full as the budget allows. Several finish together: there are as
@@ -22,7 +20,6 @@ def plan_batches(
     Args:
         num_samples: int64 ``[N]``, planned length of each recording.
         budget_samples: most samples in a batch; a longer recording is a batch of its own.
-        look_ahead: recordings that are sorted at a time.
         streams: batches that are worked on at once.
 
     Returns:
@@ -30,8 +27,8 @@ def plan_batches(
         same input gives the same batches: ties keep their order.
     """
     batches: list[np.ndarray] = []
-    for start in range(0, len(num_samples), look_ahead):
-        stretch = num_samples[start : start + look_ahead]
+    for start in range(0, len(num_samples), LOOK_AHEAD):
+        stretch = num_samples[start : start + LOOK_AHEAD]
         order = np.argsort(-stretch, kind="stable")
         ends = np.cumsum(stretch[order])
         cuts = _cut(ends, budget_samples)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from extractor.audio.files import Stamp
 from extractor.errors import InputError
 from extractor.store.run_folder import BY_HAND, ManifestRow
-from extractor.types import Manifest, Utterance
+from extractor.types import Manifest, Seconds, Utterance
 
 if TYPE_CHECKING:
     from extractor.augment.copies import Copies
@@ -39,32 +39,25 @@ class Known:
         return [row for row in self.rows if not row.dropped]
 
     def has_stamp(self, stamp: Stamp | None) -> bool:
-        if stamp is None:
-            return False
-        size, mtime_ns = stamp
-        return all(row.size == size and row.mtime_ns == mtime_ns for row in self.rows)
+        return stamp is not None and all((row.size, row.mtime_ns) == stamp for row in self.rows)
 
 
 def known_recordings(rows: Iterable[ManifestRow], copies: Copies | None) -> list[Known]:
     """Of the lines that count, and of those that were dropped by hand and stay out."""
-    kept = (row for row in rows if not row.dropped or row.dropped == BY_HAND)
+    kept = [row for row in rows if not row.dropped or row.dropped == BY_HAND]
     if copies is None:
         return [Known(row.utterance.id, [row]) for row in kept]
     found: dict[tuple[object, ...], Known] = {}
     for row in kept:
-        u = row.utterance
-        key = (copies.original(u), u.path, u.start, u.end)
-        if key in found:
-            found[key].rows.append(row)
-        else:
-            found[key] = Known(copies.original(u), [row])
+        name = copies.original(row.utterance)
+        found.setdefault((name, _place(row.utterance)), Known(name, [])).rows.append(row)
     return list(found.values())
 
 
 def match_places(known: Sequence[Known], utterances: Sequence[Utterance]) -> list[Known | None]:
     """What lies where it lay, cut as it was, aligned with ``utterances``; `Known.at` is set."""
-    exact = {(k.utterance.path, k.utterance.start, k.utterance.end, k.id): k for k in known}
-    found = [exact.get((u.path, u.start, u.end, u.id)) for u in utterances]
+    exact = {(_place(k.utterance), k.id): k for k in known}
+    found = [exact.get((_place(u), u.id)) for u in utterances]
     for i, k in enumerate(found):
         if k is not None:
             k.at = i
@@ -73,9 +66,9 @@ def match_places(known: Sequence[Known], utterances: Sequence[Utterance]) -> lis
         places: dict[tuple[object, ...], deque[Known]] = defaultdict(deque)
         for k in known:
             if k.at < 0:
-                places[k.utterance.path, k.utterance.start, k.utterance.end].append(k)
+                places[_place(k.utterance)].append(k)
         for i, u in enumerate(utterances):
-            if found[i] is None and (there := places.get((u.path, u.start, u.end))):
+            if found[i] is None and (there := places.get(_place(u))):
                 _join(found, i, there.popleft())
     return found
 
@@ -97,8 +90,8 @@ def match_names(
         if k is None:
             continue
         was = k.utterance
-        same_name = os.path.basename(was.path) == os.path.basename(u.path)  # noqa: PTH119
-        same_span = (was.start, was.end) == (u.start, u.end)
+        same_name = _file(was) == _file(u)
+        same_span = _place(was)[1:] == _place(u)[1:]
         unstored = all(not row.dropped and row.position not in stored for row in k.rows)
         moved = same_span and same_name and (unstored or k.has_stamp(stamps.get(u.path)))
         recut = not same_span and was.path == u.path and manifest.is_given(i)
@@ -118,7 +111,7 @@ def match_audio(
     """
     for i, checksum in checksums.items():
         u = utterances[i]
-        same = [k for k in left.get(checksum, ()) if k.at < 0 and _span(k.utterance) == _span(u)]
+        same = [k for k in left.get(checksum, ()) if k.at < 0 and _place(k.utterance)[1:] == _place(u)[1:]]
         if same:
             # Of several with the same audio, the one that was called so; then one that is not dropped.
             best = max(same, key=lambda k: (k.id == u.id, _file(k.utterance) == _file(u), bool(k.live)))
@@ -201,8 +194,8 @@ def _join(found: list[Known | None], i: int, k: Known) -> None:
     found[i], k.at = k, i
 
 
-def _span(utterance: Utterance) -> tuple[object, object]:
-    return utterance.start, utterance.end
+def _place(utterance: Utterance) -> tuple[str, Seconds | None, Seconds | None]:
+    return utterance.path, utterance.start, utterance.end
 
 
 def _file(utterance: Utterance) -> str:

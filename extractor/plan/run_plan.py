@@ -67,30 +67,23 @@ def make_plan(
     copies: Copies | None = None,
     streams: int = 1,
 ) -> RunPlan:
-    """The run's plan, from its folder as far as it is there, level with the input of now (`run_changes`).
+    """The run's plan, from its folder as far as it is there, level with the input of now (`changes`).
 
     What is new is probed, planned, stored. With ``copies``, each recording is planned as it is and as its
     augmented copies. ``streams``: batches that are to be worked on at once.
     """
-    workers = options.decoding.workers
+    planner = _Planner(budget_samples, streams, options.decoding.workers, progress, copies)
     rows = writer.manifest()
     if not rows:
-        originals = manifest.utterances
-        pending = list(enumerate(originals if copies is None else copies.expand(originals)))
-        there = stamps((u.path for u in originals), progress)
-        rows = _plan_rows(pending, budget_samples, streams, 0, workers, progress, copies, originals, there)
+        there = stamps((u.path for u in manifest.utterances), progress)
+        rows = planner.rows_of_all(manifest, there)
         writer.write_manifest(rows)
         return _as_plan(rows)
 
     level = Comparison(writer, rows, manifest, copies, options, progress).level()
     pending = level.again + list(enumerate(level.new, len(rows)))
-    made: list[ManifestRow] = []
-    if pending:
-        num_batches = 1 + max(row.batch for row in rows)
-        made = _plan_rows(
-            pending, budget_samples, streams, num_batches, workers, progress, copies, level.originals,
-            level.stamps,
-        )  # fmt: skip
+    num_batches = 1 + max(row.batch for row in rows)
+    made = planner.rows(pending, level.originals, level.stamps, num_batches) if pending else []
     rows = level.rows
     for row in made:
         rows[row.position : row.position + 1] = [row]
@@ -105,75 +98,79 @@ def plan_without_run(
     manifest: Manifest, budget_samples: int, workers: int, progress: Progress, copies: Copies
 ) -> tuple[RunPlan, list[Failure]]:
     """A plan that is kept nowhere, and the recordings that are not in it."""
-    utterances = copies.expand(manifest.utterances)
-    rows = _plan_rows(
-        list(enumerate(utterances)), budget_samples, 1, 0, workers, progress, copies, manifest.utterances, {}
-    )
+    rows = _Planner(budget_samples, 1, workers, progress, copies).rows_of_all(manifest, {})
     return _as_plan(rows), [row.failure for row in rows if row.failure is not None]
 
 
-def _plan_rows(
-    pending: Sequence[tuple[int, Utterance]],
-    budget_samples: int,
-    streams: int,
-    num_batches: int,
-    workers: int,
-    progress: Progress,
-    copies: Copies | None,
-    originals: Sequence[Utterance],
-    there: Mapping[str, Stamp | None],
-) -> list[ManifestRow]:
-    """Probe and plan utterances, given with their positions; batches count from ``num_batches``.
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """Probes and plans. ``there`` is size and time of files, from before they are read: what changes
+    meanwhile is noticed later."""
 
-    ``there``: size and time of files, from before they are read: what changes meanwhile is noticed later.
-    """
-    samples, failures = lengths([u for _, u in pending], workers, progress)
-    if copies is not None:
-        pending = _draw(pending, samples, failures, copies, originals, workers, progress)
-    planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
-    batch_of = np.full(len(pending), -1, dtype=np.int64)
-    batches = plan_batches(samples[planned], budget_samples, streams=streams)
-    for b, members in enumerate(batches, num_batches):
-        batch_of[planned[members]] = b
-    return [
-        stamped(
-            ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i)),
-            there.get(utterance.path),
-        )
-        for i, (position, utterance) in enumerate(pending)
-    ]
+    budget_samples: int
+    streams: int
+    workers: int
+    progress: Progress
+    copies: Copies | None
 
+    def rows_of_all(self, manifest: Manifest, there: Mapping[str, Stamp | None]) -> list[ManifestRow]:
+        originals = manifest.utterances
+        pending = originals if self.copies is None else self.copies.expand(originals)
+        return self.rows(list(enumerate(pending)), originals, there, 0)
 
-def _draw(
-    pending: Sequence[tuple[int, Utterance]],
-    samples: np.ndarray,
-    failures: dict[int, Failure],
-    copies: Copies,
-    originals: Sequence[Utterance],
-    workers: int,
-    progress: Progress,
-) -> list[tuple[int, Utterance]]:
-    """What to do to each copy: the pending ones with their recipes; ``samples`` and ``failures`` follow.
+    def rows(
+        self,
+        pending: Sequence[tuple[int, Utterance]],
+        originals: Sequence[Utterance],
+        there: Mapping[str, Stamp | None],
+        num_batches: int,
+    ) -> list[ManifestRow]:
+        """Of utterances, given with their positions; batches count from ``num_batches``."""
+        samples, failures = lengths([u for _, u in pending], self.workers, self.progress)
+        if self.copies is not None:
+            pending = self._draw(self.copies, pending, originals, samples, failures)
+        planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
+        batch_of = np.full(len(pending), -1, dtype=np.int64)
+        batches = plan_batches(samples[planned], self.budget_samples, self.streams)
+        for b, members in enumerate(batches, num_batches):
+            batch_of[planned[members]] = b
+        return [
+            stamped(
+                ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i)),
+                there.get(utterance.path),
+            )
+            for i, (position, utterance) in enumerate(pending)
+        ]
 
-    What is drawn from is always the whole input, so that it is the same when a run grows or is resumed.
-    """
-    known = {
-        copies.original(u): (u, int(samples[i])) for i, (_, u) in enumerate(pending) if i not in failures
-    }
-    if copies.needs_partners:
-        asked = {copies.original(u) for _, u in pending}
-        others = [u for u in originals if u.id not in asked]
-        other_samples, unreadable = lengths(others, workers, progress)
-        known |= {u.id: (u, int(other_samples[i])) for i, u in enumerate(others) if i not in unreadable}
-    pool = copies.pool(known)
-    drawn = []
-    for i, (position, utterance) in enumerate(pending):
-        if i not in failures:
-            utterance, samples[i], failure = copies.draw(utterance, int(samples[i]), pool)
-            if failure is not None:
-                failures[i] = failure
-        drawn.append((position, utterance))
-    return drawn
+    def _draw(
+        self,
+        copies: Copies,
+        pending: Sequence[tuple[int, Utterance]],
+        originals: Sequence[Utterance],
+        samples: np.ndarray,
+        failures: dict[int, Failure],
+    ) -> list[tuple[int, Utterance]]:
+        """What to do to each copy: the pending ones with their recipes; ``samples`` and ``failures`` follow.
+
+        What is drawn from is always the whole input, so that it is the same when a run grows or is resumed.
+        """
+        known = {
+            copies.original(u): (u, int(samples[i])) for i, (_, u) in enumerate(pending) if i not in failures
+        }
+        if copies.needs_partners:
+            asked = {copies.original(u) for _, u in pending}
+            others = [u for u in originals if u.id not in asked]
+            other_samples, unreadable = lengths(others, self.workers, self.progress)
+            known |= {u.id: (u, int(other_samples[i])) for i, u in enumerate(others) if i not in unreadable}
+        pool = copies.pool(known)
+        drawn = []
+        for i, (position, utterance) in enumerate(pending):
+            if i not in failures:
+                utterance, samples[i], failure = copies.draw(utterance, int(samples[i]), pool)
+                if failure is not None:
+                    failures[i] = failure
+            drawn.append((position, utterance))
+        return drawn
 
 
 def _as_plan(rows: Sequence[ManifestRow], changes: Changes | None = None) -> RunPlan:

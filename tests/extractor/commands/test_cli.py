@@ -139,9 +139,12 @@ def test_the_summary_says_where_time_went() -> None:
     assert [clock_time(s) for s in (5, 65, 3_725)] == ["0:05", "1:05", "1:02:05"]
 
 
-def test_the_log_has_a_line_now_and_then_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_a_line_now_and_then_with_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
-    log = Log(sys.stderr, clock=lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    log = Log(sys.stderr)
     log.start("embedding", 100, 1_000.0, 0.012)
     for seconds, recordings in ((10.0, 10), (31.0, 50), (32.0, 51), (60.0, 100)):
         now[0] = seconds

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractor.plan import batches as batches_module
 from extractor.plan.batches import plan_batches
 from extractor.plan.windows import OVERLAP, split_windows
 from extractor.types import SAMPLE_RATE
@@ -22,7 +24,9 @@ def test_every_recording_is_planned_exactly_once_within_the_budget(
     case: tuple[list[int], int, int],
 ) -> None:
     lengths, budget, look_ahead = np.array(case[0], dtype=np.int64), case[1], case[2]
-    batches = plan_batches(lengths, budget, look_ahead)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "LOOK_AHEAD", look_ahead)
+        batches = plan_batches(lengths, budget)
     planned = np.concatenate([*batches, np.zeros(0, np.int64)])
     assert sorted(planned) == list(range(len(lengths)))
     for batch in batches:
@@ -41,7 +45,7 @@ def test_batches_are_full(case: tuple[list[int], int, int]) -> None:
 
 def test_the_largest_batch_is_the_first_of_its_stretch() -> None:
     lengths = np.random.default_rng(0).integers(1, 100, 1_000)
-    batches = plan_batches(lengths, 50, look_ahead=1_000)  # some recordings are over the budget
+    batches = plan_batches(lengths, 50)  # some recordings are over the budget
     assert lengths[batches[0]].sum() == max(lengths[b].sum() for b in batches)
 
 
