@@ -90,7 +90,7 @@ class Silent:
     def stop(self) -> None: ...
 
 
-class Log:
+class Log(Silent):
     """Plain lines, one every `LOG_INTERVAL`: for files, pipes and job logs."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -119,8 +119,6 @@ class Log:
         left = clock_time((self.audio - counts.audio) / speed) if speed else "?"
         padding = f", padding {self.padding_share:.1%}" if self.padding_share else ""
         return f"{text}, {speed:.1f} audio s/s{padding}, {left} left"
-
-    def stop(self) -> None: ...
 
 
 class Terminal(Log):

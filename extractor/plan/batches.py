@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from extractor.audio.files import Stamp, lengths
+from extractor.progress import Progress
+from extractor.store.run_folder import ManifestRow
+from extractor.types import Failure, Manifest, Utterance
+
+if TYPE_CHECKING:
+    from extractor.augment.copies import Copies
 
 # Recordings are sorted by length within stretches of this many, so that a plan for any number of
 # them is made in one pass; the first batch of a stretch is its largest.
@@ -62,3 +73,81 @@ def _level(ends: np.ndarray, cuts: list[int], budget: int, streams: int) -> list
         else:
             most, cuts = middle, tried
     return cuts
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Probes and plans. ``there`` is size and time of files, from before they are read: what changes
+    meanwhile is noticed later."""
+
+    budget_samples: int
+    streams: int
+    workers: int
+    progress: Progress
+    copies: Copies | None
+
+    def rows_of_all(self, manifest: Manifest, there: Mapping[str, Stamp | None]) -> list[ManifestRow]:
+        originals = manifest.utterances
+        pending = originals if self.copies is None else self.copies.expand(originals)
+        return self.rows(list(enumerate(pending)), originals, there, 0)
+
+    def rows(
+        self,
+        pending: Sequence[tuple[int, Utterance]],
+        originals: Sequence[Utterance],
+        there: Mapping[str, Stamp | None],
+        num_batches: int,
+    ) -> list[ManifestRow]:
+        """Of utterances, given with their positions; batches count from ``num_batches``."""
+        samples, failures = lengths([u for _, u in pending], self.workers, self.progress)
+        if self.copies is not None:
+            pending = self._draw(self.copies, pending, originals, samples, failures)
+        planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
+        batch_of = np.full(len(pending), -1, dtype=np.int64)
+        batches = plan_batches(samples[planned], self.budget_samples, self.streams)
+        for b, members in enumerate(batches, num_batches):
+            batch_of[planned[members]] = b
+        return [
+            stamped(
+                ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i)),
+                there.get(utterance.path),
+            )
+            for i, (position, utterance) in enumerate(pending)
+        ]
+
+    def _draw(
+        self,
+        copies: Copies,
+        pending: Sequence[tuple[int, Utterance]],
+        originals: Sequence[Utterance],
+        samples: np.ndarray,
+        failures: dict[int, Failure],
+    ) -> list[tuple[int, Utterance]]:
+        """What to do to each copy: the pending ones with their recipes; ``samples`` and ``failures`` follow.
+
+        What is drawn from is always the whole input, so that it is the same when a run grows or is resumed.
+        """
+        known = {
+            copies.original(u): (u, int(samples[i])) for i, (_, u) in enumerate(pending) if i not in failures
+        }
+        if copies.needs_partners:
+            asked = {copies.original(u) for _, u in pending}
+            others = [u for u in originals if u.id not in asked]
+            other_samples, unreadable = lengths(others, self.workers, self.progress)
+            known |= {u.id: (u, int(other_samples[i])) for i, u in enumerate(others) if i not in unreadable}
+        pool = copies.pool(known)
+        drawn = []
+        for i, (position, utterance) in enumerate(pending):
+            if i not in failures:
+                utterance, samples[i], failure = copies.draw(utterance, int(samples[i]), pool)
+                if failure is not None:
+                    failures[i] = failure
+            drawn.append((position, utterance))
+        return drawn
+
+
+def stamped(row: ManifestRow, stamp: Stamp | None) -> ManifestRow:
+    """The row with size and time of its recording's file, which tell later that it is what it was."""
+    if stamp is None or (row.size, row.mtime_ns) == stamp:
+        return row
+    return replace(row, size=stamp[0], mtime_ns=stamp[1])

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from extractor.audio.files import Stamp, checksums, lengths, stamps
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import InputError
+from extractor.plan.batches import Planner, stamped
 from extractor.plan.matching import Known, ids_of, known_recordings, match_audio, match_names, match_places
-from extractor.progress import Changes, Progress, some
+from extractor.progress import Changes, some
 from extractor.store import Store
 from extractor.store.run_folder import LEFT_INPUT, REPLACED, ManifestRow
 from extractor.store.sources import checksums_at
@@ -49,27 +50,6 @@ class ChangeOptions:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """A run as it is to be, level with its input."""
-
-    rows: list[ManifestRow]  # all lines of its manifest
-    columns: tuple[str, ...]
-    edited: bool  # whether a line of them is another than before
-    again: list[tuple[int, Utterance]]  # failed, to be planned once more at their positions
-    new: list[Utterance]  # to be planned behind all others
-    originals: Sequence[Utterance]  # what there is in the input, under the ids of the run
-    stamps: Mapping[str, Stamp | None]  # of all files of the input
-    changes: Changes
-
-
-def stamped(row: ManifestRow, stamp: Stamp | None) -> ManifestRow:
-    """The row with size and time of its recording's file, which tell later that it is what it was."""
-    if stamp is None or (row.size, row.mtime_ns) == stamp:
-        return row
-    return replace(row, size=stamp[0], mtime_ns=stamp[1])
-
-
 class Comparison:
     """A run beside its input of now."""
 
@@ -78,17 +58,16 @@ class Comparison:
         writer: RunWriter,
         rows: Sequence[ManifestRow],
         manifest: Manifest,
-        copies: Copies | None,
+        planner: Planner,
         options: ChangeOptions,
-        progress: Progress,
     ) -> None:
-        self.writer, self.rows, self.manifest, self.copies = writer, rows, manifest, copies
-        self.options, self.progress = options, progress
+        self.writer, self.rows, self.manifest, self.planner = writer, rows, manifest, planner
+        self.options, self.progress, self.copies = options, planner.progress, planner.copies
         self.utterances = manifest.utterances
         self.done = writer.done()
         with Store(writer.path) as store:
             self.stored = set(store.positions.tolist())
-        self.known = known_recordings(rows, copies)
+        self.known = known_recordings(rows, planner.copies)
         self.found: list[Known | None] = []  # aligned with the input
         self.stamps: dict[str, Stamp | None] = {}
         self.replaced: set[int] = set()  # positions that are to be encoded again
@@ -96,7 +75,8 @@ class Comparison:
         self.not_decoded: set[int] = set()  # indices of the input that were not compared: it was stopped
         self.changes = Changes()
 
-    def level(self) -> Level:
+    def level(self) -> list[ManifestRow]:
+        """All lines of the manifest, written, with what there is to do planned behind all others."""
         self.stamps = stamps((u.path for u in self.utterances), self.progress)
         self.found = match_places(self.known, self.utterances)
         match_names(self.found, self.known, self.manifest, self.stamps, self.stored)
@@ -125,8 +105,16 @@ class Comparison:
             edited = True
         self._say(other_audio, left, prune)
         again = [(i, rows[i].utterance) for i in sorted(self.again) if not rows[i].dropped]
-        new = self._new(originals)
-        return Level(rows, columns, edited, again, new, originals, self.stamps, self.changes)
+        pending = again + list(enumerate(self._new(originals), len(rows)))
+        num_batches = 1 + max(row.batch for row in self.rows)
+        made = self.planner.rows(pending, originals, self.stamps, num_batches) if pending else []
+        for row in made:
+            rows[row.position : row.position + 1] = [row]
+        if edited:
+            self.writer.edit_manifest(rows, columns)
+        elif made:
+            self.writer.append_manifest(made)
+        return rows
 
     def _both(self) -> list[tuple[int, Known]]:
         """What is in the run and in the input, by its index there."""

@@ -6,15 +6,15 @@ interrupted; recordings that were added to the input since, or are others now, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extractor.audio.files import Stamp, lengths, stamps
-from extractor.plan.batches import plan_batches
-from extractor.plan.changes import ChangeOptions, Comparison, stamped
+from extractor.audio.files import stamps
+from extractor.plan.batches import Planner
+from extractor.plan.changes import ChangeOptions, Comparison
 from extractor.progress import Changes, Progress
 from extractor.store.run_folder import ManifestRow
 from extractor.types import SAMPLE_RATE, Failure, Manifest, Utterance
@@ -72,7 +72,7 @@ def make_plan(
     What is new is probed, planned, stored. With ``copies``, each recording is planned as it is and as its
     augmented copies. ``streams``: batches that are to be worked on at once.
     """
-    planner = _Planner(budget_samples, streams, options.decoding.workers, progress, copies)
+    planner = Planner(budget_samples, streams, options.decoding.workers, progress, copies)
     rows = writer.manifest()
     if not rows:
         there = stamps((u.path for u in manifest.utterances), progress)
@@ -80,97 +80,16 @@ def make_plan(
         writer.write_manifest(rows)
         return _as_plan(rows)
 
-    level = Comparison(writer, rows, manifest, copies, options, progress).level()
-    pending = level.again + list(enumerate(level.new, len(rows)))
-    num_batches = 1 + max(row.batch for row in rows)
-    made = planner.rows(pending, level.originals, level.stamps, num_batches) if pending else []
-    rows = level.rows
-    for row in made:
-        rows[row.position : row.position + 1] = [row]
-    if level.edited:
-        writer.edit_manifest(rows, level.columns)
-    elif made:
-        writer.append_manifest(made)
-    return _as_plan(rows, level.changes)
+    comparison = Comparison(writer, rows, manifest, planner, options)
+    return _as_plan(comparison.level(), comparison.changes)
 
 
 def plan_without_run(
     manifest: Manifest, budget_samples: int, workers: int, progress: Progress, copies: Copies
 ) -> tuple[RunPlan, list[Failure]]:
     """A plan that is kept nowhere, and the recordings that are not in it."""
-    rows = _Planner(budget_samples, 1, workers, progress, copies).rows_of_all(manifest, {})
+    rows = Planner(budget_samples, 1, workers, progress, copies).rows_of_all(manifest, {})
     return _as_plan(rows), [row.failure for row in rows if row.failure is not None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Planner:
-    """Probes and plans. ``there`` is size and time of files, from before they are read: what changes
-    meanwhile is noticed later."""
-
-    budget_samples: int
-    streams: int
-    workers: int
-    progress: Progress
-    copies: Copies | None
-
-    def rows_of_all(self, manifest: Manifest, there: Mapping[str, Stamp | None]) -> list[ManifestRow]:
-        originals = manifest.utterances
-        pending = originals if self.copies is None else self.copies.expand(originals)
-        return self.rows(list(enumerate(pending)), originals, there, 0)
-
-    def rows(
-        self,
-        pending: Sequence[tuple[int, Utterance]],
-        originals: Sequence[Utterance],
-        there: Mapping[str, Stamp | None],
-        num_batches: int,
-    ) -> list[ManifestRow]:
-        """Of utterances, given with their positions; batches count from ``num_batches``."""
-        samples, failures = lengths([u for _, u in pending], self.workers, self.progress)
-        if self.copies is not None:
-            pending = self._draw(self.copies, pending, originals, samples, failures)
-        planned = np.array([i for i in range(len(pending)) if i not in failures], dtype=np.int64)
-        batch_of = np.full(len(pending), -1, dtype=np.int64)
-        batches = plan_batches(samples[planned], self.budget_samples, self.streams)
-        for b, members in enumerate(batches, num_batches):
-            batch_of[planned[members]] = b
-        return [
-            stamped(
-                ManifestRow(position, utterance, int(samples[i]), int(batch_of[i]), failures.get(i)),
-                there.get(utterance.path),
-            )
-            for i, (position, utterance) in enumerate(pending)
-        ]
-
-    def _draw(
-        self,
-        copies: Copies,
-        pending: Sequence[tuple[int, Utterance]],
-        originals: Sequence[Utterance],
-        samples: np.ndarray,
-        failures: dict[int, Failure],
-    ) -> list[tuple[int, Utterance]]:
-        """What to do to each copy: the pending ones with their recipes; ``samples`` and ``failures`` follow.
-
-        What is drawn from is always the whole input, so that it is the same when a run grows or is resumed.
-        """
-        known = {
-            copies.original(u): (u, int(samples[i])) for i, (_, u) in enumerate(pending) if i not in failures
-        }
-        if copies.needs_partners:
-            asked = {copies.original(u) for _, u in pending}
-            others = [u for u in originals if u.id not in asked]
-            other_samples, unreadable = lengths(others, self.workers, self.progress)
-            known |= {u.id: (u, int(other_samples[i])) for i, u in enumerate(others) if i not in unreadable}
-        pool = copies.pool(known)
-        drawn = []
-        for i, (position, utterance) in enumerate(pending):
-            if i not in failures:
-                utterance, samples[i], failure = copies.draw(utterance, int(samples[i]), pool)
-                if failure is not None:
-                    failures[i] = failure
-            drawn.append((position, utterance))
-        return drawn
 
 
 def _as_plan(rows: Sequence[ManifestRow], changes: Changes | None = None) -> RunPlan:

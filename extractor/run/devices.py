@@ -36,7 +36,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from extractor import errors
 from extractor.audio.room import room_of
 from extractor.errors import HserError, ProcessDied, SettingsError
-from extractor.progress import Changes, Counts, Progress, Summary
+from extractor.progress import Changes, Counts, Progress, Silent, Summary
 from extractor.run.indexing import Indexes, IndexOption
 from extractor.run.interruption import end_now
 from extractor.run.pipeline import EMBEDDING, num_cores
@@ -311,7 +311,7 @@ def _start(device: str) -> Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Reporting:
+class Reporting(Silent):
     """Progress that is reported to the parent."""
 
     report: Callable[..., None]
@@ -324,9 +324,6 @@ class Reporting:
 
     def update(self, counts: Counts) -> None:
         self.report("update", **asdict(counts))
-
-    def stop(self) -> None:
-        self.report("stop")
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 LEAST_COSINE = 0.999  # of every layer to fp32
 RECORDINGS = 4  # that the rule is applied to, evenly spaced in the input
 TRIED = 32  # recordings to find so many readable ones among
-LONGEST: Seconds = 4.0  # heard of each: together they take fp32 a few seconds
+LONGEST: Seconds = 4.0  # of each that is taken: together they take fp32 a few seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,13 @@ def cosines(encoder: Encoder, exact: Encoder, waveforms: Sequence[Tensor]) -> Co
         each.forward(each.normalise(waveforms), sink)
     lengths = [exact.num_frames(len(w)) for w in waveforms]
     pooled, frames = [], []
-    for a, b in zip(*(sink.layers for sink in sinks), strict=True):
-        by_frame = torch.cosine_similarity(a.double(), b.double(), dim=1)
+    for layers in zip(*(sink.layers for sink in sinks), strict=True):
+        a, b = (layer.double() for layer in layers)
+        by_frame = torch.cosine_similarity(a, b, dim=1)
         frames.append([part.mean().item() for part in by_frame.split(lengths)])
-        pooled.append(torch.cosine_similarity(_means(a, lengths), _means(b, lengths), dim=1).tolist())
+        mean, exact_mean = (torch.stack([part.mean(0) for part in x.split(lengths)]) for x in (a, b))
+        pooled.append(torch.cosine_similarity(mean, exact_mean, dim=1).tolist())
     return Cosines(np.array(pooled).T, np.array(frames).T)
-
-
-def _means(hidden: Tensor, lengths: list[int]) -> Tensor:
-    """Mean over each utterance's frames: ``[sum of lengths, D] -> [U, D]``, float64."""
-    return torch.stack([part.double().mean(0) for part in hidden.split(lengths)])
 
 
 def check_int8(
@@ -88,27 +85,27 @@ def check_int8(
     Raises:
         SettingsError: a layer's cosine to fp32 is below `LEAST_COSINE`.
     """
-    heard = _hear(utterances, options, model)
-    if not heard:
+    samples = _samples(utterances, options, model)
+    if not samples:
         progress.note("int8 was not held against fp32: no recording could be read")
         return
     exact = model.build("fp32")  # not `in_fp32`, which would keep it
-    found = cosines(model.encoder, exact, [waveform for _, waveform in heard])
+    found = cosines(model.encoder, exact, [waveform for _, waveform in samples])
     cosine, recording, layer = found.lowest(frames)
     what = "frames" if frames else "embedding"
     if not cosine >= LEAST_COSINE:
         raise SettingsError(
             f"--dtype int8: {model.spec} loses too much: in layer {layer} the cosine of the {what} to fp32 is"
-            f" {cosine:.5f} on {heard[recording][0].path}, at least {LEAST_COSINE} is asked for;"
+            f" {cosine:.5f} on {samples[recording][0].path}, at least {LEAST_COSINE} is asked for;"
             " take --dtype bf16"
         )
     progress.note(
-        f"int8 held against fp32 on {len(heard)} recordings: lowest cosine of the {what} {cosine:.5f}"
+        f"int8 held against fp32 on {len(samples)} recordings: lowest cosine of the {what} {cosine:.5f}"
         f" (layer {layer})"
     )
 
 
-def _hear(
+def _samples(
     utterances: Sequence[Utterance], options: DecodeOptions, model: Model
 ) -> list[tuple[Utterance, Tensor]]:
     """The beginnings of a few recordings that can be read, evenly spaced; float32 ``[num_samples]``."""
@@ -117,26 +114,20 @@ def _hear(
     from extractor.run.batch import DecodedBatch, arrived, stage
 
     tried = _spaced(utterances, TRIED)
-    found = [
-        (u, h) for u, h in zip(tried, probe(tried, options.workers), strict=True) if isinstance(h, Header)
-    ]
-    beginnings = [_beginning(utterance, header) for utterance, header in found]
-    decoded = decode_batch(beginnings, [header for _, header in found], options)
+    headers = probe(tried, options.workers)
+    beginnings = []
+    for utterance, header in zip(tried, headers, strict=True):
+        start = utterance.start or 0.0
+        longer = isinstance(header, Header) and (utterance.end or header.duration) - start > LONGEST
+        beginnings.append(replace(utterance, start=start, end=start + LONGEST) if longer else utterance)
+    decoded = decode_batch(beginnings, headers, options)
     # As a batch would have them: with `resample` off they are at 16 kHz from here on only.
     batch = DecodedBatch.of(0, range(len(decoded)), beginnings, decoded)
-    heard = [
-        (row.utterance, waveform)
-        for row, waveform in zip(batch.rows, arrived(stage(batch, model.device)), strict=True)
-        if len(waveform) >= model.encoder.min_samples
-    ]
-    return _spaced(heard, RECORDINGS)
+    there = zip(batch.rows, arrived(stage(batch, model.device)), strict=True)
+    return _spaced(
+        [(row.utterance, w) for row, w in there if len(w) >= model.encoder.min_samples], RECORDINGS
+    )
 
 
 def _spaced(things: Sequence[T], most: int) -> list[T]:
     return list(things[:: max(1, len(things) // most)][:most])
-
-
-def _beginning(utterance: Utterance, header: Header) -> Utterance:
-    start = utterance.start or 0.0
-    end = header.duration if utterance.end is None else utterance.end
-    return utterance if end - start <= LONGEST else replace(utterance, start=start, end=start + LONGEST)

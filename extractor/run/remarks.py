@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from extractor.augment.copies import COLUMNS
 from extractor.inputs.labels import label_notes
+from extractor.progress import some
 from extractor.store import Store
 from extractor.store.aside import writable
 from extractor.store.pack import quiet_checksums
@@ -38,16 +38,22 @@ def remember_quiet(run: Path, shard: tuple[int, int], decoded: Iterable[Decoded 
 def remarks(store: Store) -> list[str]:
     """The lines for the summary and for `hser-store info`, the run's own notes first."""
     said = [note for key in NOTES for note in store.environment.get(key, [])]
-    said += _of_labels(store)
-    recordings = _recordings(store)
+    if store.originals and {"emotion", "emotion_raw"} <= set(store.columns):
+        columns = (store.labels("emotion"), store.labels("emotion_raw"))
+        of_recording = {name: labels for name, *labels in zip(store.originals, *columns, strict=True)}
+        said += label_notes(*zip(*of_recording.values(), strict=True))
+    # A copy's checksum is its original's.
+    recordings: dict[str, str] = {}
+    for name, checksum in zip(store.originals, store.checksums, strict=True):
+        recordings.setdefault(name, checksum)
     # What was made before silence was noted down holds zeros, at least.
     quiet = zero_checksums({int(n) for n in store.num_samples if n <= LONGEST_ZEROS})
     quiet |= quiet_checksums(store.path)
     silent = [name for name, checksum in recordings.items() if checksum in quiet]
     if silent:
         said.append(
-            f"{_count(len(silent))} silent as decoded (channels can cancel where they are averaged;"
-            f" --channel takes one): {_names(silent)}"
+            f"{_count(silent)} silent as decoded (channels can cancel where they are averaged;"
+            f" --channel takes one): {some(silent, SHOWN)}"
         )
     first: dict[str, str] = {}
     again = []
@@ -56,31 +62,8 @@ def remarks(store: Store) -> list[str]:
             again.append(f"{name} = {first[checksum]}")
         first.setdefault(checksum, name)
     if again:
-        said.append(f"{_count(len(again))} in the run twice, by the audio: {_names(again)}")
+        said.append(f"{_count(again)} in the run twice, by the audio: {some(again, SHOWN)}")
     return said
-
-
-def _recordings(store: Store) -> dict[str, str]:
-    """Checksum of each recording, once, by its id: a copy's checksum is its original's."""
-    found: dict[str, str] = {}
-    for name, checksum in zip(_names_of(store), store.checksums, strict=True):
-        found.setdefault(name, checksum)
-    return found
-
-
-def _of_labels(store: Store) -> list[str]:
-    if not {"emotion", "emotion_raw"} <= set(store.columns):
-        return []
-    columns = (store.labels("emotion"), store.labels("emotion_raw"))
-    of_recording = {name: labels for name, *labels in zip(_names_of(store), *columns, strict=True)}
-    return label_notes(*zip(*of_recording.values(), strict=True)) if of_recording else []
-
-
-def _names_of(store: Store) -> list[str]:
-    """The recording of each row: itself where it is not said to be a copy."""
-    if not set(COLUMNS) <= set(store.columns):
-        return store.ids
-    return [name or own for name, own in zip(store.labels(COLUMNS[0]), store.ids, strict=True)]
 
 
 def zero_checksums(lengths: Iterable[int]) -> set[str]:
@@ -96,9 +79,5 @@ def zero_checksums(lengths: Iterable[int]) -> set[str]:
     return found
 
 
-def _count(number: int) -> str:
-    return "1 recording is" if number == 1 else f"{number:,} recordings are"
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def _count(names: Sequence[str]) -> str:
+    return "1 recording is" if len(names) == 1 else f"{len(names):,} recordings are"

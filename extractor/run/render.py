@@ -9,7 +9,8 @@ import csv
 import os
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +110,8 @@ def render(
                 assert row.recipe is not None
                 copy = Copy(row.utterance, row.decoded.waveform, waveform.cpu().numpy(), row.recipe.text)
                 path = folder / file_name(copy.utterance.id)
-                _write(path, copy.after)
+                with _writing(path):
+                    path.write_bytes(wav_bytes(copy.after))
                 if on_copy is not None and copies.number(copy.utterance):
                     on_copy(copy, path)
                 name = path.relative_to(folder).as_posix()
@@ -168,20 +170,15 @@ def wav_bytes(waveform: np.ndarray) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _write(path: Path, waveform: np.ndarray) -> None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(wav_bytes(waveform))
+        yield
     except OSError as error:
         raise StoreUnwritable(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
-    except OSError as error:
-        raise StoreUnwritable(f"{path}: cannot be written: {error.strerror}") from error
+    with _writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([header, *rows])

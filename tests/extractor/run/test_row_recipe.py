@@ -177,7 +177,7 @@ def test_int8_is_held_against_fp32_on_what_the_run_hears(resample: str, corpus: 
     expected = soxr.resample(samples[:, 1], rate, SAMPLE_RATE, quality="HQ")
     options = RowRecipe(1, resample, "int8", 60.0, "fp32").decode_options(1, checksum=False)
     model = Model("mfcc", "fp32", torch.device("cpu"))
-    ((_, heard),) = fidelity._hear([Utterance("b", str(path))], options, model)
+    ((_, heard),) = fidelity._samples([Utterance("b", str(path))], options, model)
     assert len(heard) == len(expected)
     assert np.abs(heard.numpy() - expected).max() < RESAMPLERS_APART
 
