@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from run_cases import stopped
 
 from extractor import Store
 from extractor.progress import Summary
@@ -164,9 +164,7 @@ def test_a_copy_dropped_by_hand_stays_out_and_its_recording_stays(corpus: Path, 
 def test_changes_before_anything_was_encoded_are_drawn_as_a_new_run_does(
     corpus: Path, tmp_path: Path
 ) -> None:
-    stop = threading.Event()
-    stop.set()
-    run(corpus, Options("mfcc", augment=JOINED, copies=2, seed=7), tmp_path / "run", stop=stop)
+    run(corpus, Options("mfcc", augment=JOINED, copies=2, seed=7), tmp_path / "run", stop=stopped())
     write(corpus.parent, "n3", 99, 9_600)
     embed(corpus, tmp_path / "run")
     embed(corpus, tmp_path / "whole")

@@ -5,43 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from run_cases import Notes, stopped
 
 from extractor import InputError, SettingsError, Store
 from extractor.audio import files
 from extractor.index import Index
 from extractor.plan import changes
-from extractor.progress import Silent, Summary
+from extractor.progress import Summary
 from extractor.run.batch import BatchEncoder
 from extractor.run.engine import run
 from extractor.run.options import Options
 from extractor.store.edit import drop
 from extractor.store.verify import verify
-
-
-class Notes(Silent):
-    """What a run said, and what it showed the progress of."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.shown: list[tuple[str, int, float]] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
-    def start(self, what: str, recordings: int, audio: float, padding_share: float) -> None:
-        self.shown.append((what, recordings, audio))
-
-    def of(self, words: str) -> str:
-        """The one note with these words."""
-        (found,) = [message for message in self.said if words in message]
-        return found
 
 
 def sound(path: Path, key: int, num_samples: int = 4_800) -> Path:
@@ -163,7 +144,7 @@ def test_an_untouched_run_is_left_as_it_is(data: Path, out: Path) -> None:
     summary = embed(data / "m.csv", out, notes)
     assert (manifest_bytes(out), {p: p.stat().st_mtime_ns for p in (out / "parts").iterdir()}) == before
     assert summary.embedded == 0 and not any("now" in said for said in notes.said)
-    assert "comparing audio" not in [what for what, *_ in notes.shown]
+    assert not notes.compared()
 
 
 # --- audio
@@ -196,10 +177,10 @@ def test_a_file_that_was_only_touched_keeps_its_row(data: Path, out: Path) -> No
     os.utime(data / "b.wav", ns=(1, 1))
     notes = Notes()
     assert embed(data / "m.csv", out, notes).changes.replaced == 0
-    assert [(what, n) for what, n, _ in notes.shown if what == "comparing audio"] == [("comparing audio", 1)]
+    assert notes.compared() == [1]
     notes = Notes()
     embed(data / "m.csv", out, notes)
-    assert "comparing audio" not in [what for what, *_ in notes.shown]
+    assert not notes.compared()
 
 
 def test_a_change_that_keeps_size_and_time_is_found_once_the_time_is_another(data: Path, out: Path) -> None:
@@ -254,9 +235,7 @@ def test_a_file_that_is_not_there_is_named_and_its_row_stays(data: Path, out: Pa
 
 
 def test_what_changed_before_it_was_encoded_is_planned_anew(data: Path, tmp_path: Path) -> None:
-    stop = threading.Event()
-    stop.set()  # plans, embeds nothing
-    run(data / "m.csv", Options("mfcc"), tmp_path / "run", stop=stop)
+    run(data / "m.csv", Options("mfcc"), tmp_path / "run", stop=stopped())
     sound(data / "a.wav", 8, 4_800)  # as long as it was
     sound(data / "b.wav", 9, 16_000)
     summary = embed(data / "m.csv", tmp_path / "run")
@@ -280,7 +259,7 @@ def test_a_run_without_stamps_is_compared_once(data: Path, out: Path) -> None:
     assert recordings == 3 and audio == pytest.approx(3 * 0.3 + 0.03)
     notes = Notes()
     assert embed(data / "m.csv", out, notes).embedded == 0
-    assert "comparing audio" not in [what for what, *_ in notes.shown]
+    assert not notes.compared()
 
 
 def test_a_comparison_that_ends_early_goes_on(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +281,7 @@ def test_a_comparison_that_ends_early_goes_on(data: Path, out: Path, monkeypatch
     assert stamps == [True, True, False]
     notes = Notes()
     embed(data / "m.csv", out, notes)
-    assert [n for what, n, _ in notes.shown if what == "comparing audio"] == [1]
+    assert notes.compared() == [1]
 
 
 def test_a_comparison_that_is_stopped_drops_and_adds_nothing(
@@ -312,9 +291,7 @@ def test_a_comparison_that_is_stopped_drops_and_adds_nothing(
     before = rows(out)
     for name in "ab":
         (data / f"{name}.wav").rename(data / f"z{name}.wav")
-    stop = threading.Event()
-    stop.set()
-    run(data, Options("mfcc", prune=True), out, stop=stop)
+    run(data, Options("mfcc", prune=True), out, stop=stopped())
     assert rows(out) == before
     assert embed(data, out).embedded == 0
     assert rows(out) == before
@@ -378,7 +355,7 @@ def test_a_corpus_that_moved_with_its_times_is_not_decoded(data: Path, out: Path
     before, notes = rows(out), Notes()
     data.rename(tmp_path / "elsewhere")
     embed(tmp_path / "elsewhere" / "m.csv", out, notes)
-    assert rows(out) == before and "comparing audio" not in [what for what, *_ in notes.shown]
+    assert rows(out) == before and not notes.compared()
     assert all(path.startswith(str(tmp_path / "elsewhere")) for path in Store(out).paths)
 
 
@@ -466,9 +443,7 @@ def test_what_left_the_input_is_named_and_dropped_on_request(data: Path, out: Pa
 
 
 def test_what_left_before_it_was_encoded_is_not_encoded_when_pruned(data: Path, tmp_path: Path) -> None:
-    stop = threading.Event()
-    stop.set()  # plans, embeds nothing
-    run(data / "m.csv", Options("mfcc"), tmp_path / "run", stop=stop)
+    run(data / "m.csv", Options("mfcc"), tmp_path / "run", stop=stopped())
     table(data, "path,emotion a.wav,anger b.wav,fear")
     summary = embed(data / "m.csv", tmp_path / "run", prune=True)
     assert (summary.embedded, summary.recordings) == (2, 2)

@@ -6,17 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from conftest import MakeCheckpoint
-from test_engine import same_store
+from run_cases import Notes, random_lengths, same_store, stopped, write_noises
 
 from extractor import SettingsError, Store, extract
 from extractor.errors import ModelError, ProcessDied
@@ -32,34 +29,9 @@ NUM_RECORDINGS = 40
 
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("noises")
-    rng = np.random.default_rng(0)
-    for i in range(NUM_RECORDINGS):
-        audio = 0.1 * rng.standard_normal(int(rng.integers(8_000, 32_000)))
-        soundfile.write(folder / f"n{i:02}.wav", audio, 16_000)
+    folder = write_noises(tmp_path_factory.mktemp("noises"), random_lengths(NUM_RECORDINGS, 8_000, 32_000))
     (folder / "empty.wav").touch()
     return folder
-
-
-class Noted:
-    """Progress as a list of what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[Any, ...]] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(("note", message))
-
-    def start(self, what: str, recordings: int, audio: float, padding_share: float) -> None:
-        self.said.append(("start", what, recordings))
-
-    def update(self, counts: Counts) -> None:
-        self.said.append(("update", counts.recordings))
-
-    def stop(self) -> None: ...
-
-    def all(self, kind: str) -> list[Any]:
-        return [rest for word, *rest in self.said if word == kind]
 
 
 def options(model: Path | str, **changes: Any) -> Options:
@@ -69,7 +41,7 @@ def options(model: Path | str, **changes: Any) -> Options:
 def test_two_processes_give_what_one_gives_with_one_progress_and_the_index(
     noises: Path, checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
-    model, noted = checkpoint(), Noted()
+    model, noted = checkpoint(), Notes()
     run(noises, options(model), tmp_path / "one")
     made = options(model, devices="cpu,cpu", index="mean:-1")
     summary = run(noises, made, tmp_path / "two", noted)
@@ -83,14 +55,10 @@ def test_two_processes_give_what_one_gives_with_one_progress_and_the_index(
         Index.open(tmp_path / "two", store.layers[-1], "mean").positions.tolist() == store.positions.tolist()
     )
     # Both had a share, and together they are one display that ends with all.
-    assert [start for start in noted.all("start") if start[0] == "embedding"] == [
-        ["embedding", NUM_RECORDINGS]
-    ]
-    counts = [recordings for (recordings,) in noted.all("update")]
-    assert counts[-1] == NUM_RECORDINGS
-    notes = [message for (message,) in noted.all("note")]
-    assert len(set(notes)) == len(notes)
-    assert sum("corpus" in message for message in notes) == 1
+    assert [n for what, n, _ in noted.shown if what == "embedding"] == [NUM_RECORDINGS]
+    assert noted.counts[-1] == NUM_RECORDINGS
+    assert len(set(noted.said)) == len(noted.said)
+    assert noted.of("corpus")
 
 
 def test_a_process_that_is_killed_is_named_and_the_others_go_on(
@@ -106,10 +74,10 @@ def test_a_process_that_is_killed_is_named_and_the_others_go_on(
             worker.process.send_signal(signal.SIGKILL)
 
     monkeypatch.setattr(Workers, "_take", kill_the_first_when_it_has_planned)
-    made, noted = options(checkpoint("wavlm"), batch_seconds=0.5), Noted()
+    made, noted = options(checkpoint("wavlm"), batch_seconds=0.5), Notes()
     with pytest.raises(ProcessDied, match=r"process of cpu was killed by signal 9.*[Ll]ast lines"):
         run(noises, replace(made, devices=["cpu", "cpu"]), tmp_path / "run", noted)
-    assert any("the other devices go on" in message for (message,) in noted.all("note"))
+    assert noted.of("the other devices go on")
     stored = len(Store(tmp_path / "run"))
     assert 0 < stored < NUM_RECORDINGS
     summary = run(noises, made, tmp_path / "run")  # divided otherwise now: all by one
@@ -148,9 +116,7 @@ def test_ctrl_c_stops_all_after_their_batches_in_flight(
 def test_stopped_before_it_began_it_plans_nothing_twice_and_embeds_nothing(
     noises: Path, tmp_path: Path
 ) -> None:
-    stop = threading.Event()
-    stop.set()
-    summary = run(noises, Options("mfcc", devices="cpu,cpu"), tmp_path / "run", stop=stop)
+    summary = run(noises, Options("mfcc", devices="cpu,cpu"), tmp_path / "run", stop=stopped())
     assert (summary.embedded, summary.stopped) == (0, True)
 
 
@@ -165,15 +131,15 @@ def test_devices_are_parsed_and_refused_by_name() -> None:
 
 
 def test_the_display_begins_when_all_have_begun_or_ended() -> None:
-    noted = Noted()
+    noted = Notes()
     display = Display(noted)
     workers = [Worker(device, None, None) for device in ("a", "b", "c")]  # type: ignore[arg-type]
     workers[0].share, workers[0].done = (10, 50.0, 0.0), Counts(4, 20.0)
     display.show(workers)
     display.show(workers)
-    assert noted.said == []
+    assert noted.shown == [] and noted.counts == []
     workers[1].share, workers[2].ended = (5, 20.0, 0.0), True
     display.show(workers)
     workers[1].done = Counts(2, 1.0)
     display.show(workers)
-    assert noted.said == [("start", "embedding", 15), ("update", 4), ("update", 6)]
+    assert noted.shown == [("embedding", 15, 70.0)] and noted.counts == [4, 6]

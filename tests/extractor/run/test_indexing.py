@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from run_cases import stopped
 
 from extractor import SettingsError, Store, extract
 from extractor.index import Index, build
@@ -55,9 +55,7 @@ def test_an_index_that_was_fed_is_the_one_built_from_the_store(
 
 
 def test_a_run_that_was_stopped_ends_with_the_whole_index(noises: Path, tmp_path: Path) -> None:
-    stop = threading.Event()
-    stop.set()
-    assert run(noises, options(), tmp_path / "run", stop=stop).stopped
+    assert run(noises, options(), tmp_path / "run", stop=stopped()).stopped
     run(noises, options(), tmp_path / "run")
     agrees(tmp_path / "run")
 

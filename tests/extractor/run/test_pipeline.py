@@ -19,6 +19,7 @@ import soxr
 import torch
 from conftest import DEVICE, FP32_RELATIVE, MakeCheckpoint
 from interruptions import EVERY_PWRITE, interrupted_everywhere
+from run_cases import cosines, noise, write_noises
 from store_cases import batches, content, manifest_of, one_row, opened, write_run
 
 from extractor import SettingsDiffer, SettingsError, Store, StoreUnwritable
@@ -265,11 +266,6 @@ def job_of(waveforms: Sequence[np.ndarray | None], rates: Sequence[int] | None =
     return DecodedBatch.of(0, range(len(waveforms)), utterances, decoded)
 
 
-def noise(*lengths: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(sum(lengths))
-    return [0.1 * rng.standard_normal(n).astype(np.float32) for n in lengths]
-
-
 def test_packed_waveforms_are_what_they_were_and_begin_aligned() -> None:
     waveforms = noise(1, 63, 64, 65, 1_000, 0, 7)
     host, starts = pack(waveforms)
@@ -337,9 +333,9 @@ def test_where_it_is_resampled_is_a_setting_of_the_run_and_changes_rows_little(
     assert cpu.checksums[2] == gpu.checksums[2]  # the audio at 16 kHz is what was decoded
     assert cpu.checksums[:2] != gpu.checksums[:2]
     assert np.array_equal(cpu.load()[2], gpu.load()[2])
-    a, b = cpu.load().astype(np.float64), gpu.load().astype(np.float64)
-    cosines = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-    assert 0.999 < cosines[:2].min() < 1  # two filters that differ above 0.9 of the Nyquist frequency
+    assert (
+        0.999 < cosines(cpu.load(), gpu.load())[:2].min() < 1
+    )  # two filters that differ above 0.9 of the Nyquist frequency
     with pytest.raises(SettingsDiffer, match="resample"):
         run(data, Options(model=model, dtype="fp32", resample="gpu"), tmp_path / "cpu")
     with pytest.raises(SettingsError, match="--resample"):
@@ -423,8 +419,7 @@ def test_out_of_memory_with_one_recording_ends_the_run_and_says_what_to_do(
 def test_the_summary_says_that_memory_ran_out(
     checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i, waveform in enumerate(noise(*[16_000] * 6)):
-        soundfile.write(tmp_path / f"n{i}.wav", waveform, SAMPLE_RATE)
+    write_noises(tmp_path, [16_000] * 6)
     build = Model.build
     monkeypatch.setattr(Model, "build", lambda self, dtype: SmallMemory(build(self, dtype), 2 * SAMPLE_RATE))
     summary = run(tmp_path, Options(model=str(checkpoint()), dtype="fp32"), tmp_path / "run")
@@ -532,8 +527,7 @@ def test_the_bottleneck_is_what_its_own_table_says_takes_most() -> None:
 def test_a_slow_disk_is_found_out_and_does_not_hold_up_the_encoder_alone(
     checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i, waveform in enumerate(noise(*[8_000] * 12)):
-        soundfile.write(tmp_path / f"n{i}.wav", waveform, SAMPLE_RATE)
+    write_noises(tmp_path, [8_000] * 12)
     write = RunWriter._write
 
     def slowly(self: RunWriter, group: Sequence[BatchResult]) -> None:
