@@ -69,22 +69,22 @@ class DecodeError(HserError):
 
 
 LONGEST_MESSAGE = 200  # characters of what a library says
+UNREADABLE = (
+    (FileNotFoundError, None, "no such file"),
+    (IsADirectoryError, None, "a folder, not a file"),
+    (PermissionError, None, "no permission to read the file"),
+    (OSError, errno.ENXIO, "not a regular file"),  # how a socket refuses to be opened
+    (OSError, errno.ELOOP, "a link that leads back to itself"),
+)
 
 
 def why_unusable(error: Exception) -> str:
     """The reason in the error row of one recording, whatever was raised while it was read or decoded."""
     if isinstance(error, DecodeError):
         return str(error)
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
-    if isinstance(error, PermissionError):
-        return "no permission to read the file"
-    if isinstance(error, OSError) and error.errno == errno.ENXIO:  # how a socket refuses to be opened
-        return "not a regular file"
-    if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return "a link that leads back to itself"
+    for kind, number, reason in UNREADABLE:
+        if isinstance(error, kind) and number in (None, error.errno):
+            return reason
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     # What nobody expected, as it was raised: one line, and no addresses of memory.

@@ -173,9 +173,18 @@ class RowEncoder:
 
     def load(self) -> BatchEncoder:
         """Raises ModelError, SettingsDiffer or StoreError where the run's model cannot be had."""
+        from extractor.encoders import Model, resolve_device
+
         with self._loading:
             if self._encode is None:
-                self._encode = self._loaded()
+                origin, spec = self.origin, self._spec or self.origin.environment.get("model_spec")
+                if spec is None:
+                    raise StoreError(
+                        f"{origin.path}: does not say how its model is named; name it with --model"
+                    )
+                model = Model(spec, self.recipe.dtype, resolve_device(self._device))
+                refuse_other_model(origin, spec, model.provenance)
+                self._encode = self.recipe.encoder(model, self.layers, self.poolings)
             return self._encode
 
     def warm_up(self) -> None:
@@ -184,17 +193,6 @@ class RowEncoder:
 
         noise = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
         self([Utterance("noise", "noise")], [Decoded(noise.astype(np.float32), "")])
-
-    def _loaded(self) -> BatchEncoder:
-        from extractor.encoders import Model, resolve_device
-
-        origin = self.origin
-        spec = self._spec or origin.environment.get("model_spec")
-        if spec is None:
-            raise StoreError(f"{origin.path}: does not say how its model is named; name it with --model")
-        model = Model(spec, self.recipe.dtype, resolve_device(self._device))
-        refuse_other_model(origin, spec, model.provenance)
-        return self.recipe.encoder(model, self.layers, self.poolings)
 
 
 def refuse_other_model(origin: Extracted, spec: str, provenance: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from run_cases import Notes, stopped
 
-from extractor import InputError, SettingsError, Store
+from extractor import InputError, Store
 from extractor.audio import files
 from extractor.index import Index
 from extractor.plan import changes
@@ -456,11 +456,6 @@ def test_pruning_everything_is_refused(data: Path, out: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="--prune: none of the 3 recordings"):
         embed(tmp_path / "other", out, prune=True)
     assert rows(out) == before
-
-
-def test_prune_and_shard_exclude_each_other(data: Path, out: Path) -> None:
-    with pytest.raises(SettingsError, match="--prune and --shard"):
-        embed(data / "m.csv", out, prune=True, shard=(0, 2))
 
 
 @pytest.mark.usefixtures("encodes_nothing")

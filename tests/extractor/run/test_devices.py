@@ -126,8 +126,6 @@ def test_devices_are_parsed_and_refused_by_name() -> None:
     for bad in ("tpu", "0;1", "cuda", "99"):
         with pytest.raises(SettingsError, match=f"--device.*{bad}"):
             parse_devices(bad)
-    with pytest.raises(SettingsError, match="exclude each other"):
-        run("nowhere", Options(device="cpu", devices="cpu,cpu"), "out")
 
 
 def test_the_display_begins_when_all_have_begun_or_ended() -> None:

@@ -22,7 +22,7 @@ from conftest import (
     relative_error,
     shared,
 )
-from run_cases import Runs, cosines, noise, random_lengths, worst_row_error, write_noises
+from run_cases import Runs, cosines, random_lengths, worst_row_error, write_noises
 
 from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract
 from extractor.encoders.checkpoint import MODELS, HubModel
@@ -109,16 +109,6 @@ def test_bf16_rows_point_where_fp32_rows_do(
     with capsys.disabled():
         print(f"\nbf16 against fp32, {name}, random weights: lowest cosine {found.min():.6f} ", end="")
     assert found.min() >= BF16_COSINE
-
-
-def test_running_again_does_nothing_twice(noises: Path, embed: Runs) -> None:
-    def times() -> dict[Path, int]:
-        return {p: p.stat().st_mtime_ns for p in (embed.folder / "run" / "parts").iterdir()}
-
-    first, parts = embed(noises), times()
-    second = embed(noises)
-    assert (first.embedded, second.embedded, second.stored) == (24, 0, 24)
-    assert parts == times()
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(noises: Path, embed: Runs) -> None:
@@ -363,6 +353,9 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_read() -> None
         (Options(channel=-1), "--channel"),
         (Options(storage_dtype="bf16"), "--storage-dtype"),
         (Options(shard=(2, 2)), "--shard"),
+        (Options(shard=(0, 2), prune=True), "--prune and --shard"),
+        (Options(shard=(0, 2), index="mean:0"), "hser-lookup build"),
+        (Options(device="cpu", devices="cpu,cpu"), "exclude each other"),
         (Options(layers="some"), "--layers"),
         (Options(pooling="median"), "unknown pooling"),
         (Options(device="tpu"), "unknown device"),
@@ -374,15 +367,3 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_read() -> None
         extract(nowhere, poling="mean")
     with pytest.raises(InputError, match="nowhere"):
         run(nowhere, Options(), "out")
-
-
-def test_ids_stay_when_a_new_file_has_the_name_of_an_old_one(embed: Runs) -> None:
-    data = embed.folder / "data"
-    for name, audio in zip(("one/a", "one/b", "two/a"), noise(4_000, 5_000, 6_000), strict=True):
-        (data / name).parent.mkdir(parents=True, exist_ok=True)
-        if name == "two/a":
-            embed(data)
-        soundfile.write(data / f"{name}.wav", audio, 16_000)
-    summary = embed(data)
-    assert (summary.embedded, summary.stored) == (1, 3)
-    assert Store(embed.folder / "run").ids == ["a", "b", "two/a"]

@@ -131,8 +131,3 @@ def test_an_index_that_cannot_be_is_refused_before_anything_runs(
     with pytest.raises(SettingsError, match=says):
         extract(noises, model="mfcc", out=tmp_path / "run", index=index)
     assert not (tmp_path / "run" / "parts").exists()
-
-
-def test_shards_are_told_to_build_theirs_afterwards(noises: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="hser-lookup build"):
-        run(noises, options(shard=(0, 2)), tmp_path / "run")

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from conftest import MakeCheckpoint
+from run_cases import write_noises
 
 from extractor.run.batch import BatchEncoder
 from extractor.run.engine import run
@@ -21,10 +22,8 @@ from extractor.run.pipeline import num_streams, threads_of
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 recordings of noise, 0.5 to 1.5 s: 24 s in all."""
-    folder, rng = tmp_path_factory.mktemp("noises"), np.random.default_rng(0)
-    for i, seconds in enumerate(rng.permutation(np.linspace(0.5, 1.5, 24))):
-        soundfile.write(folder / f"n{i:02}.wav", 0.1 * rng.standard_normal(round(16_000 * seconds)), 16_000)
-    return folder
+    seconds = np.random.default_rng(0).permutation(np.linspace(0.5, 1.5, 24))
+    return write_noises(tmp_path_factory.mktemp("noises"), [round(16_000 * each) for each in seconds])
 
 
 def test_a_lone_run_is_cut_for_its_cores_and_shards_are_not(
