@@ -23,7 +23,14 @@ from extractor.audio.files import Stamp, checksums, lengths, stamps
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import InputError
 from extractor.plan.batches import Planner, stamped
-from extractor.plan.matching import Known, ids_of, known_recordings, match_audio, match_names, match_places
+from extractor.plan.matching import (
+    RunRecording,
+    ids_of,
+    known_recordings,
+    match_audio,
+    match_names,
+    match_places,
+)
 from extractor.progress import Changes, some
 from extractor.store import Store
 from extractor.store.run_folder import LEFT_INPUT, REPLACED, ManifestRow
@@ -68,7 +75,7 @@ class Comparison:
         with Store(writer.path) as store:
             self.stored = set(store.positions.tolist())
         self.known = known_recordings(rows, planner.copies)
-        self.found: list[Known | None] = []  # aligned with the input
+        self.found: list[RunRecording | None] = []  # aligned with the input
         self.stamps: dict[str, Stamp | None] = {}
         self.replaced: set[int] = set()  # positions that are to be encoded again
         self.again: set[int] = set()  # positions of failed recordings that are to be tried again
@@ -116,7 +123,7 @@ class Comparison:
             self.writer.append_manifest(made)
         return rows
 
-    def _both(self) -> list[tuple[int, Known]]:
+    def _both(self) -> list[tuple[int, RunRecording]]:
         """What is in the run and in the input, by its index there."""
         return [(i, k) for i, k in enumerate(self.found) if k is not None]
 
@@ -125,7 +132,7 @@ class Comparison:
     def _compare_audio(self) -> None:
         """Is what was found what it was? Where size and time of its file do not say so, ask the file."""
         missing: list[str] = []
-        to_decode: list[tuple[int, Known]] = []
+        to_decode: list[tuple[int, RunRecording]] = []
         planned: list[tuple[int, ManifestRow]] = []  # not encoded yet
         for i, k in self._both():
             if not (live := k.live):
@@ -138,15 +145,17 @@ class Comparison:
             elif stamp is None:
                 missing.append(k.id)
             elif not k.has_stamp(stamp):
-                changed = [row for row in live if (row.size, row.mtime_ns) != stamp]
-                failed = [row for row in changed if self._has_failed(row)]
-                # Where nobody noted what it was, it has to be decoded.
-                self.again.update(row.position for row in failed if row.size is not None)
-                unsure = [row for row in failed if row.size is None]
-                if unsure or any(row.position in self.stored for row in changed):
+                unsure = False  # where nobody noted what it was, it has to be decoded
+                for row in [row for row in live if (row.size, row.mtime_ns) != stamp]:
+                    failed = self._has_failed(row)
+                    if failed and row.size is not None:
+                        self.again.add(row.position)
+                    elif failed or row.position in self.stored:
+                        unsure = True
+                    else:
+                        planned.append((i, row))
+                if unsure:
                     to_decode.append((i, k))
-                waiting = [row for row in changed if row.position not in self.stored]
-                planned += [(i, row) for row in waiting if not self._has_failed(row)]
         self.changes.missing = len(missing)
         if missing:
             self.progress.note(
@@ -167,7 +176,7 @@ class Comparison:
     def _has_failed(self, row: ManifestRow) -> bool:
         return row.failure is not None or (row.batch in self.done and row.position not in self.stored)
 
-    def _decode(self, to_decode: Sequence[tuple[int, Known]]) -> None:
+    def _decode(self, to_decode: Sequence[tuple[int, RunRecording]]) -> None:
         """Compare what may be another recording now with what was encoded.
 
         How far that has come is noted in the manifest, so that one that is killed goes on from there.
@@ -257,14 +266,14 @@ class Comparison:
         self.not_decoded.update(which[len(decoded) :])
         now = {which[n]: checksum for n, checksum in decoded if isinstance(checksum, str)}
         was = checksums_at(self.writer.path, {row.position for k in left for row in k.live or k.rows})
-        by_audio: dict[str, list[Known]] = defaultdict(list)
+        by_audio: dict[str, list[RunRecording]] = defaultdict(list)
         for k in left:
             of_rows = {was[row.position] for row in k.live or k.rows if row.position in was}
             if len(of_rows) == 1:
                 by_audio[of_rows.pop()].append(k)
         match_audio(self.found, by_audio, now, self.utterances)
 
-    def _may_prune(self, left: Sequence[Known]) -> bool:
+    def _may_prune(self, left: Sequence[RunRecording]) -> bool:
         """Whether what left the input is dropped. Raises InputError where that would be everything."""
         if not self.options.prune or not left or self.not_decoded:
             return False
@@ -318,7 +327,7 @@ class Comparison:
 
     # The lines of the manifest
 
-    def _columns(self, staying: Iterable[Known]) -> tuple[str, ...]:
+    def _columns(self, staying: Iterable[RunRecording]) -> tuple[str, ...]:
         """Labels of the input, and those that only recordings have which are not in it any more."""
         own = COPY_COLUMNS if self.copies is not None else ()
         now, was = self.manifest.columns, self.writer.columns
@@ -390,7 +399,7 @@ class Comparison:
                 new += [u for u in self.copies.expand([originals[i]]) if self.copies.number(u) not in numbers]
         return new
 
-    def _say(self, other_audio: Sequence[str], left: Sequence[Known], prune: bool) -> None:
+    def _say(self, other_audio: Sequence[str], left: Sequence[RunRecording], prune: bool) -> None:
         changes, both = self.changes, self._both()
         changes.replaced, changes.left, changes.pruned = (
             len(other_audio),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Known:
+class RunRecording:
     """A recording of the run: its line of the manifest, or those of its copies."""
 
     id: str
@@ -42,20 +42,20 @@ class Known:
         return stamp is not None and all((row.size, row.mtime_ns) == stamp for row in self.rows)
 
 
-def known_recordings(rows: Iterable[ManifestRow], copies: Copies | None) -> list[Known]:
+def known_recordings(rows: Iterable[ManifestRow], copies: Copies | None) -> list[RunRecording]:
     """Of the lines that count, and of those that were dropped by hand and stay out."""
     kept = [row for row in rows if not row.dropped or row.dropped == BY_HAND]
     if copies is None:
-        return [Known(row.utterance.id, [row]) for row in kept]
-    found: dict[tuple[object, ...], Known] = {}
+        return [RunRecording(row.utterance.id, [row]) for row in kept]
+    found: dict[tuple[object, ...], RunRecording] = {}
     for row in kept:
         name = copies.original(row.utterance)
-        found.setdefault((name, _place(row.utterance)), Known(name, [])).rows.append(row)
+        found.setdefault((name, _place(row.utterance)), RunRecording(name, [])).rows.append(row)
     return list(found.values())
 
 
-def match_places(known: Sequence[Known], utterances: Sequence[Utterance]) -> list[Known | None]:
-    """What lies where it lay, cut as it was, aligned with ``utterances``; `Known.at` is set."""
+def match_places(known: Sequence[RunRecording], utterances: Sequence[Utterance]) -> list[RunRecording | None]:
+    """What lies where it lay, cut as it was, aligned with ``utterances``; `RunRecording.at` is set."""
     exact = {(_place(k.utterance), k.id): k for k in known}
     found = [exact.get((_place(u), u.id)) for u in utterances]
     for i, k in enumerate(found):
@@ -63,7 +63,7 @@ def match_places(known: Sequence[Known], utterances: Sequence[Utterance]) -> lis
             k.at = i
     if len(exact) > sum(k is not None for k in found):
         # Several rows may cut the same of one file: then in their order.
-        places: dict[tuple[object, ...], deque[Known]] = defaultdict(deque)
+        places: dict[tuple[object, ...], deque[RunRecording]] = defaultdict(deque)
         for k in known:
             if k.at < 0:
                 places[_place(k.utterance)].append(k)
@@ -74,8 +74,8 @@ def match_places(known: Sequence[Known], utterances: Sequence[Utterance]) -> lis
 
 
 def match_names(
-    found: list[Known | None],
-    known: Sequence[Known],
+    found: list[RunRecording | None],
+    known: Sequence[RunRecording],
     manifest: Manifest,
     stamps: Mapping[str, Stamp | None],
     stored: set[int],
@@ -100,8 +100,8 @@ def match_names(
 
 
 def match_audio(
-    found: list[Known | None],
-    left: Mapping[str, Sequence[Known]],
+    found: list[RunRecording | None],
+    left: Mapping[str, Sequence[RunRecording]],
     checksums: Mapping[int, str],
     utterances: Sequence[Utterance],
 ) -> None:
@@ -119,7 +119,7 @@ def match_audio(
 
 
 def ids_of(
-    found: Sequence[Known | None], manifest: Manifest, left: Mapping[str, str], out: Iterable[str]
+    found: Sequence[RunRecording | None], manifest: Manifest, left: Mapping[str, str], out: Iterable[str]
 ) -> list[str]:
     """The id of each utterance: what a manifest gives, what the run gave it, or one that is free.
 
@@ -158,7 +158,7 @@ def ids_of(
 
 
 def _is_form_of_run(
-    ids: Sequence[str], found: Sequence[Known | None], manifest: Manifest, new: Sequence[int]
+    ids: Sequence[str], found: Sequence[RunRecording | None], manifest: Manifest, new: Sequence[int]
 ) -> bool:
     """Whether the ids that the input gives to what is new are of the form that the run's have."""
     if not manifest.names or all(ids[i] == manifest.names[i][0] for i in new):
@@ -190,7 +190,7 @@ def _clash(
     raise AssertionError("no id is there twice")
 
 
-def _join(found: list[Known | None], i: int, k: Known) -> None:
+def _join(found: list[RunRecording | None], i: int, k: RunRecording) -> None:
     found[i], k.at = k, i
 
 

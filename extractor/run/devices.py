@@ -311,7 +311,7 @@ def _start(device: str) -> Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Reporting(Silent):
+class ReportingProgress(Silent):
     """Progress that is reported to the parent."""
 
     report: Callable[..., None]
@@ -358,7 +358,7 @@ def main() -> None:
     threading.Thread(target=listen, name="commands", daemon=True).start()
     code = 0
     try:
-        summary = run_here(inputs, options, run, Reporting(report), stop, index_later=True)
+        summary = run_here(inputs, options, run, ReportingProgress(report), stop, index_later=True)
     except HserError as error:
         report("error", kind=type(error).__name__, message=str(error))
         code = EXIT_ERROR

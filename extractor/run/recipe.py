@@ -125,7 +125,7 @@ def settings_of_model(provenance: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-class Extracted(Protocol):
+class Provenance(Protocol):
     """What is known of how embeddings were made: a store, or a trained model's memory of one."""
 
     @property
@@ -145,7 +145,7 @@ class RowEncoder:
 
     def __init__(
         self,
-        origin: Extracted,
+        origin: Provenance,
         layers: Sequence[int],
         poolings: Sequence[str],
         device: str = "auto",
@@ -195,7 +195,7 @@ class RowEncoder:
         self([Utterance("noise", "noise")], [Decoded(noise.astype(np.float32), "")])
 
 
-def refuse_other_model(origin: Extracted, spec: str, provenance: Mapping[str, str]) -> None:
+def refuse_other_model(origin: Provenance, spec: str, provenance: Mapping[str, str]) -> None:
     """Raises SettingsDiffer unless the model, and what hser makes of it, are those of the run's rows."""
     from extractor.store.same_settings import same_setting
 

@@ -42,7 +42,7 @@ class Copy:
 
 
 @dataclass(slots=True)
-class Rendered:
+class RenderSummary:
     """What came of it."""
 
     written: int = 0
@@ -61,7 +61,7 @@ def render(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
     force: bool = False,
-) -> Rendered:
+) -> RenderSummary:
     """Write each copy as ``out/<id>.wav`` (float32, 16 kHz, mono) and ``out/manifest.csv`` about them.
 
     `hser-extract` reads that manifest, labels and all. ``limit``: take the first so many recordings.
@@ -93,7 +93,7 @@ def render(
     folder = Path(out)
     if not force:
         _refuse_other_copies(folder / MANIFEST, {u.id: u.labels[-1] for u in plan.utterances})
-    result = Rendered(failures=unplanned)
+    result = RenderSummary(failures=unplanned)
     todo = range(len(plan.batches))
     recordings = sum(map(len, plan.batches))
     done = 0
