@@ -136,18 +136,15 @@ def arrived(there: DeviceBatch) -> list[Tensor]:
     waveforms = list(there.waveforms)
     rates = [each.sample_rate for each in _audio(there.batch)]
     for rate in sorted({*rates} - {SAMPLE_RATE}):
+        from cuda_kernels.resample import ratio, resample
+
+        # As long as soxr makes them.
         which = [i for i, found in enumerate(rates) if found == rate]
-        for i, made in zip(which, _resampled([waveforms[i] for i in which], rate), strict=True):
-            waveforms[i] = made
+        some = [waveforms[i] for i in which]
+        made, lengths = resample(torch.cat(some), [len(waveform) for waveform in some], *ratio(rate))
+        for i, waveform in zip(which, made.split(lengths), strict=True):
+            waveforms[i] = waveform
     return waveforms
-
-
-def _resampled(waveforms: Sequence[Tensor], sample_rate: int) -> Sequence[Tensor]:
-    """Several of one rate to 16 kHz: as long as soxr makes them (`segments.resampled`)."""
-    from cuda_kernels.resample import ratio, resample
-
-    made, lengths = resample(torch.cat(list(waveforms)), [len(w) for w in waveforms], *ratio(sample_rate))
-    return made.split(lengths)
 
 
 def augmented(there: DeviceBatch) -> tuple[list[tuple[DecodedRow, Tensor]], list[Failure]]:
@@ -221,6 +218,7 @@ class BatchEncoder:
     ) -> tuple[list[tuple[DecodedRow, Tensor]], list[Failure]]:
         """Without what the model cannot take, or what would fill the memory."""
         encoder, left = self.model.encoder, []
+        frame_bytes = 4 * len(self.layers) * encoder.dim if "none" in self.poolings else 0
         for row, waveform in good:
             n, reason = len(waveform), None
             if n < encoder.min_samples:
@@ -228,7 +226,7 @@ class BatchEncoder:
                     f"too short: {n} samples at {SAMPLE_RATE} Hz, the model needs {encoder.min_samples}"
                     f" ({1000 * encoder.min_samples / SAMPLE_RATE:.0f} ms)"
                 )
-            elif "none" in self.poolings and (size := self._frame_bytes(n)) > MAX_FRAME_BYTES:
+            elif (size := frame_bytes * encoder.num_frames(n)) > MAX_FRAME_BYTES:
                 reason = (
                     f"its frames would take {size / 2**30:.1f} GiB in memory;"
                     " choose fewer --layers, or cut it with start and end in a manifest"
@@ -238,9 +236,6 @@ class BatchEncoder:
             else:
                 failures.append(_failed(row.utterance, "encode", reason))
         return left, failures
-
-    def _frame_bytes(self, num_samples: int) -> int:
-        return 4 * self.model.encoder.num_frames(num_samples) * len(self.layers) * self.model.encoder.dim
 
     def _rerun(self, embeddings: Embeddings, i: int, row: tuple[DecodedRow, Tensor]) -> bool:
         """Replace a row that is not finite by the same in fp32; whether that came out finite."""
@@ -266,7 +261,12 @@ class BatchEncoder:
         pooler = Pooler(len(rows), self.layers, encoder.dim, self.poolings, self.model.device, windowed)
         if not rows:
             return pooler.embeddings()
-        masks = [_mask(row.recipe, encoder, len(waveform)) for row, waveform in rows]
+        masks = [
+            LatentMask(*row.recipe.latent.spans(encoder.num_frames(len(waveform)), encoder.dim))
+            if row.recipe and row.recipe.latent is not None
+            else None
+            for row, waveform in rows
+        ]
         with torch.inference_mode():
             # Normalised whole: a window must not be scaled by itself.
             audio = encoder.normalise([waveform for _, waveform in rows])
@@ -327,11 +327,6 @@ def _fits(
 
 def _failed(utterance: Utterance, stage: str, reason: str) -> Failure:
     return Failure(utterance.id, utterance.path, stage, reason)
-
-
-def _mask(recipe: Recipe | None, encoder: Encoder, num_samples: int) -> LatentMask | None:
-    latent = None if recipe is None else recipe.latent
-    return None if latent is None else LatentMask(*latent.spans(encoder.num_frames(num_samples), encoder.dim))
 
 
 def _within(mask: LatentMask | None, window: Window, stride: int) -> LatentMask | None:

@@ -92,14 +92,9 @@ def _watch(reading: int) -> None:
 def end_now() -> NoReturn:
     """End this process. Nothing that is committed is lost: each file of ours appears by a rename when it
     is complete, so the process may be killed at any moment, and this is no worse."""
-    flushing = threading.Thread(target=_flush, daemon=True)
+    flushing = threading.Thread(target=lambda: [sys.stdout.flush(), sys.stderr.flush()], daemon=True)
     try:
         flushing.start()
         flushing.join(FLUSH_SECONDS)
     finally:  # where the interpreter is ending already there are no new threads
         os._exit(EXIT_INTERRUPTED)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
