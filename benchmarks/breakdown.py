@@ -148,7 +148,9 @@ class Breakdown:
     missing: Sequence[str]  # functions that were not found
 
 
-def trace_batches(model: Model, encode: BatchEncoder, planned: Sequence[DecodedBatch], out: Path) -> Breakdown:
+def trace_batches(
+    model: Model, encode: BatchEncoder, planned: Sequence[DecodedBatch], out: Path
+) -> Breakdown:
     """Encode batches, one after another, and write the trace to ``out`` (for chrome://tracing or Perfetto).
 
     On a CPU in one thread, as a stream of the engine has, against what one core gives. ``encode`` runs
