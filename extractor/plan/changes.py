@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -23,14 +22,7 @@ from extractor.audio.files import Stamp, checksums, lengths, stamps
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import InputError
 from extractor.plan.batches import Planner, stamped
-from extractor.plan.matching import (
-    RunRecording,
-    ids_of,
-    known_recordings,
-    match_audio,
-    match_names,
-    match_places,
-)
+from extractor.plan.matching import Matching, RunRecording, ids_of, recordings_of
 from extractor.progress import Changes, some
 from extractor.store import Store
 from extractor.store.run_folder import LEFT_INPUT, REPLACED, ManifestRow
@@ -74,8 +66,9 @@ class Comparison:
         self.done = writer.done()
         with Store(writer.path) as store:
             self.stored = set(store.positions.tolist())
-        self.known = known_recordings(rows, planner.copies)
-        self.found: list[RunRecording | None] = []  # aligned with the input
+        self.known = recordings_of(rows, planner.copies)
+        self.matching = Matching(self.known, manifest)
+        self.found = self.matching.found  # aligned with the input
         self.stamps: dict[str, Stamp | None] = {}
         self.replaced: set[int] = set()  # positions that are to be encoded again
         self.again: set[int] = set()  # positions of failed recordings that are to be tried again
@@ -85,8 +78,8 @@ class Comparison:
     def level(self) -> list[ManifestRow]:
         """All lines of the manifest, written, with what there is to do planned behind all others."""
         self.stamps = stamps((u.path for u in self.utterances), self.progress)
-        self.found = match_places(self.known, self.utterances)
-        match_names(self.found, self.known, self.manifest, self.stamps, self.stored)
+        self.matching.by_places()
+        self.matching.by_names(self.stamps, self.stored)
         self._compare_audio()
         self._find_moved()
         replaced = self.replaced & self.stored
@@ -144,7 +137,7 @@ class Comparison:
                 self.replaced.update(row.position for row in live)
             elif stamp is None:
                 missing.append(k.id)
-            elif not k.has_stamp(stamp):
+            elif k.stamp != stamp:
                 unsure = False  # where nobody noted what it was, it has to be decoded
                 for row in [row for row in live if (row.size, row.mtime_ns) != stamp]:
                     failed = self._has_failed(row)
@@ -266,12 +259,7 @@ class Comparison:
         self.not_decoded.update(which[len(decoded) :])
         now = {which[n]: checksum for n, checksum in decoded if isinstance(checksum, str)}
         was = checksums_at(self.writer.path, {row.position for k in left for row in k.live or k.rows})
-        by_audio: dict[str, list[RunRecording]] = defaultdict(list)
-        for k in left:
-            of_rows = {was[row.position] for row in k.live or k.rows if row.position in was}
-            if len(of_rows) == 1:
-                by_audio[of_rows.pop()].append(k)
-        match_audio(self.found, by_audio, now, self.utterances)
+        self.matching.by_audio(was, now)
 
     def _may_prune(self, left: Sequence[RunRecording]) -> bool:
         """Whether what left the input is dropped. Raises InputError where that would be everything."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,84 +38,93 @@ class RunRecording:
     def live(self) -> list[ManifestRow]:
         return [row for row in self.rows if not row.dropped]
 
-    def has_stamp(self, stamp: Stamp | None) -> bool:
-        return stamp is not None and all((row.size, row.mtime_ns) == stamp for row in self.rows)
+    @property
+    def stamp(self) -> tuple[int | None, int | None] | None:
+        """Of its file, as all its rows have it; None where they differ."""
+        stamps = {(row.size, row.mtime_ns) for row in self.rows}
+        return stamps.pop() if len(stamps) == 1 else None
 
 
-def known_recordings(rows: Iterable[ManifestRow], copies: Copies | None) -> list[RunRecording]:
+def recordings_of(rows: Iterable[ManifestRow], copies: Copies | None) -> list[RunRecording]:
     """Of the lines that count, and of those that were dropped by hand and stay out."""
     kept = [row for row in rows if not row.dropped or row.dropped == BY_HAND]
     if copies is None:
         return [RunRecording(row.utterance.id, [row]) for row in kept]
-    found: dict[tuple[object, ...], RunRecording] = {}
+    found: dict[Hashable, RunRecording] = {}
     for row in kept:
         name = copies.original(row.utterance)
         found.setdefault((name, _place(row.utterance)), RunRecording(name, [])).rows.append(row)
     return list(found.values())
 
 
-def match_places(known: Sequence[RunRecording], utterances: Sequence[Utterance]) -> list[RunRecording | None]:
-    """What lies where it lay, cut as it was, aligned with ``utterances``; `RunRecording.at` is set."""
-    exact = {(_place(k.utterance), k.id): k for k in known}
-    found = [exact.get((_place(u), u.id)) for u in utterances]
-    for i, k in enumerate(found):
-        if k is not None:
-            k.at = i
-    if len(exact) > sum(k is not None for k in found):
-        # Several rows may cut the same of one file: then in their order.
-        places: dict[tuple[object, ...], deque[RunRecording]] = defaultdict(deque)
-        for k in known:
-            if k.at < 0:
-                places[_place(k.utterance)].append(k)
-        for i, u in enumerate(utterances):
-            if found[i] is None and (there := places.get(_place(u))):
-                _join(found, i, there.popleft())
-    return found
+class Matching:
+    """The recordings of a run beside its input of now, matched by one kind of evidence after the other."""
 
+    def __init__(self, known: Sequence[RunRecording], manifest: Manifest) -> None:
+        self.known, self.manifest = known, manifest
+        self.found: list[RunRecording | None] = [None] * len(manifest)  # aligned with the input
 
-def match_names(
-    found: list[RunRecording | None],
-    known: Sequence[RunRecording],
-    manifest: Manifest,
-    stamps: Mapping[str, Stamp | None],
-    stored: set[int],
-) -> None:
-    """What lies elsewhere now under its id and file name: of the same size and time, or not yet stored.
+    def by_places(self) -> None:
+        """What lies where it lay, cut as it was; of several rows of one place by id, then in their order."""
+        self._pair(lambda k: (k.id, _place(k.utterance)), lambda i, u: (u.id, _place(u)))
+        self._pair(lambda k: _place(k.utterance), lambda i, u: _place(u))
 
-    And what a manifest cuts at other times out of its file, under the id that it gave it.
-    """
-    left = {k.id: k for k in known if k.at < 0}
-    for i, u in enumerate(manifest.utterances):
-        k = left.get(u.id) if left and found[i] is None else None
-        if k is None:
-            continue
-        was = k.utterance
-        same_name = _file(was) == _file(u)
-        same_span = _place(was)[1:] == _place(u)[1:]
-        unstored = all(not row.dropped and row.position not in stored for row in k.rows)
-        moved = same_span and same_name and (unstored or k.has_stamp(stamps.get(u.path)))
-        recut = not same_span and was.path == u.path and manifest.is_given(i)
-        if moved or recut:
-            _join(found, i, left.pop(u.id))
+    def by_names(self, stamps: Mapping[str, Stamp | None], stored: set[int]) -> None:
+        """What lies elsewhere now under its id and file name: of the same size and time, or not yet stored.
 
+        And what a manifest cuts at other times out of its file, under the id that it gave it.
+        """
 
-def match_audio(
-    found: list[RunRecording | None],
-    left: Mapping[str, Sequence[RunRecording]],
-    checksums: Mapping[int, str],
-    utterances: Sequence[Utterance],
-) -> None:
-    """What lies elsewhere now under another name, by its audio.
+        def name(id_: str, utterance: Utterance) -> Hashable:
+            return id_, _file(utterance), _span(utterance)
 
-    ``left``: what is not where it was, by checksum. ``checksums``: of new utterances, by their index.
-    """
-    for i, checksum in checksums.items():
-        u = utterances[i]
-        same = [k for k in left.get(checksum, ()) if k.at < 0 and _place(k.utterance)[1:] == _place(u)[1:]]
-        if same:
-            # Of several with the same audio, the one that was called so; then one that is not dropped.
-            best = max(same, key=lambda k: (k.id == u.id, _file(k.utterance) == _file(u), bool(k.live)))
-            _join(found, i, best)
+        def waits(k: RunRecording) -> bool:
+            return all(not row.dropped and row.position not in stored for row in k.rows)
+
+        self._pair(
+            lambda k: (name(k.id, k.utterance), k.stamp) if k.stamp else None,
+            lambda i, u: (name(u.id, u), stamps.get(u.path)),
+        )
+        self._pair(lambda k: name(k.id, k.utterance) if waits(k) else None, lambda i, u: name(u.id, u))
+        self._pair(
+            lambda k: (k.id, k.utterance.path),
+            lambda i, u: (u.id, u.path) if self.manifest.is_given(i) else None,
+        )
+
+    def by_audio(self, was: Mapping[int, str], now: Mapping[int, str]) -> None:
+        """What lies elsewhere now under another name. ``was``: checksums by position, ``now``: by index.
+
+        Of several with the same audio, the one that was called so; then one that is not dropped.
+        """
+
+        def audio(k: RunRecording, *more: Hashable) -> Hashable:
+            found = {was[row.position] for row in k.live or k.rows if row.position in was}
+            return (found.pop(), _span(k.utterance), *more) if len(found) == 1 else None
+
+        def audio_of_new(i: int, u: Utterance, *more: Hashable) -> Hashable:
+            return (now[i], _span(u), *more) if i in now else None
+
+        self._pair(lambda k: audio(k, k.id), lambda i, u: audio_of_new(i, u, u.id))
+        self._pair(lambda k: audio(k, _file(k.utterance)), lambda i, u: audio_of_new(i, u, _file(u)))
+        self._pair(lambda k: audio(k) if k.live else None, audio_of_new)
+        self._pair(audio, audio_of_new)
+
+    def _pair(
+        self,
+        key: Callable[[RunRecording], Hashable],
+        key_of_new: Callable[[int, Utterance], Hashable],
+    ) -> None:
+        """Match what is left on both sides and has equal keys, in order. A key that is None is none."""
+        left: dict[Hashable, deque[RunRecording]] = defaultdict(deque)
+        for k in self.known:
+            if k.at < 0 and (name := key(k)) is not None:
+                left[name].append(k)
+        if not left:
+            return
+        for i, u in enumerate(self.manifest.utterances):
+            if self.found[i] is None and (there := left.get(key_of_new(i, u))):
+                self.found[i] = k = there.popleft()
+                k.at = i
 
 
 def ids_of(
@@ -139,7 +148,13 @@ def ids_of(
     if len(taken) < len(left) + len(fixed):
         raise _clash(ids, fixed, utterances, left)
     taken.update(out)
-    if taken.isdisjoint(ids[i] for i in new) and _is_form_of_run(ids, found, manifest, new):
+    # Whether the ids that the input gives to what is new are of the form that the run's have.
+    known = [i for i, k in enumerate(found) if k is not None]
+    shortest = not manifest.names or all(ids[i] == manifest.names[i][0] for i in new)
+    as_in_run = shortest or (
+        all(ids[i] == utterances[i].id for i in known) and any(ids[i] != manifest.names[i][0] for i in known)
+    )
+    if as_in_run and taken.isdisjoint(ids[i] for i in new):
         return ids
     most = max((len(manifest.names[i]) for i in new), default=0) if manifest.names else 0
     for form in range(most):
@@ -155,18 +170,6 @@ def ids_of(
     if new:
         raise _clash(ids, new, utterances, dict.fromkeys(taken, "of a recording of this run") | {**left})
     return ids
-
-
-def _is_form_of_run(
-    ids: Sequence[str], found: Sequence[RunRecording | None], manifest: Manifest, new: Sequence[int]
-) -> bool:
-    """Whether the ids that the input gives to what is new are of the form that the run's have."""
-    if not manifest.names or all(ids[i] == manifest.names[i][0] for i in new):
-        return True
-    known = [i for i, k in enumerate(found) if k is not None]
-    return all(ids[i] == manifest.utterances[i].id for i in known) and any(
-        ids[i] != manifest.names[i][0] for i in known
-    )
 
 
 def _clash(
@@ -190,12 +193,12 @@ def _clash(
     raise AssertionError("no id is there twice")
 
 
-def _join(found: list[RunRecording | None], i: int, k: RunRecording) -> None:
-    found[i], k.at = k, i
-
-
 def _place(utterance: Utterance) -> tuple[str, Seconds | None, Seconds | None]:
     return utterance.path, utterance.start, utterance.end
+
+
+def _span(utterance: Utterance) -> tuple[Seconds | None, Seconds | None]:
+    return utterance.start, utterance.end
 
 
 def _file(utterance: Utterance) -> str:

@@ -25,7 +25,7 @@ from conftest import (
 from run_cases import Runs, cosines, random_lengths, worst_row_error, write_noises
 
 from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract
-from extractor.encoders.checkpoint import MODELS, HubModel
+from extractor.encoders.families import MODELS, HubModel
 from extractor.plan import run_plan
 from extractor.plan.run_plan import make_plan
 from extractor.run.engine import run
