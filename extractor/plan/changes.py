@@ -191,11 +191,18 @@ class Comparison:
         ):
             decoded += 1
             live, stamp = to_decode[n][1].live, self.stamps[self.utterances[which[n]].path]
+            changed = False
             for row in live:
-                self._judge(row, found, was)
-            if stamp is not None and not any(
-                row.position in seen for row in live for seen in (self.replaced, self.again)
-            ):
+                decoded_then = row.failure is not None and row.failure.stage not in ("probe", "decode")
+                if row.position in was:
+                    if found != was[row.position]:
+                        self.replaced.add(row.position)
+                elif (
+                    row.size is None and isinstance(found, str) and self._has_failed(row) and not decoded_then
+                ):
+                    self.again.add(row.position)
+                changed |= row.position in self.replaced or row.position in self.again
+            if stamp is not None and not changed:
                 same.update((row.position, stamp) for row in live)
             # Other shards may compare the same at this moment, and write what they find.
             if self.options.alone and same and time.monotonic() >= due:
@@ -216,16 +223,6 @@ class Comparison:
     ) -> Iterator[tuple[int, str | Failure]]:
         utterances = [self.utterances[i] for i in which]
         return checksums(utterances, num_samples, self.options.decoding, self.progress, self.options.stop)
-
-    def _judge(self, row: ManifestRow, found: str | Failure, was: Mapping[int, str]) -> None:
-        """Whether a row is of another recording, by what its file gives now."""
-        if row.position in was:
-            if found != was[row.position]:
-                self.replaced.add(row.position)
-            return
-        decoded_then = row.failure is not None and row.failure.stage not in ("probe", "decode")
-        if row.size is None and self._has_failed(row) and isinstance(found, str) and not decoded_then:
-            self.again.add(row.position)
 
     # Elsewhere now
 

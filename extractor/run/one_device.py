@@ -122,8 +122,9 @@ class PreparedRun:
 def prepare(inputs: Inputs, options: Options, progress: Progress) -> PreparedRun:
     """Refuse what cannot work, the cheapest first; then load the model. Nothing is written."""
     from extractor.audio.readers import backends
+    from extractor.augment import to_text
     from extractor.augment.copies import Copies, configured
-    from extractor.encoders import Model, parse_layers, resolve_device, resolve_dtype
+    from extractor.encoders import Model, format_layers, parse_layers, resolve_device, resolve_dtype
     from extractor.encoders.pooling import parse_poolings
     from extractor.inputs.corpora.words import parse_renames
     from extractor.inputs.manifest import read_manifest
@@ -148,11 +149,19 @@ def prepare(inputs: Inputs, options: Options, progress: Progress) -> PreparedRun
     layers = parse_layers(options.layers, model.encoder.num_layers)
     indexes = parse_indexes(options.index, layers, model.encoder.num_layers, poolings)
     window = _window(options, model)
-    settings = _settings(options, model, layers, poolings, config, window)
+    recipe = RowRecipe(options.channel, options.resample, model.dtype, window, options.storage_dtype)
+    settings = {  # what makes an embedding: compared when a run is resumed, each by name
+        **settings_of_model(model.provenance),
+        "layers": format_layers(layers),
+        "pooling": ",".join(poolings),
+        **recipe.settings(),
+        "augmentation": "none" if config is None else to_text(config.augmentation),
+        **({} if config is None else {"copies": config.copies, "seed": config.seed, "clean": config.clean}),
+    }
     if model.dtype == "int8":
         from extractor.run.fidelity import check_int8
 
-        decoding = RowRecipe.of(settings).decode_options(workers, checksum=False)
+        decoding = recipe.decode_options(workers, checksum=False)
         check_int8(model, manifest.utterances, decoding, "none" in poolings, progress)
     if window < options.window:
         progress.note(f"windows of {window:g} s: {options.model} takes no more at once")
@@ -217,29 +226,6 @@ def _pass_seconds(
         f"at most {seconds:g} s of audio in a forward pass: {free / 2**30:.1f} GiB of memory are free"
     )
     return seconds
-
-
-def _settings(
-    options: Options,
-    model: Model,
-    layers: Sequence[int],
-    poolings: Sequence[str],
-    config: Config | None,
-    window: Seconds,
-) -> dict[str, object]:
-    """What makes an embedding: compared when a run is resumed, each by name."""
-    from extractor.augment import to_text
-    from extractor.encoders import format_layers
-
-    recipe = RowRecipe(options.channel, options.resample, model.dtype, window, options.storage_dtype)
-    return {
-        **settings_of_model(model.provenance),
-        "layers": format_layers(layers),
-        "pooling": ",".join(poolings),
-        **recipe.settings(),
-        "augmentation": "none" if config is None else to_text(config.augmentation),
-        **({} if config is None else {"copies": config.copies, "seed": config.seed, "clean": config.clean}),
-    }
 
 
 def _open_run(out: str | os.PathLike[str], options: Options, prepared: PreparedRun) -> RunWriter:
