@@ -108,3 +108,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of writing a model and say nothing about it."""
+    monkeypatch.setattr("classifiers.charts.plots.write_png", lambda figure, path: None)
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory, checkpoint: MakeCheckpoint) -> tuple[Path, Path, Path]:
+    """A folder of recordings, runs of them as pooled MFCC and through a tiny HuBERT with all layers."""
+    from extractor import extract
+    from tests.model_cases import write_tones
+
+    folder = tmp_path_factory.mktemp("tones")
+    manifest, mfcc, hubert = write_tones(folder), folder / "mfcc", folder / "hubert"
+    extract(manifest, model="mfcc", pooling="meanstd", out=mfcc)
+    model = str(checkpoint("hubert"))
+    extract(manifest, model=model, layers="all", pooling="mean,none", dtype="fp32", out=hubert)
+    return folder, mfcc, hubert

@@ -56,32 +56,36 @@ def write_tones(folder: Path) -> Path:
 def sources_for(name: str, mfcc: Path, hubert: Path) -> list[str]:
     """Features that a row of the table takes, of a spectral run and of one with several layers."""
     row = CLASSIFIERS[name]
-    means = [f"{hubert}:none:all"] if row.means_of_frames else []
-    return (
-        means
-        + {
-            LAYERS: [f"{hubert}:mean:all"],
-            FRAMES: [f"{hubert}:none:-1"],
-            POOLED: [f"{mfcc}:meanstd"],
-        }[row.input]
-    )
+    of_input = {LAYERS: f"{hubert}:mean:all", FRAMES: f"{hubert}:none:-1", POOLED: f"{mfcc}:meanstd"}
+    return [*([f"{hubert}:none:all"] if row.means_of_frames else []), of_input[row.input]]
 
 
 def trained(
-    features: Sequence[str], classifier: str, **options: Any
+    features: Sequence[str | Path], classifier: str = "logistic", **options: Any
 ) -> tuple[Experiment, Features, Result, Trained]:
-    """An experiment in two folds, and the model on all rows."""
-    options = {"protocol": "grouped-kfold", "folds": 2, "params": QUICK.get(classifier, {})} | options
-    experiment = Experiment(tuple(features), classifier, **options)
+    """An experiment, and the model on all rows."""
+    experiment = Experiment(tuple(map(str, features)), classifier, **options)
     opened = open_features(experiment)
     return experiment, opened, run_experiment(experiment, opened), train_on_all(experiment, opened)
 
 
+def quickly(classifier: str, **options: Any) -> dict[str, Any]:
+    """Options of an experiment of two folds and little training."""
+    return {"protocol": "grouped-kfold", "folds": 2, "params": QUICK.get(classifier, {})} | options
+
+
 def write_trained(folder: Path, features: Sequence[str], classifier: str, **options: Any) -> Trained:
-    """`trained`, written as a model."""
-    experiment, _, result, made = trained(features, classifier, **options)
+    """`trained`, quickly, and written as a model."""
+    experiment, _, result, made = trained(features, classifier, **quickly(classifier, **options))
     write_model(folder, made.estimator, result, experiment, made.sources, projection="pca")
     return made
+
+
+def model_of(folder: Path, *runs: str | Path, **options: Any) -> Path:
+    """A model of runs, written."""
+    experiment, _, result, made = trained(runs, **options)
+    write_model(folder, made.estimator, result, experiment, made.sources, projection="pca")
+    return folder
 
 
 # Results without a model, for the report

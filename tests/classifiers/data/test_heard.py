@@ -7,14 +7,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cases import write_tones
+from model_cases import model_of, write_tones
 
-from classifiers.charts import plots
 from classifiers.commands.evaluate import hser_evaluate
 from classifiers.commands.predict import command as hser_predict
 from classifiers.commands.report import command as hser_report
@@ -23,8 +21,7 @@ from classifiers.results.result import Result
 from classifiers.studies.cross_corpus import cross_matrix
 from classifiers.studies.transfer import Transferred, save_transfers, transfer, transfer_lines
 from classifiers.training.config import Experiment
-from classifiers.training.experiment import open_features, run_experiment, train_on_all
-from classifiers.training.model_folder import MODEL, load_model, write_model
+from classifiers.training.model_folder import MODEL, load_model
 from extractor import extract
 from extractor.errors import InputError, StoreError
 from extractor.store.pack import pack
@@ -33,22 +30,12 @@ from tests.classifier_cases import Corpus, corpus, write_run
 EMODB, RAVDESS = {"corpus": "emodb"}, {"corpus": "ravdess"}
 
 
-@pytest.fixture(autouse=True)
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "write_png", lambda figure, path: None)
+pytestmark = pytest.mark.usefixtures("without_charts")
 
 
 def part(rows: Corpus, speakers: Sequence[int]) -> Corpus:
     kept = [i for i, row in enumerate(rows.labels) if int(row["speaker"][1:]) in speakers]
     return Corpus(rows.x[kept], [rows.labels[i] for i in kept], [rows.ids[i] for i in kept])
-
-
-def model_of(folder: Path, *runs: Path, **options: Any) -> Path:
-    experiment = Experiment(tuple(map(str, runs)), **options)
-    features = open_features(experiment)
-    made = train_on_all(experiment, features)
-    write_model(folder, made.estimator, run_experiment(experiment, features), experiment, made.sources, "pca")
-    return folder
 
 
 def num_tested(found: Transferred) -> int:

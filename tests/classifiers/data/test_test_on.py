@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cases import write_tones
-from test_heard import model_of, num_tested, part
+from model_cases import model_of, write_tones
+from test_heard import num_tested, part
 
-from classifiers.charts import plots
 from classifiers.commands.evaluate import hser_evaluate
 from classifiers.commands.report import command as hser_report
 from classifiers.commands.train import command as hser_train
@@ -38,9 +37,7 @@ AUGMENTED = {"augmentation": "(noise|stretch+gain)"}  # of a run that made its c
 KINDS = ("none", "noise", "stretch+gain")
 
 
-@pytest.fixture(autouse=True)
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "write_png", lambda figure, path: None)
+pytestmark = pytest.mark.usefixtures("without_charts")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from conftest import ROOT
 from store_cases import batches, opened, utterance_at
 
 from classifiers import lookup
-from classifiers.charts import plots
 from classifiers.commands.evaluate import hser_evaluate
 from classifiers.commands.lookup import hser_lookup
 from classifiers.commands.report import command as hser_report
@@ -38,9 +37,7 @@ DONE, ALL = 36, 48
 SAID = f"{ALL - DONE} of {ALL} not done yet; run the same command again"
 
 
-@pytest.fixture(autouse=True)
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "write_png", lambda figure, path: None)
+pytestmark = pytest.mark.usefixtures("without_charts")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -10,17 +11,16 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import skops.io
 import yaml
-from conftest import MakeCheckpoint
-from model_cases import sources_for, trained, write_tones, write_trained
+from model_cases import quickly, sources_for, trained, write_trained
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from classifiers.charts import plots
 from classifiers.charts.projection import read_projection
 from classifiers.data.features import Features, Source
 from classifiers.models.files import TYPES
@@ -31,34 +31,24 @@ from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import open_features
 from classifiers.training.model_folder import MODEL, Model, load_model, write_model
 from classifiers.training.outputs import refuse_foreign
-from extractor import SettingsError, StoreError, extract
-
-FUSED = ("average", "gate")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, checkpoint: MakeCheckpoint) -> tuple[Path, Path]:
-    """The same recordings as pooled MFCC, and through a tiny HuBERT of random weights with all layers."""
-    folder = tmp_path_factory.mktemp("tones")
-    manifest, mfcc, hubert = write_tones(folder), folder / "mfcc", folder / "hubert"
-    extract(manifest, model="mfcc", pooling="meanstd", out=mfcc)
-    extract(
-        manifest, model=str(checkpoint("hubert")), layers="all", pooling="mean,none", dtype="fp32", out=hubert
-    )
-    return mfcc, hubert
+from extractor import SettingsError, StoreError
 
 
 @pytest.fixture
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time of writing and say nothing about the model."""
-    monkeypatch.setattr(plots, "write_png", lambda figure, path: None)
+def runs(tones: tuple[Path, Path, Path]) -> tuple[Path, Path]:
+    return tones[1:]
 
 
 @pytest.fixture
 def model(tmp_path: Path, runs: tuple[Path, Path], without_charts: None) -> Path:
-    folder = tmp_path / "model"
-    write_trained(folder, [f"{runs[0]}:meanstd"], "logistic")
-    return folder
+    write_trained(tmp_path / "model", [f"{runs[0]}:meanstd"], "logistic")
+    return tmp_path / "model"
+
+
+def changed(model: Path, **values: Any) -> None:
+    """Its description with other values."""
+    about = json.loads((model / MODEL).read_text())
+    (model / MODEL).write_text(json.dumps(about | values))
 
 
 def blocks(features: Features, model: Model) -> list[Any]:
@@ -80,7 +70,7 @@ def test_every_classifier_predicts_the_same_after_loading(
     name: str, runs: tuple[Path, Path], tmp_path: Path, without_charts: None
 ) -> None:
     for source in sources_for(name, *runs):
-        experiment, features, result, made = trained([source], name)
+        experiment, features, result, made = trained([source], name, **quickly(name))
         write_model(tmp_path / "m", made.estimator, result, experiment, made.sources, projection="pca")
         model = load_model(tmp_path / "m")
         layer = made.settings[0].layer
@@ -94,17 +84,16 @@ def test_every_classifier_predicts_the_same_after_loading(
         assert model.row.name == name
 
 
-@pytest.mark.parametrize("fusion", FUSED)
+@pytest.mark.parametrize("fusion", ["average", "gate"])
 def test_a_late_fusion_keeps_its_members_and_weights(
     fusion: str, runs: tuple[Path, Path], tmp_path: Path, without_charts: None
 ) -> None:
     sources = [f"{runs[0]}:meanstd", f"{runs[1]}:mean:1"]
     made = write_trained(tmp_path / "m", sources, "logistic", fusion=fusion)
-    features = open_features(Experiment(tuple(sources), "logistic", fusion=fusion))
+    features = open_features(Experiment(tuple(sources), fusion=fusion))
     model = load_model(tmp_path / "m")
     np.testing.assert_array_equal(model.estimator.weights, made.estimator.weights)
-    x = [features.only(k).matrix() for k in range(2)]
-    expected = made.estimator.predict_proba(x)
+    expected = made.estimator.predict_proba([features.only(k).matrix() for k in range(2)])
     np.testing.assert_array_equal(model.predict_proba(blocks(features, model)), expected)
     assert {path.name for path in (tmp_path / "m").glob("model-*")} == {"model-0.skops", "model-1.skops"}
 
@@ -114,8 +103,7 @@ def test_sources_side_by_side_come_in_their_order(
 ) -> None:
     sources = [f"{runs[1]}:mean:2,0", f"{runs[0]}:meanstd"]
     made = write_trained(tmp_path / "m", sources, "logistic")
-    features = open_features(Experiment(tuple(sources), "logistic"))
-    model = load_model(tmp_path / "m")
+    features, model = open_features(Experiment(tuple(sources))), load_model(tmp_path / "m")
     expected = made.estimator.predict_proba(features.matrix()).astype(np.float32)
     np.testing.assert_array_equal(model.predict_proba(blocks(features, model)), expected)
 
@@ -160,9 +148,8 @@ class Booby:
 def put(model: Path, data: bytes, name: str = "model.skops") -> None:
     """Another file in the place of the estimator, with the checksum that makes it look right."""
     (model / name).write_bytes(data)
-    about = json.loads((model / MODEL).read_text())
-    about["sha256"][name] = hashlib.sha256(data).hexdigest()
-    (model / MODEL).write_text(json.dumps(about))
+    sums = json.loads((model / MODEL).read_text())["sha256"]
+    changed(model, sha256=sums | {name: hashlib.sha256(data).hexdigest()})
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
@@ -197,9 +184,7 @@ def test_types_that_no_model_has_are_refused_though_skops_trusts_them(model: Pat
     """A transformer of any function of numpy's is fine for skops, and for no classifier here."""
     stranger = Pipeline([("f", FunctionTransformer(np.sqrt)), ("c", load_model(model).estimator)])
     put(model, skops.io.dumps(stranger))
-    with pytest.raises(
-        StoreError, match=r"FunctionTransformer.*numpy\.sqrt|numpy\.sqrt.*FunctionTransformer"
-    ):
+    with pytest.raises(StoreError, match=r"numpy\.sqrt.*FunctionTransformer"):
         load_model(model)
 
 
@@ -258,9 +243,7 @@ def test_a_changed_file_is_refused_by_name(name: str, model: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../model.skops", "/etc/passwd", "result.json"])
 def test_a_file_elsewhere_is_never_opened_as_a_model(name: str, model: Path) -> None:
-    about = json.loads((model / MODEL).read_text())
-    about["files"][0]["name"] = name
-    (model / MODEL).write_text(json.dumps(about))
+    changed(model, files=[{"name": name, "kind": "skops"}])
     with pytest.raises(StoreError, match="no file of a model"):
         load_model(model)
 
@@ -279,8 +262,7 @@ def test_a_file_elsewhere_is_never_opened_as_a_model(name: str, model: Path) -> 
 def test_a_description_that_does_not_fit_is_refused(
     change: dict[str, Any], message: str, model: Path
 ) -> None:
-    about = json.loads((model / MODEL).read_text())
-    (model / MODEL).write_text(json.dumps(about | change))
+    changed(model, **change)
     with pytest.raises(StoreError, match=message):
         load_model(model)
 
@@ -292,18 +274,17 @@ def test_what_is_no_model_is_told_so(tmp_path: Path) -> None:
 
 def test_somebody_elses_folder_is_not_replaced(runs: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(SettingsError, match="something else"):
-        write_trained(tmp_path, [f"{runs[0]}:meanstd"], "lda")
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     refuse_foreign(tmp_path / "new")
-    with pytest.raises(SettingsError, match="is a file"):
-        refuse_foreign(tmp_path / "thesis.tex")
+    for folder, message in ((tmp_path, "something else"), (tmp_path / "thesis.tex", "is a file")):
+        with pytest.raises(SettingsError, match=message):
+            write_trained(folder, [f"{runs[0]}:meanstd"], "lda")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_model_is_not_written_before_its_layer_is_chosen(
     runs: tuple[Path, Path], tmp_path: Path, without_charts: None
 ) -> None:
-    experiment, _, result, made = trained([f"{runs[0]}:meanstd"], "lda")
+    experiment, _, result, made = trained([f"{runs[0]}:meanstd"], "lda", folds=2, protocol="grouped-kfold")
     with pytest.raises(SettingsError, match="layers chosen"):
         write_model(
             tmp_path / "m", made.estimator, result, experiment, [Source(str(runs[1]), "mean", "best")]
@@ -329,10 +310,7 @@ def test_a_failure_while_writing_leaves_the_old_model(
 def test_a_kill_in_the_picture_leaves_a_whole_model(
     runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_charts: None
 ) -> None:
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("classifiers.training.model_folder.project_rows", killed)
+    monkeypatch.setattr("classifiers.training.model_folder.project_rows", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_trained(tmp_path / "m", [f"{runs[0]}:meanstd"], "lda")
     assert load_model(tmp_path / "m").row.name == "lda"
@@ -344,32 +322,25 @@ def test_a_kill_at_any_rename_leaves_one_of_the_two(
 ) -> None:
     """A kill runs nothing afterwards: the folders are left as they were after so many renames."""
     folder = tmp_path / "m"
-    with folder_aside(folder) as new:
-        (new / "text").write_text("old")
-    done = 0
-    rename = Path.rename
 
-    class Killed(BaseException):
-        pass
+    def write(text: str) -> None:
+        with folder_aside(folder) as new:
+            (new / "text").write_text(text)
+
+    write("old")
+    left, rename = iter(range(renames)), Path.rename
 
     def limited(self: Path, target: Path) -> Path:
-        nonlocal done
-        if done == renames:
-            raise Killed
-        done += 1
+        if next(left, None) is None:
+            raise KeyboardInterrupt
         return rename(self, target)
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
         patched.setattr(Path, "rename", limited)
         patched.setattr("shutil.rmtree", lambda *_, **__: None)  # a dead process tidies nothing up
-        try:
-            with folder_aside(folder) as new:
-                (new / "text").write_text("new")
-        except Killed:
-            pass
+        write("new")
     assert (settled(folder) / "text").read_text() == ("new" if renames == 2 else "old")
-    with folder_aside(folder) as new:
-        (new / "text").write_text("newest")
+    write("newest")
     assert (folder / "text").read_text() == "newest"
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 

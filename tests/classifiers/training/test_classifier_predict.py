@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT, MakeCheckpoint
-from model_cases import sources_for, write_tones, write_trained
+from model_cases import sources_for, write_trained
 
-from classifiers.charts import plots
 from classifiers.commands.predict import command
 from classifiers.data.features import FRAMES
 from classifiers.training.model_folder import PROVENANCE, load_model
@@ -33,25 +32,17 @@ PROBA_TOLERANCE = 1e-4
 FP16_RELATIVE = 2**-11  # half a unit in the last place of ten bits of mantissa
 
 
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tones")
-    write_tones(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("without_charts")
 
 
-@pytest.fixture(scope="module")
-def runs(recordings: Path, checkpoint: MakeCheckpoint) -> tuple[Path, Path]:
-    manifest, mfcc, hubert = recordings / "tones.csv", recordings / "mfcc", recordings / "hubert"
-    extract(manifest, model="mfcc", pooling="meanstd", out=mfcc)
-    model = str(checkpoint("hubert"))
-    extract(manifest, model=model, layers="all", pooling="mean,none", dtype="fp32", out=hubert)
-    return mfcc, hubert
+@pytest.fixture
+def recordings(tones: tuple[Path, Path, Path]) -> Path:
+    return tones[0]
 
 
-@pytest.fixture(autouse=True)
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "write_png", lambda figure, path: None)
+@pytest.fixture
+def runs(tones: tuple[Path, Path, Path]) -> tuple[Path, Path]:
+    return tones[1:]
 
 
 def from_store(folder: Path) -> dict[str, np.ndarray]:
@@ -70,6 +61,14 @@ def from_store(folder: Path) -> dict[str, np.ndarray]:
     return dict(zip(ids, model.predict_proba(blocks), strict=True))
 
 
+def same_by_file(folder: Path, recordings: Path) -> dict[str, np.ndarray]:
+    stored, made = from_store(folder), by_file(folder, recordings)
+    assert stored.keys() == made.keys()
+    for each, proba in stored.items():
+        np.testing.assert_allclose(made[each], proba, atol=PROBA_TOLERANCE)
+    return stored
+
+
 def by_file(folder: Path, recordings: Path) -> dict[str, np.ndarray]:
     utterances = read_manifest([str(recordings / "tones.csv")]).utterances
     made = list(Predictor(folder, device="cpu").predict(utterances))
@@ -84,10 +83,7 @@ def test_predictions_by_file_are_those_of_the_stored_embeddings(
     """Pooled, all layers, and frames."""
     for source in sources_for(name, *runs):
         write_trained(tmp_path / "m", [source], name)
-        stored, made = from_store(tmp_path / "m"), by_file(tmp_path / "m", recordings)
-        assert stored.keys() == made.keys()
-        for each, proba in stored.items():
-            np.testing.assert_allclose(made[each], proba, atol=PROBA_TOLERANCE)
+        stored = same_by_file(tmp_path / "m", recordings)
         spread = np.std([*stored.values()], axis=0).max()
         assert spread > 10 * PROBA_TOLERANCE, "predictions that are all alike could not differ"
 
@@ -100,9 +96,7 @@ def test_every_source_of_a_fused_model_is_encoded(
     write_trained(tmp_path / "m", [f"{runs[0]}:meanstd", f"{runs[1]}:mean:1"], "logistic", fusion=fusion)
     if fusion == "concat":
         write_trained(tmp_path / "m", [f"{runs[1]}:mean:2,0", f"{runs[0]}:meanstd"], "logistic")
-    stored, made = from_store(tmp_path / "m"), by_file(tmp_path / "m", recordings)
-    for each, proba in stored.items():
-        np.testing.assert_allclose(made[each], proba, atol=PROBA_TOLERANCE)
+    same_by_file(tmp_path / "m", recordings)
 
 
 def test_rows_that_were_stored_in_fp16_are_rounded_as_they_were(recordings: Path, tmp_path: Path) -> None:
