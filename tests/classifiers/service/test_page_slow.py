@@ -188,7 +188,7 @@ def test_the_model_and_the_map_are_there_before_the_first_visitor(
     placed.clear()  # of fitting
     warm_up(opened, drawn, said.append)  # type: ignore[arg-type]
     assert placed == [1], "what places a query is compiled at its first use"
-    assert opened._encoder._encode._encode is not None
+    assert opened._encode._encode is not None
     assert drawn._fitted is not None
     assert [line.split()[0] for line in said] == ["loading", "drawing"]
 
