@@ -55,51 +55,51 @@ def encoded(samples: np.ndarray, rate: int = SAMPLE_RATE, kind: str = "WAV") -> 
     return buffer.getvalue()
 
 
+def encoded_by_ffmpeg(
+    kind: str, codec: str, seconds: float, rate: int, bit_rate: int, form: str = "fltp", **options: str
+) -> bytes:
+    buffer = io.BytesIO()
+    samples = np.zeros((1, round(seconds * rate)), np.float32)
+    samples[0, ::100] = 0.1
+    with av.open(buffer, "w", format=kind, options=options) as out:
+        stream = out.add_stream(codec, rate=rate)
+        stream.bit_rate = bit_rate
+        for start in range(0, samples.shape[1], rate):
+            frame = av.AudioFrame.from_ndarray(samples[:, start : start + rate], form, "mono")
+            frame.sample_rate, frame.pts = rate, start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
 def streamed_webm(seconds: float) -> bytes:
     """Opus at 6 kbit/s in a WebM without a length, as browsers record it."""
-    buffer = io.BytesIO()
-    out = av.open(buffer, "w", format="webm", options={"live": "1"})
-    stream = out.add_stream("libopus", rate=48_000)
-    stream.bit_rate = 6_000
-    for start in range(0, round(seconds * 48_000), 48_000):
-        samples = np.zeros((1, min(48_000, round(seconds * 48_000) - start)), np.float32)
-        samples[0, ::100] = 0.1
-        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
-        frame.sample_rate, frame.pts = 48_000, start
-        out.mux(stream.encode(frame))
-    out.mux(stream.encode(None))
-    out.close()
-    return buffer.getvalue()
+    return encoded_by_ffmpeg("webm", "libopus", seconds, 48_000, 6_000, "flt", live="1")
 
 
 def untagged_mp3(seconds: float, bit_rate: int) -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"}) as out:
-        stream = out.add_stream("libmp3lame", rate=SAMPLE_RATE)
-        stream.bit_rate = bit_rate
-        silence = np.zeros((1, round(seconds * SAMPLE_RATE)), np.float32)
-        frame = av.AudioFrame.from_ndarray(silence, "fltp", "mono")
-        frame.sample_rate = SAMPLE_RATE
-        out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return buffer.getvalue()
+    tags = {"write_xing": "0", "id3v2_version": "0"}
+    return encoded_by_ffmpeg("mp3", "libmp3lame", seconds, SAMPLE_RATE, bit_rate, **tags)
+
+
+def answered(page: TestClient, content: Any, kind: str = "audio/wav") -> tuple[int, Any]:
+    """Status and JSON of an upload."""
+    answer = page.post("/api/query", content=content, headers={"content-type": kind})
+    return answer.status_code, answer.json()
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight recordings: WAV, one of each other kind that differs here, and one that is gone since."""
     folder = tmp_path_factory.mktemp("tones")
-    for i in range(5):
-        soundfile.write(folder / f"n{i}.wav", tone(200 * (i + 1)), SAMPLE_RATE)
-    soundfile.write(folder / "n5.flac", tone(1200), SAMPLE_RATE)
-    soundfile.write(folder / "n6.aiff", tone(1400), SAMPLE_RATE)
-    soundfile.write(folder / "n7.wav", tone(1600), SAMPLE_RATE)
-    names = [*(f"n{i}.wav,," for i in range(5)), "n5.flac,,", "n6.aiff,,", "n7.wav,,", "n0.wav,0.1,0.5"]
-    lines = [f"r{i},{name},{('anger', 'fear')[i % 2]},s{i % 3}" for i, name in enumerate(names)]
-    manifest = folder / "tones.csv"
-    manifest.write_text("\n".join(["id,path,start,end,emotion,speaker", *lines]) + "\n")
+    names = [*(f"n{i}.wav" for i in range(5)), "n5.flac", "n6.aiff", "n7.wav"]
+    for i, name in enumerate(names):
+        soundfile.write(folder / name, tone(200 * (i + 1)), SAMPLE_RATE)
+    spans = [*(f"{name},," for name in names), "n0.wav,0.1,0.5"]
+    lines = [f"r{i},{span},{('anger', 'fear')[i % 2]},s{i % 3}" for i, span in enumerate(spans)]
+    (folder / "tones.csv").write_text("\n".join(["id,path,start,end,emotion,speaker", *lines]) + "\n")
     path = tmp_path_factory.mktemp("runs") / "tones"
-    extract(manifest, model="mfcc", out=path)
+    extract(folder / "tones.csv", model="mfcc", out=path)
     (folder / "n7.wav").unlink()
     return path
 
@@ -149,7 +149,7 @@ def test_a_row_has_the_neighbours_and_the_vote_of_a_search(page: TestClient, run
 
 
 def test_an_uploaded_recording_of_the_run_lies_where_its_row_lies(page: TestClient) -> None:
-    answer = page.post("/api/query", content=encoded(tone(600)), headers=WAV).json()
+    _, answer = answered(page, encoded(tone(600)))
     drawn = page.get("/api/map").json()
     assert answer["neighbours"][0]["id"] == "r2"
     # The same samples give the same embedding; the map is rounded to 5 places.
@@ -157,9 +157,8 @@ def test_an_uploaded_recording_of_the_run_lies_where_its_row_lies(page: TestClie
 
 
 def test_what_browsers_record_is_looked_up(page: TestClient) -> None:
-    answer = page.post("/api/query", content=streamed_webm(1.0), headers={"content-type": "audio/webm"})
-    assert answer.status_code == 200
-    assert len(answer.json()["neighbours"]) == 9
+    status, answer = answered(page, streamed_webm(1.0), "audio/webm")
+    assert (status, len(answer["neighbours"])) == (200, 9)
 
 
 def test_a_row_without_a_neighbour_that_may_be_one_has_no_vote(tmp_path: Path) -> None:
@@ -191,13 +190,18 @@ def test_a_whole_recording_is_its_own_file_in_ranges_too(page: TestClient, run: 
         assert (part.status_code, part.content) == (206, data[100:200])
 
 
+SPAN = slice(round(0.1 * SAMPLE_RATE), round(0.5 * SAMPLE_RATE))
+
+
+def plays(page: TestClient, position: int, expected: np.ndarray) -> None:
+    samples, rate = soundfile.read(io.BytesIO(page.get(f"/api/audio/{position}").content))
+    assert (rate, len(samples)) == (SAMPLE_RATE, len(expected))
+    assert np.abs(samples - expected).max() <= 1.5 / 2**15  # rounded to 16 bits twice: file and answer
+
+
 def test_a_segment_is_cut_and_what_browsers_do_not_play_is_decoded(page: TestClient) -> None:
-    segment, rate = soundfile.read(io.BytesIO(page.get("/api/audio/8").content))
-    assert (rate, len(segment)) == (SAMPLE_RATE, round(0.4 * SAMPLE_RATE))
-    expected = tone(200)[round(0.1 * SAMPLE_RATE) : round(0.5 * SAMPLE_RATE)]
-    assert np.abs(segment - expected).max() <= 1.5 / 2**15  # rounded to 16 bits twice: file and answer
-    aiff, _ = soundfile.read(io.BytesIO(page.get("/api/audio/6").content))
-    assert np.abs(aiff - tone(1400)).max() <= 1.5 / 2**15
+    plays(page, 8, tone(200)[SPAN])
+    plays(page, 6, tone(1400))
 
 
 def test_a_segment_is_heard_by_the_channel_that_its_row_is_of(tmp_path: Path) -> None:
@@ -205,9 +209,7 @@ def test_a_segment_is_heard_by_the_channel_that_its_row_is_of(tmp_path: Path) ->
     (tmp_path / "two.csv").write_text("path,start,end\ntwo.wav,0.1,0.5\n")
     extract(tmp_path / "two.csv", model="mfcc", out=tmp_path / "run", channel=1)
     with client(tmp_path / "run") as page:
-        heard, _ = soundfile.read(io.BytesIO(page.get("/api/audio/0").content))
-    expected = tone(900)[round(0.1 * SAMPLE_RATE) : round(0.5 * SAMPLE_RATE)]
-    assert np.abs(heard - expected).max() <= 1.5 / 2**15
+        plays(page, 0, tone(900)[SPAN])
 
 
 @pytest.mark.parametrize(
@@ -254,31 +256,19 @@ def test_a_file_that_is_no_audio_is_not_handed_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("position", ["9", "-1", "99999999999999999999999"])
-@pytest.mark.parametrize("what", ["rows", "audio"])
-def test_an_unknown_position_is_not_found(page: TestClient, what: str, position: str) -> None:
-    answer = page.get(f"/api/{what}/{position}")
-    assert answer.status_code == 404
-    assert position in answer.json()["error"]
+def test_an_unknown_position_is_not_found(page: TestClient, position: str) -> None:
+    for answer in (page.get(f"/api/{what}/{position}") for what in ("rows", "audio")):
+        assert answer.status_code == 404 and position in answer.json()["error"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/static/../app.py",
-        "/static/%2e%2e/app.py",
-        "/static/..%2fapp.py",
-        "/static/%2e%2e%2f%2e%2e%2fcli_lookup.py",
-        "/static//etc/passwd",
-        "/static/%2fetc%2fpasswd",
-        "/static/..%5capp.py",
-        "/api/audio/..%2f..%2fetc%2fpasswd",
-        "/api/audio/%2fetc%2fpasswd",
-        "/api/audio/0/../../../etc/passwd",
-        "/api/audio/0%00",
-        "/docs",
-        "/openapi.json",
-    ],
-)
+PATHS = """
+/static/../app.py /static/%2e%2e/app.py /static/..%2fapp.py /static/%2e%2e%2f%2e%2e%2fserver.py
+/static//etc/passwd /static/%2fetc%2fpasswd /static/..%5capp.py /api/audio/..%2f..%2fetc%2fpasswd
+/api/audio/%2fetc%2fpasswd /api/audio/0/../../../etc/passwd /api/audio/0%00 /docs /openapi.json
+"""
+
+
+@pytest.mark.parametrize("path", PATHS.split())
 def test_no_path_leads_to_another_file(page: TestClient, path: str) -> None:
     answer = page.get(path)
     assert answer.status_code in (404, 422)
@@ -292,8 +282,7 @@ def test_too_many_bytes_are_refused_whether_stated_or_not(run: Path, kept: Path)
 
     with client(run, Limits(num_bytes=16 * 1024)) as page:
         for content in (bytes(16 * 1024 + 1), chunks()):
-            answer = page.post("/api/query", content=content, headers=WAV)
-            assert (answer.status_code, answer.json()) == (413, {"error": "larger than 0.015625 MB"})
+            assert answered(page, content) == (413, {"error": "larger than 0.015625 MB"})
     assert not list(kept.iterdir())
 
 
@@ -301,9 +290,8 @@ def test_too_many_bytes_are_refused_whether_stated_or_not(run: Path, kept: Path)
 def test_too_long_a_recording_is_refused_with_the_reason(run: Path, kept: Path, kind: str) -> None:
     long = streamed_webm(3.0) if kind == "webm" else encoded(tone(300, 3.0), kind=kind.upper())
     with client(run, Limits(duration=2.0)) as page:
-        answer = page.post("/api/query", content=long, headers={"content-type": f"audio/{kind}"})
-        assert answer.status_code == 422
-        assert answer.json()["error"].startswith("longer than 2 s")
+        status, answer = answered(page, long, f"audio/{kind}")
+        assert status == 422 and answer["error"].startswith("longer than 2 s")
     assert not list(kept.iterdir())
 
 
@@ -311,9 +299,8 @@ def test_a_header_that_understates_the_length_does_not_help(run: Path) -> None:
     """The length of an MP3 without a tag is guessed from its first frame: here 3 s, and it lasts 21 s."""
     lying = untagged_mp3(1.0, 160_000) + untagged_mp3(20.0, 8_000)
     with client(run, Limits(duration=10.0)) as page:
-        answer = page.post("/api/query", content=lying, headers={"content-type": "audio/mpeg"})
-        assert answer.status_code == 422
-        assert answer.json()["error"].startswith("longer than 10 s")
+        status, answer = answered(page, lying, "audio/mpeg")
+        assert status == 422 and answer["error"].startswith("longer than 10 s")
 
 
 @pytest.mark.parametrize(
@@ -330,10 +317,9 @@ def test_a_header_that_understates_the_length_does_not_help(run: Path) -> None:
 def test_what_cannot_be_looked_up_is_refused_with_the_reason(
     page: TestClient, kept: Path, content: bytes, reason: str
 ) -> None:
-    answer = page.post("/api/query", content=content, headers=WAV)
-    assert answer.status_code == 422
-    assert answer.json()["error"].startswith(reason)
-    assert str(kept) not in answer.text
+    status, answer = answered(page, content)
+    assert status == 422 and answer["error"].startswith(reason)
+    assert str(kept) not in answer["error"]
     assert not list(kept.iterdir())
 
 
@@ -359,12 +345,8 @@ def test_a_foreign_name_for_this_machine_is_refused(page: TestClient, run: Path)
 
 
 def test_every_answer_has_the_security_headers(page: TestClient) -> None:
-    answers = [
-        page.get(path)
-        for path in ("/", "/static/app.js", "/static/base.css", "/api/map", "/api/audio/1", "/nowhere")
-    ]
-    answers.append(page.get("/", headers={"host": "evil.example"}))
-    for answer in answers:
+    paths = ("/", "/static/app.js", "/static/base.css", "/api/map", "/api/audio/1", "/nowhere")
+    for answer in [page.get("/", headers={"host": "evil.example"}), *map(page.get, paths)]:
         policy = answer.headers["content-security-policy"]
         assert policy.startswith("default-src 'self';")
         assert "unsafe" not in policy
@@ -418,8 +400,8 @@ def test_time_out_and_too_many_at_once(run: Path, kept: Path) -> None:
     with TestClient(make_app(slow, "pca", limits), base_url="http://localhost") as page:
 
         def post(_: int = 0) -> tuple[int, str]:
-            answer = page.post("/api/query", content=content, headers=WAV)
-            return answer.status_code, answer.json().get("error", "")
+            status, answer = answered(page, content)
+            return status, answer.get("error", "")
 
         with ThreadPoolExecutor(8) as pool:
             answers = sorted(pool.map(post, range(8)))
@@ -446,8 +428,7 @@ def test_recordings_at_the_same_time_do_not_touch_each_other(run: Path) -> None:
     with client(run, Limits(at_once=8)) as page, ThreadPoolExecutor(4) as pool:
 
         def first(i: int) -> str:
-            answer = page.post("/api/query", content=encoded(tone(200 * (i + 1))), headers=WAV)
-            return answer.json()["neighbours"][0]["id"]
+            return answered(page, encoded(tone(200 * (i + 1))))[1]["neighbours"][0]["id"]
 
         assert list(pool.map(first, [0, 1, 2, 3, 4] * 2)) == ["r0", "r1", "r2", "r3", "r4"] * 2
 
