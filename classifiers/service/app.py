@@ -68,14 +68,14 @@ def make_app(
     app = FastAPI(title="hser", openapi_url=None, lifespan=lifespan)
     app.state.corpus_map = page.corpus_map
     app.add_middleware(Guard, hosts=hosts)
-    app.get("/", include_in_schema=False)(page.index)
+    app.get("/")(lambda: FileResponse(STATIC / "index.html"))
+    app.get("/static/base.css")(lambda: FileResponse(BASE_STYLE))
     app.get("/api/run")(page.run)
     app.get("/api/map")(page.map)
     app.get("/api/ids")(page.ids)
     app.get("/api/rows/{position}")(page.row)
     app.get("/api/audio/{position}")(page.audio)
     app.post("/api/query")(page.query)
-    app.get("/static/base.css", include_in_schema=False)(page.base_style)
     app.mount("/static", StaticFiles(directory=STATIC))
     for kind in (StarletteHTTPException, RequestValidationError, ClientDisconnect, Refused, HserError):
         app.add_exception_handler(kind, _in_words)
@@ -91,12 +91,6 @@ class _Page:
         self.labels = {name: store.labels(name) for name in store.columns}
         self.uploads: Uploads[tuple[tuple[float, float], Hits]] = Uploads(self._look_up, limits)
         self._map: dict[str, Any] | None = None
-
-    def index(self) -> FileResponse:
-        return FileResponse(STATIC / "index.html")
-
-    def base_style(self) -> FileResponse:
-        return FileResponse(BASE_STYLE)
 
     def run(self) -> dict[str, Any]:
         limits = self.uploads.limits

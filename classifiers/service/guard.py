@@ -57,7 +57,10 @@ class Guard:
         await (refused or self.app)(scope, receive, send_guarded)
 
     def _refused(self, headers: Headers) -> JSONResponse | None:
-        host = _name(headers.get("host", ""))
+        try:  # without port and brackets
+            host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        except ValueError:  # unbalanced brackets
+            host = ""
         if self.hosts is not None and host not in self.hosts:
             return JSONResponse({"error": f"this server is not asked as {host!r}"}, 400)
         # Not sent by command-line tools, which no site can make ask.
@@ -69,11 +72,3 @@ class Guard:
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             return JSONResponse({"error": "asked from another site"}, 403)
         return None
-
-
-def _name(host: str) -> str:
-    """The host's name, without port and brackets; "" for what is none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # unbalanced brackets
-        return ""
