@@ -98,12 +98,12 @@ def prepare(row: Figure, place: Path) -> None:
 def num_missing(run: Path) -> int | None:
     """Recordings that a run has yet to store; None where it is not there, or has not been closed."""
     from extractor.store import Store
-    from extractor.store.run_folder import CONTENTS, MANIFEST, read_manifest, read_run
+    from extractor.store.run_folder import CONTENTS, read_lines, read_run
 
     if not (run / CONTENTS).exists():
         return None
-    planned = read_manifest(run / MANIFEST, read_run(run).columns)
-    return len(planned) - len(Store(run))
+    planned = read_lines(run, read_run(run).columns)
+    return len(planned.rows) - len(Store(run))
 
 
 # --- The figures --------------------------------------------------------------------------------

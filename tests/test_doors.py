@@ -27,7 +27,7 @@ from extractor.errors import ModelError, StoreError
 from extractor.run.engine import run
 from extractor.run.options import Options
 from extractor.store import Store
-from extractor.store.parts import open_part, read_info
+from extractor.store.hdf5 import open_part, read_info
 from extractor.store.verify import verify
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ import numpy as np
 from extractor.encoders import parse_layers
 from extractor.errors import SettingsError, unknown
 from extractor.progress import Progress
-from extractor.store.fit import rounded
-from extractor.store.parts import NO_POOLING
+from extractor.store.hdf5 import NO_POOLING
+from extractor.store.parts import rounded
 from extractor.types import BatchResult, Failure
 
 

@@ -166,7 +166,7 @@ class RowEncoder:
         ``decoded``: by ``recipe``, aligned with ``utterances``. Raises what `load` raises.
         """
         from extractor.run.batch import DecodedBatch
-        from extractor.store.fit import as_stored
+        from extractor.store.parts import as_stored
 
         result = self.load()(DecodedBatch.of(0, range(len(utterances)), utterances, decoded))
         return as_stored(result, self.layers, self.recipe.storage_dtype)
@@ -197,7 +197,7 @@ class RowEncoder:
 
 def refuse_other_model(origin: Provenance, spec: str, provenance: Mapping[str, str]) -> None:
     """Raises SettingsDiffer unless the model, and what hser makes of it, are those of the run's rows."""
-    from extractor.store.same_settings import same_setting
+    from extractor.store.run_folder import same_setting
 
     differences = [
         f"{name}: the run has {origin.settings.get(name)!r}, this is {value!r}"

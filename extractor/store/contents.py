@@ -18,15 +18,8 @@ import numpy as np
 
 from extractor.store.aside import aside, interrupt_later
 from extractor.store.edition import Edition, read_edition, write_text_column
-from extractor.store.parts import (
-    LIBVER,
-    NO_POOLING,
-    STORAGE_DTYPES,
-    TEXT,
-    column_kinds,
-    decode_text,
-    open_part,
-)
+from extractor.store.hdf5 import LIBVER, NO_POOLING, TEXT, column_kinds, decode_text, open_part
+from extractor.store.parts import STORAGE_DTYPES
 from extractor.store.run_folder import CONTENTS, FORMAT, PARTS, RunInfo, list_files
 
 ROW_ORDER = "rows are in the order in which they were written; `position` is each row's place in the manifest"

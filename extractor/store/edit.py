@@ -17,13 +17,11 @@ from pathlib import Path, PurePath
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import InputError, StoreError
 from extractor.store import Store
-from extractor.store.edition import read_lines
-from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow, read_run
+from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow, read_lines, read_run, some
 from extractor.store.where import factor, parse_where
 from extractor.store.writer import RunWriter
 from extractor.types import Manifest, Utterance
 
-_SHOWN = 5  # ids named in one message
 _DRAWN_BY = ("emotion", "speaker")  # labels that the draw of a copy may read
 _WHERE_COLUMNS = ("id", "path")  # beside the labels, what a condition can name
 
@@ -196,11 +194,10 @@ def _refuse_redraw(
         if any(was.get(name) != now.get(name) for name in _DRAWN_BY):
             changed.append(new.utterance.id)
     if changed:
-        shown = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
         raise StoreError(
             f"{writer.path}: its copies were drawn by {' and '.join(_DRAWN_BY)} ({augmentation}),"
-            f" which would change for {len(changed)} rows: {shown}; run hser-extract again on the recordings"
-            " with these labels: it makes the copies anew"
+            f" which would change for {len(changed)} rows: {some(changed)}; run hser-extract again on the"
+            " recordings with these labels: it makes the copies anew"
         )
 
 

@@ -1,4 +1,4 @@
-"""What an edited run says of its rows now: its manifest's lines, and ``rows.h5`` that is derived of them.
+"""What a run says of its rows now: its manifest, edited, and ``rows.h5`` that is derived of it.
 
 Parts keep the labels they were written with. Once labels, columns, paths or dropped lines of the
 manifest are others, its line 0 carries ``"edition": n``, and n grows by one with every change from
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
@@ -23,27 +23,22 @@ import numpy as np
 
 from extractor.errors import StoreError
 from extractor.store.aside import aside, interrupt_later
-from extractor.store.parts import (
-    CHUNK_BYTES,
-    LIBVER,
-    BrokenPart,
-    decode_text,
-    label_dataset,
-    open_part,
+from extractor.store.hdf5 import LIBVER, BrokenPart, chunk_rows, decode_text, label_dataset, open_part
+from extractor.store.run_folder import (
+    CONTENTS,
+    FORMAT,
+    MANIFEST,
+    ROWS,
+    Lines,
+    ManifestRow,
+    identity,
+    read_head,
+    read_lines,
+    to_json,
+    write_manifest,
 )
-from extractor.store.run_folder import FORMAT, MANIFEST, ROWS, ManifestRow, read_head, read_manifest, to_json
 
-_READINGS = 100  # of a manifest, before one gives up on one that changes all the time
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """A manifest as it was read. ``identity`` is that of the file: it is only ever replaced whole."""
-
-    rows: list[ManifestRow]
-    columns: tuple[str, ...]
-    edition: int | None
-    identity: tuple[int, ...]
+_EDITED = "{path}: was edited in the meantime, by another shard or command; run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +118,6 @@ def read_edition(run: Path) -> Edition | None:
     return Edition(path, lines.edition, lines.columns, texts["dropped"] != "", _batches(lines.rows), texts)
 
 
-# The manifest's side
-
-
 def manifest_head(run: Path) -> tuple[tuple[str, ...], int] | None:
     """Columns and edition of an edited manifest, from its first line; None where there is none."""
     try:
@@ -133,23 +125,6 @@ def manifest_head(run: Path) -> tuple[tuple[str, ...], int] | None:
     except FileNotFoundError:
         return None
     return None if edition is None else (columns, edition)
-
-
-def read_lines(run: Path, written: Sequence[str]) -> Lines:
-    """The whole manifest, of one moment. ``written``: the run's columns, for one that was never edited."""
-    path = run / MANIFEST
-    for _ in range(_READINGS):
-        before = identity(path)
-        columns, edition = manifest_head(run) or (tuple(written), None)
-        rows = read_manifest(path, columns)
-        if identity(path) == before:
-            return Lines(rows, columns, edition, before)
-    raise StoreError(f"{path}: changes as it is read")
-
-
-def identity(path: Path) -> tuple[int, ...]:
-    there = path.stat()
-    return (there.st_ino, there.st_mtime_ns, there.st_size)
 
 
 # rows.h5
@@ -194,7 +169,7 @@ def write_text_column(h5: h5py.File, name: str, values: Sequence[str]) -> None:
     if not values:
         h5.create_dataset(name, (0,), dtype)
         return
-    rows = _block(len(values), width)
+    rows = chunk_rows(len(values), width)
     dataset = h5.create_dataset(
         name, (len(values),), dtype, chunks=(rows,), compression="gzip", compression_opts=1, fletcher32=True
     )
@@ -204,14 +179,10 @@ def write_text_column(h5: h5py.File, name: str, values: Sequence[str]) -> None:
 
 def _read_text(dataset: h5py.Dataset) -> np.ndarray:
     out = np.empty(len(dataset), object)
-    rows = _block(len(dataset), dataset.dtype.itemsize)
+    rows = chunk_rows(len(dataset), dataset.dtype.itemsize)
     for start in range(0, len(dataset), rows):
         out[start : start + rows] = decode_text(dataset[start : start + rows])
     return out
-
-
-def _block(num_rows: int, width: int) -> int:
-    return max(1, min(num_rows, CHUNK_BYTES // width))
 
 
 def _texts(rows: Sequence[ManifestRow], columns: Sequence[str]) -> dict[str, list[str]]:
@@ -235,3 +206,164 @@ def _objects(values: Sequence[str]) -> np.ndarray:
     out = np.empty(len(values), object)
     out[:] = values
     return out
+
+
+class RunManifest:
+    """The manifest's writing side, under the folder's lock: written once, grown, edited, each time whole.
+
+    ``columns``: names of the labels that it has now; of a new run, those asked for.
+    """
+
+    def __init__(self, run: Path, written: tuple[str, ...]) -> None:
+        """``written``: the columns that the run began with, which its parts have."""
+        self.columns = written
+        self._run = run
+        self._path = run / MANIFEST
+        self._written = written
+        self._seen: Lines | None = None  # what was read or written last
+
+    def repair(self, asked: tuple[str, ...]) -> bool:
+        """Bring ``rows.h5`` level with the manifest. True when ``embeddings.h5`` is of another edition."""
+        head = manifest_head(self._run)
+        if head is None:
+            self.columns = self._written if self._path.exists() else asked
+            return False
+        self.columns, edition = head
+        if not is_of_edition(self._run / ROWS, edition):
+            lines = read_lines(self._run, self._written)
+            write_rows(self._run, lines.rows, lines.columns, edition)
+        contents = self._run / CONTENTS
+        return contents.exists() and not is_of_edition(contents, edition)
+
+    def read(self) -> list[ManifestRow] | None:
+        if not self._path.exists():
+            return None
+        lines = read_lines(self._run, self._written)
+        self._know(lines.rows, lines.columns, lines.edition)
+        return lines.rows
+
+    def write(self, rows: Sequence[ManifestRow]) -> None:
+        if not self._path.exists():
+            _check_rows(rows)
+            # Columns were others when the run began: then what counts is the manifest from the first.
+            self._replace(rows, self.columns, None if self.columns == self._written else 1)
+            return
+        there = read_lines(self._run, self._written)
+        if (there.rows, there.columns) != ([*rows], self.columns):
+            raise StoreError(
+                f"{self._path}: the run has another manifest than was planned now (another shard started on "
+                "other recordings); start all shards on the same recordings, or name another --out"
+            )
+        self._know(rows, there.columns, there.edition)
+
+    def append(self, rows: Sequence[ManifestRow], planned_elsewhere: Callable[[int], bool]) -> None:
+        """``planned_elsewhere``: whether a batch is one that another shard may be working on."""
+        there, others = self._there()
+        grown = list(there.rows)
+        for row in rows:
+            if row.position > len(grown):
+                raise ValueError(f"position {row.position} after a manifest of {len(grown)} rows")
+            if row.position == len(grown):
+                grown.append(row)
+            elif row != grown[row.position]:
+                self._check_replaceable(grown[row.position], row, planned_elsewhere)
+                grown[row.position] = row
+        if grown == there.rows:
+            return
+        if self.columns != there.columns:
+            raise StoreError(_EDITED.format(path=self._path))
+        self._replace(grown, there.columns, None if there.edition is None else there.edition + 1)
+        if others:
+            self._seen = None  # the caller does not know the other's rows
+
+    def edit(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> bool:
+        """Whether readers see something new."""
+        columns = tuple(columns)
+        _check_rows(rows)
+        there, others = self._there()
+        known = [_with_former_ids(row, old) for row, old in zip(rows, there.rows, strict=False)]
+        rows = [*known, *rows[len(known) :]]
+        if others:
+            if columns != there.columns or rows != there.rows[: len(rows)]:
+                raise StoreError(_EDITED.format(path=self._path))
+            self.columns = columns
+            return False
+        if columns == there.columns and rows == there.rows:
+            return False
+        changed = _differs(there, rows, columns)
+        edition = there.edition
+        if changed or edition is not None:
+            edition = (edition or 0) + 1
+        self._replace(rows, columns, edition)
+        return changed
+
+    def _there(self) -> tuple[Lines, bool]:
+        """The manifest as it is, and whether another shard has replaced it since it was read."""
+        if self._seen is not None and self._seen.identity == identity(self._path):
+            return self._seen, False
+        return read_lines(self._run, self._written), True
+
+    def _know(self, rows: Sequence[ManifestRow], columns: tuple[str, ...], edition: int | None) -> None:
+        self.columns = columns
+        # Whoever has the rows may change the list.
+        self._seen = Lines(list(rows), columns, edition, identity(self._path))
+
+    def _replace(self, rows: Sequence[ManifestRow], columns: tuple[str, ...], edition: int | None) -> None:
+        write_manifest(self._run, rows, columns, edition)
+        self._know(rows, columns, edition)
+        if edition is not None:
+            write_rows(self._run, rows, columns, edition)
+
+    def _check_replaceable(
+        self, there: ManifestRow, row: ManifestRow, planned_elsewhere: Callable[[int], bool]
+    ) -> None:
+        """Another shard may have planned the same recordings since this one read the manifest."""
+        name = row.utterance.id
+        if there.utterance.id != name:
+            raise StoreError(
+                f"{self._run}: position {row.position} is another recording than {name!r}; "
+                "the manifest has grown in the meantime, run the same command again"
+            )
+        if (there.utterance.labels, there.dropped) != (row.utterance.labels, row.dropped):
+            raise StoreError(_EDITED.format(path=self._path))
+        if planned_elsewhere(there.batch):
+            raise StoreError(
+                f"{self._run}: {name!r} is already planned anew, by another shard; "
+                "run again without --retry-failed"
+            )
+
+
+def _with_former_ids(row: ManifestRow, old: ManifestRow) -> ManifestRow:
+    """The row with the ids that its line had, which failures in parts carry."""
+    former = old.former
+    if old.utterance.id != row.utterance.id:
+        former = (*former, (old.utterance.id, old.batch))
+    return row if row.former == former else replace(row, former=former)
+
+
+def _check_rows(rows: Iterable[ManifestRow]) -> None:
+    seen: set[str] = set()
+    for position, row in enumerate(rows):
+        if row.position != position:
+            raise ValueError(f"manifest row {position} is out of order: its position is {row.position}")
+        if not row.dropped and row.utterance.id in seen:
+            raise ValueError(f"id {row.utterance.id!r} is of two lines that are not dropped")
+        if not row.dropped:
+            seen.add(row.utterance.id)
+
+
+def _differs(there: Lines, rows: Sequence[ManifestRow], columns: tuple[str, ...]) -> bool:
+    """Whether readers see another thing in the rows. Raises ValueError for what no edit may do."""
+    if len(rows) < len(there.rows):
+        raise ValueError(
+            f"the manifest has {len(there.rows)} lines, {len(rows)} shall replace them; drop lines instead"
+        )
+    changed = columns != there.columns
+    for old, new in zip(there.rows, rows, strict=False):
+        was, now = old.utterance, new.utterance
+        if (was.start, was.end) != (now.start, now.end):
+            raise ValueError(f"position {old.position} is cut as {was.id!r}, for good; append the new cut")
+        if old.dropped and not new.dropped:
+            raise ValueError(f"position {old.position} is dropped, for good; append {now.id!r} anew")
+        changed |= was != now or old.dropped != new.dropped
+    return changed

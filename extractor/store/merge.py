@@ -10,18 +10,21 @@ run goes on as any other does. Its ``environment`` says of which runs it is made
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+
+import numpy as np
 
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import SettingsDiffer, SettingsError, StoreError
 from extractor.inputs.table import NO_CORPUS
 from extractor.store import Store
 from extractor.store.aside import TMP, sync_folder, writable
-from extractor.store.edition import Lines, read_lines
+from extractor.store.hdf5 import label_dataset
 from extractor.store.locks import folder_lock, lock_shard, unlock_shard
+from extractor.store.parts import stored_part, write_part
 from extractor.store.run_folder import (
     CORPUS,
     LOCK,
@@ -30,20 +33,22 @@ from extractor.store.run_folder import (
     PARTS,
     QUIET,
     RUN,
+    Lines,
     ManifestRow,
     RunInfo,
-    manifest_lines,
+    batch_path,
+    differences,
+    part_path,
+    read_lines,
     read_quiet,
     read_run,
+    some,
+    write_manifest,
     write_text,
 )
-from extractor.store.same_settings import differences
-from extractor.store.selection import Selection, copy_file, name_of_copy
 from extractor.store.sources import Source, list_sources
 from extractor.store.writer import RunWriter
 from extractor.types import Failure, Utterance
-
-_SHOWN = 5  # ids named in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,14 @@ class _Run:
     missing: Sequence[str]  # ids of lines with neither a row nor a failure
     num_rows: int
 
+    @property
+    def live(self) -> list[ManifestRow]:
+        return [row for row in self.lines.rows if not row.dropped]
+
+    @property
+    def corpus(self) -> str:
+        return str(self.info.environment.get(CORPUS, ""))
+
 
 def merge(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incomplete: bool = False) -> Merged:
     """Write the live rows and errors of ``runs`` as the new run ``out``. They are left as they are.
@@ -82,9 +95,15 @@ def merge(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incompl
     opened = [_open(path) for path in paths]
     first = opened[0]
     for run in opened:
-        _check(first, run, incomplete)
-    copied = first.info.augmented
-    columns = _united([run.lines.columns for run in opened], copied)
+        found = differences(first.info, run.info)
+        if found:
+            listed = "; ".join(f"{name}: {was} and {now}" for name, was, now in found)
+            raise SettingsDiffer(f"{first.path} and {run.path} were made with other settings. {listed}")
+        if run.missing and not incomplete:
+            raise StoreError(
+                f"{run.path}: {len(run.missing)} of its recordings are not done yet ({some(run.missing)});"
+                " run its hser-extract again, or merge with --incomplete"
+            )
     aside = out.with_name(out.name + TMP)
     with writable(out):
         aside.mkdir(exist_ok=True)
@@ -92,9 +111,13 @@ def merge(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incompl
         lock = lock_shard(aside, 0, 1)  # or another process is merging to it
     try:
         with writable(aside):
-            _empty(aside)
+            for path in aside.iterdir():  # what a merge that was killed has left
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif not path.name.startswith(LOCK):
+                    path.unlink()
             (aside / PARTS).mkdir()
-        renamed = _write(opened, aside, columns, copied)
+        renamed = _write(opened, aside)
     finally:
         with writable(aside):
             unlock_shard(aside, lock)
@@ -116,100 +139,68 @@ def _open(path: Path) -> _Run:
     lines, store = read_lines(path, info.columns), Store(path)
     failures = store.errors
     known = {*store.ids, *(failure.id for failure in failures)}
-    live = [row.utterance.id for row in lines.rows if not row.dropped]
-    missing = [name for name in live if name not in known]
+    missing = [row.utterance.id for row in lines.rows if not row.dropped and row.utterance.id not in known]
     return _Run(path, info, lines, list_sources(path), failures, missing, len(store))
 
 
-def _check(first: _Run, run: _Run, incomplete: bool) -> None:
-    found = differences(first.info, run.info)
-    if found:
-        listed = "; ".join(f"{name}: {was} and {now}" for name, was, now in found)
-        raise SettingsDiffer(f"{first.path} and {run.path} were made with other settings. {listed}")
-    if run.missing and not incomplete:
-        shown = ", ".join(run.missing[:_SHOWN]) + (", ..." if len(run.missing) > _SHOWN else "")
-        raise StoreError(
-            f"{run.path}: {len(run.missing)} of its recordings are not done yet ({shown});"
-            " run its hser-extract again, or merge with --incomplete"
-        )
-
-
-def _united(columns: Sequence[Sequence[str]], copied: bool) -> tuple[str, ...]:
-    """Columns of all, in order of appearance; a copy's own are the last."""
-    last = COPY_COLUMNS if copied else ()
-    return (*dict.fromkeys(name for some in columns for name in some if name not in last), *last)
-
-
-def _empty(folder: Path) -> None:
-    """Delete what a merge that was killed has left."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif not path.name.startswith(LOCK):
-            path.unlink()
-
-
-def _write(runs: Sequence[_Run], out: Path, columns: tuple[str, ...], copied: bool) -> list[str]:
+def _write(runs: Sequence[_Run], out: Path) -> list[str]:
     """Everything but the table of contents. Returns the ids that are others now."""
     first = runs[0].info
-    made_of = [
-        {"run": run.path.resolve().name, "rows": run.num_rows, "environment": run.info.environment}
-        for run in runs
-    ]
-    corpora = _corpora(runs)
-    info = replace(
-        first,
-        environment=first.environment
-        | {"merged": made_of, CORPUS: "+".join(corpora) or NO_CORPUS}
-        | {key: notes for key in NOTES if (notes := _notes(runs, key))},
-        columns=columns,
-        dim=next((run.info.dim for run in runs if run.info.dim), {}),
-    )
+    copies_own = COPY_COLUMNS if first.augmented else ()  # the last of the columns
+    united = dict.fromkeys(name for run in runs for name in run.lines.columns if name not in copies_own)
+    columns = (*united, *copies_own)
+    named = (name for run in runs for name in run.corpus.split("+"))
+    corpora = list(dict.fromkeys(name for name in named if name not in ("", NO_CORPUS)))
+    environment = first.environment | {
+        "merged": [
+            {"run": run.path.resolve().name, "rows": run.num_rows, "environment": run.info.environment}
+            for run in runs
+        ],
+        CORPUS: "+".join(corpora) or NO_CORPUS,
+    }
+    for key in NOTES:  # of all runs, each once
+        notes = list(dict.fromkeys(note for run in runs for note in run.info.environment.get(key, ())))
+        environment |= {key: notes} if notes else {}
+    dim = next((run.info.dim for run in runs if run.info.dim), {})
+    info = replace(first, environment=environment, columns=columns, dim=dim)
     write_text(out / RUN, [info.to_json(), "\n"])
     manifest: list[ManifestRow] = []
     taken: set[str] = set()
     renamed: list[str] = []
     num_batches = 0
     for run in runs:
-        ids = _ids(run, taken, copied)
-        speakers_of = _corpus(run) if len(corpora) > 1 and _corpus(run) in corpora else ""
-        selection = _selection(run, ids, columns, len(manifest), num_batches, speakers_of)
-        for source in run.sources:
-            target = out / PARTS / name_of_copy(source.path, selection.batches)
-            try:
-                copy_file(source.path, target, selection)
-            except FileNotFoundError as error:
-                raise StoreError(f"{run.path}: is being written to; merge it when that is done") from error
-        manifest += selection.rows.values()
+        ids = _ids(run, taken)
+        speakers_of = run.corpus if len(corpora) > 1 and run.corpus in corpora else ""
+        committed = {batch for source in run.sources for batch in source.batches}
+        used = sorted(committed | {row.batch for row in run.live if row.batch >= 0})
+        batches = {batch: number for number, batch in enumerate(used, num_batches)}
+        rows = {
+            row.position: replace(
+                row,
+                position=position,
+                utterance=_renamed(row.utterance, ids, run.lines.columns, columns, speakers_of),
+                batch=batches.get(row.batch, -1),
+                failure=None if row.failure is None else replace(row.failure, id=ids[row.utterance.id]),
+                former=(),
+            )
+            for position, row in enumerate(run.live, len(manifest))
+        }
+        _copy_files(run, out, rows, ids, batches, columns)
+        manifest += rows.values()
         taken.update(ids.values())
         renamed += [new for old, new in ids.items() if new != old]
-        num_batches += len(selection.batches)
-    write_text(out / MANIFEST, manifest_lines(manifest, columns))
+        num_batches += len(batches)
+    write_manifest(out, manifest, columns)
     files = [path for run in runs for path in run.path.glob(QUIET.format("*", "*"))]
     if files:
         write_text(out / QUIET.format(0, 1), (f"{checksum}\n" for checksum in sorted(read_quiet(*files))))
     return renamed
 
 
-def _corpus(run: _Run) -> str:
-    return str(run.info.environment.get(CORPUS, ""))
-
-
-def _corpora(runs: Sequence[_Run]) -> list[str]:
-    """Names of the corpora that the runs are known to be of, each once."""
-    names = (name for run in runs for name in _corpus(run).split("+"))
-    return list(dict.fromkeys(name for name in names if name not in ("", NO_CORPUS)))
-
-
-def _notes(runs: Sequence[_Run], key: str) -> list[str]:
-    """What there is to say of the inputs, or of the models, of all runs, each once."""
-    return list(dict.fromkeys(note for run in runs for note in run.info.environment.get(key, ())))
-
-
-def _ids(run: _Run, taken: set[str], copied: bool) -> dict[str, str]:
+def _ids(run: _Run, taken: set[str]) -> dict[str, str]:
     """New id of each live line. A recording and its copies are renamed together."""
-    at = run.lines.columns.index(COPY_COLUMNS[0]) if copied else None
-    utterances = [row.utterance for row in run.lines.rows if not row.dropped]
+    at = run.lines.columns.index(COPY_COLUMNS[0]) if run.info.augmented else None
+    utterances = [row.utterance for row in run.live]
     originals = {u.id: u.id if at is None else u.labels[at] for u in utterances}
     clashing = {originals[name] for name in originals if name in taken or originals[name] in taken}
     own, prefix, number = set(originals), run.path.resolve().name, 1
@@ -219,47 +210,10 @@ def _ids(run: _Run, taken: set[str], copied: bool) -> dict[str, str]:
     return {name: f"{prefix}/{name}" if key in clashing else name for name, key in originals.items()}
 
 
-def _selection(
-    run: _Run,
-    ids: dict[str, str],
-    columns: tuple[str, ...],
-    first_position: int,
-    first_batch: int,
-    speakers_of: str,
-) -> Selection:
-    """``speakers_of``: the run's corpus, which its speakers are to be named after; "" for as they are."""
-    live = [row for row in run.lines.rows if not row.dropped]
-    committed = {batch for source in run.sources for batch in source.batches}
-    used = sorted(committed | {row.batch for row in live if row.batch >= 0})
-    batches = {batch: number for number, batch in enumerate(used, first_batch)}
-    planned_in = {row.utterance.id: row.batch for row in live}
-    failures: dict[int, list[Failure]] = {}
-    for failure in run.failures:
-        batch = planned_in[failure.id]
-        if batch >= 0:  # else the manifest has it
-            # One that is to be tried again has failed in an earlier batch.
-            batch = batch if batch in committed else min(committed)
-            failures.setdefault(batch, []).append(replace(failure, id=ids[failure.id]))
-    rows = {}
-    for position, row in enumerate(live, first_position):
-        rows[row.position] = replace(
-            row,
-            position=position,
-            utterance=_renamed(row.utterance, ids, run.lines.columns, columns, speakers_of),
-            batch=batches.get(row.batch, -1),
-            failure=None if row.failure is None else replace(row.failure, id=ids[row.utterance.id]),
-            former=(),
-        )
-    return Selection(rows, batches, failures, columns)
-
-
 def _renamed(
-    utterance: Utterance,
-    ids: dict[str, str],
-    own: Sequence[str],
-    columns: Sequence[str],
-    speakers_of: str,
+    utterance: Utterance, ids: Mapping[str, str], own: Sequence[str], columns: Sequence[str], speakers_of: str
 ) -> Utterance:
+    """``speakers_of``: the run's corpus, which its speakers are to be named after; "" for as they are."""
     labels = dict(zip(own, utterance.labels, strict=True))
     if speakers_of and labels.get("speaker"):
         # As where several corpora are read together: 03 of one is not 03 of another.
@@ -268,3 +222,49 @@ def _renamed(
         prefix = ids[utterance.id].removesuffix(utterance.id)  # of the recording and of its copies
         labels[COPY_COLUMNS[0]] = prefix + labels[COPY_COLUMNS[0]]
     return replace(utterance, id=ids[utterance.id], labels=tuple([labels.get(name, "") for name in columns]))
+
+
+def _copy_files(
+    run: _Run,
+    out: Path,
+    rows: Mapping[int, ManifestRow],
+    ids: Mapping[str, str],
+    batches: Mapping[int, int],
+    columns: Sequence[str],
+) -> None:
+    """Every file with the rows that stay. ``rows`` and ``batches`` are by what they were, ``ids`` too."""
+    planned_in = {row.utterance.id: row.batch for row in run.live}
+    committed = {batch for source in run.sources for batch in source.batches}
+    failures: dict[int, list[Failure]] = {}
+    for failure in run.failures:
+        batch = planned_in[failure.id]
+        if batch >= 0:  # else the manifest has it
+            # One that is to be tried again has failed in an earlier batch.
+            batch = batch if batch in committed else min(committed)
+            failures.setdefault(batch, []).append(replace(failure, id=ids[failure.id]))
+    for source in run.sources:
+        local = np.flatnonzero([position in rows for position in source.positions.tolist()])
+        kept = [rows[position] for position in source.positions[local].tolist()]
+        is_batch = source.path.name.startswith("batch")
+        number = batches[min(source.batches)]  # a file is named after its lowest batch
+        try:
+            part = stored_part(source.path, (), local)
+            part = replace(
+                part,
+                batches=sorted(batches[batch] for batch in source.batches),
+                columns={
+                    **part.columns,
+                    "position": np.array([row.position for row in kept], np.int64),
+                    "id": [row.utterance.id for row in kept],
+                    "path": [row.utterance.path for row in kept],
+                    **{
+                        label_dataset(name): [row.utterance.labels[k] for row in kept]
+                        for k, name in enumerate(columns)
+                    },
+                },
+                failures=[(batches[b], failure) for b in source.batches for failure in failures.get(b, ())],
+            )
+            target = (batch_path if is_batch else part_path)(out, number)
+            write_part(target, part, kind="batch" if is_batch else "part")
+        except FileNotFoundError as error:
+            raise StoreError(f"{run.path}: is being written to; merge it when that is done") from error

@@ -8,19 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from extractor.errors import StoreError
-from extractor.store.parts import (
-    NO_POOLING,
-    STORAGE_DTYPES,
-    Contents,
-    Embeddings,
-    PartInfo,
-    column_kinds,
-    decode_text,
-    open_part,
-    write_part,
-)
+from extractor.store.hdf5 import NO_POOLING, PartInfo, column_kinds, decode_text, open_part
+from extractor.store.parts import STORAGE_DTYPES, Embeddings, Part, write_part
 from extractor.store.reader import Store
-from extractor.store.run_folder import QUIET, failure_json, read_quiet
+from extractor.store.run_folder import QUIET, read_quiet
 
 _QUIET = "quiet"  # a column beside those of a run: 1 where nothing is to be heard
 FRAME_BUFFER_BYTES = 1 << 30  # frame-level output of one layer can be larger than memory
@@ -39,7 +30,6 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
     store = Store(run)
     info = store.info
     dtype = STORAGE_DTYPES[info.storage_dtype]
-    errors = store.errors
     shapes = store.shapes if len(store) else {}
     pooled = {name: width for name, width in shapes.items() if name != NO_POOLING}
     embeddings = {name: _pooled(store, name, width, dtype) for name, width in pooled.items()}
@@ -49,14 +39,13 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
         embeddings[NO_POOLING] = _frames(store, offsets, shapes[NO_POOLING], dtype)
     quiet = quiet_checksums(store.path)
     columns = {name: store.column(name) for name in column_kinds(info.columns)}
-    contents = Contents(
+    part = Part(
         batches=store.batches,
         layers=info.layers,
         columns=columns | {_QUIET: np.array([each in quiet for each in store.checksums], "u1")},
         embeddings=embeddings,
         frame_offsets=offsets,
-        failures=[failure_json(failure) for failure in errors],
-        failure_batches=[0] * len(errors),  # superseded ones are gone, so their order says nothing more
+        failures=[(0, failure) for failure in store.errors],  # superseded ones are gone: no order is left
     )
     attributes = {
         "provenance": info.to_json(),
@@ -68,7 +57,7 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
         "num_utterances": -1 if store.num_planned is None else store.num_planned,
     }
     layer_bytes = max((len(store) * width * dtype.itemsize for width in shapes.values()), default=1)
-    return write_part(path, contents, "packed", attributes, max(layer_bytes, FRAME_BUFFER_BYTES // 4))
+    return write_part(path, part, "packed", attributes, max(layer_bytes, FRAME_BUFFER_BYTES // 4))
 
 
 def quiet_checksums(path: Path) -> set[str]:

@@ -12,12 +12,13 @@ layer of one chunk of rows, beside the array that is returned.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import SettingsError, StoreError, unknown
 from extractor.store.edition import read_edition
-from extractor.store.parts import (
+from extractor.store.hdf5 import (
     NO_POOLING,
     TEXT,
     column_kinds,
@@ -33,6 +34,7 @@ from extractor.store.parts import (
     encode_text,
     label_dataset,
     open_part,
+    read_rows,
 )
 from extractor.store.run_folder import (
     AGAIN,
@@ -43,10 +45,11 @@ from extractor.store.run_folder import (
     probe_failures,
     read_run,
 )
-from extractor.store.sources import ReadRows, Source, chunkwise, list_sources, read_source
+from extractor.store.sources import Source, list_sources, read_source
 from extractor.types import SAMPLE_RATE, Failure
 
 _ORIGINAL, _COPY, _ = COPY_COLUMNS
+_T = TypeVar("_T")
 
 
 class Store:
@@ -146,14 +149,11 @@ class Store:
         if self._info.dim:
             return dict(self._info.dim)
         if "shapes" not in self._cache and len(self):
-            shapes: dict[str, int] = {}
 
-            def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
-                shapes.update({name: data.shape[2] for name, data in h5["embeddings"].items()})
-                return local
+            def read(h5: h5py.File, _: np.ndarray) -> dict[str, int]:
+                return {name: data.shape[2] for name, data in h5["embeddings"].items()}
 
-            self._read_rows(np.zeros(1, np.int64), np.empty(1, np.int64), read)
-            self._cache["shapes"] = shapes
+            ((_, self._cache["shapes"]),) = self._by_file(np.zeros(1, np.int64), read)
         return dict(self._cache.get("shapes", {}))
 
     @property
@@ -226,41 +226,41 @@ class Store:
 
     @property
     def ids(self) -> list[str]:
-        return self._text("id")
+        return self._values("id").tolist()
 
     @property
     def paths(self) -> list[str]:
-        return self._text("path")
+        return self._values("path").tolist()
 
     @property
     def checksums(self) -> list[str]:
         """Of the audio that gave each row (``Decoded.checksum``)."""
-        return self._text("checksum")
+        return self._values("checksum").tolist()
 
     @property
     def precisions(self) -> list[str]:
         """Of the forward pass that gave each row."""
-        return self._text("precision")
+        return self._values("precision").tolist()
 
     @property
     def starts(self) -> np.ndarray:
         """float64 [N], seconds; NaN where the row is not a segment."""
-        return self._array("start")
+        return self._values("start")
 
     @property
     def ends(self) -> np.ndarray:
         """float64 [N], seconds; NaN where the row is not a segment."""
-        return self._array("end")
+        return self._values("end")
 
     @property
     def num_samples(self) -> np.ndarray:
         """int64 [N], at 16 kHz."""
-        return self._array("num_samples")
+        return self._values("num_samples")
 
     @property
     def num_frames(self) -> np.ndarray:
         """int64 [N]."""
-        return self._array("num_frames")
+        return self._values("num_frames")
 
     @property
     def durations(self) -> np.ndarray:
@@ -293,7 +293,7 @@ class Store:
         """One label of every row; ``""`` where it is not known."""
         if name not in self.columns:
             raise SettingsError(f"{self.path}: {unknown('label', name, self.columns)}")
-        return self._text(label_dataset(name))
+        return self._values(label_dataset(name)).tolist()
 
     @property
     def num_planned(self) -> int | None:
@@ -353,7 +353,9 @@ class Store:
         rows = self._row_indices(rows)
         out = np.empty((len(rows), len(layers), self.shapes[pooling]), np.float32)
         for k, number in enumerate(layers):
-            self._read_rows(rows, out[:, k], chunkwise(pooling, self.layers.index(number)))
+            read = partial(_read_layer, pooling=pooling, index=self.layers.index(number))
+            for group, values in self._by_file(rows, read):
+                out[group, k] = values
         return out[:, 0] if isinstance(layer, int | np.integer) else out
 
     def iter_rows(
@@ -378,15 +380,13 @@ class Store:
         index: int | slice = slice(None)
         if layer is not None:
             index = self.layers.index(self.resolve(layer, NO_POOLING, frames=True)[0][0])
-        found: list[np.ndarray] = [np.zeros(0)]
 
         def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
             start, stop = h5["frame_offsets"][local[0] : local[0] + 2]
-            found[0] = h5["embeddings"][NO_POOLING][start:stop, index]
-            return local
+            return np.asarray(h5["embeddings"][NO_POOLING][start:stop, index], np.float32)
 
-        self._read_rows(self._row_indices([row]), np.empty(1, np.int64), read)
-        return found[0].astype(np.float32, copy=False)
+        ((_, frames),) = self._by_file(self._row_indices([row]), read)
+        return frames
 
     def close(self) -> None:
         """Drop what was cached. No file is held open between calls."""
@@ -402,8 +402,11 @@ class Store:
 
     # How it is read
 
-    def _read_rows(self, rows: np.ndarray, out: np.ndarray, read: ReadRows) -> None:
-        """``out[k] = `` what ``read`` gives for ``rows[k]``, one file after the other.
+    def _by_file(
+        self, rows: np.ndarray, read: Callable[[h5py.File, np.ndarray], _T]
+    ) -> Iterator[tuple[np.ndarray, _T]]:
+        """For each file that has some of the ``rows``: which (indices into them), and what ``read`` makes of
+        its local indices.
 
         A batch file may be merged into a part while it is read: then the files are listed anew
         and the rows still missing are looked up where they are now.
@@ -411,30 +414,28 @@ class Store:
         pending = np.arange(len(rows))
         while len(pending):
             numbers = self._source_of[rows[pending]]
-            pending = pending[np.argsort(numbers, kind="stable")]
-            starts = np.flatnonzero(np.diff(np.sort(numbers), prepend=-2))
-            for start, group in zip(starts, np.split(pending, starts[1:]), strict=True):
-                source = self._source_of[rows[group[0]]]
-                if source < 0:
-                    raise StoreError(f"{self.path}: rows that were there are gone; open the run again")
-                try:
-                    with open_part(self._sources[source].path) as h5:
-                        out[group] = read(h5, self._local[rows[group]])
-                except FileNotFoundError:
-                    if self._packed:
-                        raise
-                    self._sources = self._list_sources()
-                    self._locate()
-                    pending = pending[start:]
-                    break
-            else:
-                return
+            source = numbers.min()
+            if source < 0:
+                raise StoreError(f"{self.path}: rows that were there are gone; open the run again")
+            group = pending[numbers == source]
+            try:
+                with open_part(self._sources[source].path) as h5:
+                    found = read(h5, self._local[rows[group]])
+            except FileNotFoundError:
+                if self._packed:
+                    raise
+                self._sources = self._list_sources()
+                self._locate()
+                continue
+            yield group, found
+            pending = pending[numbers != source]
 
     def column(self, name: str) -> np.ndarray | list[str]:
-        """A per-row dataset by its name in the file (``parts.ROW_COLUMNS``, ``labels/<column>``)."""
-        return self._text(name) if column_kinds(self.columns)[name] is TEXT else self._array(name)
+        """A per-row dataset by its name in the file (``hdf5.ROW_COLUMNS``, ``labels/<column>``)."""
+        values = self._values(name)
+        return values.tolist() if values.dtype == object else values
 
-    def _array(self, name: str) -> np.ndarray:
+    def _values(self, name: str) -> np.ndarray:
         if name not in self._cache:
             self._cache[name] = self._read_column(name, column_kinds(self.columns)[name])
         values: np.ndarray = self._cache[name]
@@ -449,11 +450,9 @@ class Store:
             values = h5[name][:][local]
             return decode_text(values) if kind is TEXT else values
 
-        self._read_rows(np.arange(len(self)), out, read)
+        for group, values in self._by_file(np.arange(len(self)), read):
+            out[group] = values
         return out
-
-    def _text(self, name: str) -> list[str]:
-        return list(self._array(name))
 
     def _row_of(self, utterance_id: str) -> int:
         if "rows" not in self._cache:
@@ -493,12 +492,13 @@ class Store:
     def _ids_among(self, wanted: Iterable[str]) -> set[str]:
         """Which of these ids have a row; found without making a str of every id."""
         names = encode_text(list(wanted))
-        found: set[str] = set()
 
-        def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
+        def read(h5: h5py.File, _: np.ndarray) -> list[str]:
             ids = h5["id"][:]
-            found.update(decode_text(ids[np.isin(ids, names)]))
-            return local
+            return decode_text(ids[np.isin(ids, names)])
 
-        self._read_rows(np.arange(len(self)), np.empty(len(self), np.int64), read)
-        return found
+        return {name for _, found in self._by_file(np.arange(len(self)), read) for name in found}
+
+
+def _read_layer(h5: h5py.File, local: np.ndarray, pooling: str, index: int) -> np.ndarray:
+    return read_rows(h5["embeddings"][pooling], local, index)

@@ -19,12 +19,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from extractor.errors import StoreError
+from extractor.errors import SettingsDiffer, StoreError
 from extractor.store.aside import TMP, aside
 from extractor.types import Failure, Utterance
 
@@ -50,6 +50,8 @@ BY_HAND = "by hand"  # `hser-store drop`: the recording stays out while it is in
 _FILES = (RUN, MANIFEST, ROWS, ERRORS, CONTENTS, LOCK)
 _DATA_FILE = re.compile(r"(batch|part)-(\d{8,})\.h5")
 _BYTES_A_WRITE = 1 << 20
+_NAMED = 5  # ids in one message
+_READINGS = 100  # of a manifest, before one gives up on one that changes all the time
 
 to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -110,6 +112,80 @@ class ManifestRow:
     former: tuple[tuple[str, int], ...] = ()
     size: int | None = None
     mtime_ns: int | None = None
+
+
+def differences(old: RunInfo, new: RunInfo) -> list[tuple[str, str, str]]:
+    """Why rows of the two cannot be in one run: name, the old value, the new one, as they are shown."""
+    found = _differences(old.settings, new.settings)
+    # Follows from the settings; asked again, so that rows of two shapes can never meet in a run.
+    for name in ("layers", "dim", "storage_dtype"):
+        was, now = getattr(old, name), getattr(new, name)
+        if was != now and (name != "dim" or (was and now)) and name not in new.settings:
+            found.append((name, _shown(was), _shown(now)))
+    return found
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    for key in dict.fromkeys([*old, *new]):
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(was, now, f"{prefix}{key}.")
+        elif not same_setting(key, was, now) or (key in old) != (key in new):
+            found.append((f"{prefix}{key}", _shown(was), _shown(now)))
+    return found
+
+
+def same_setting(name: str, was: Any, now: Any) -> bool:
+    """Whether two values make the same rows.
+
+    `normalisation` says behind its value, in parentheses, where it was read: that alone makes no other row.
+    """
+    if name == "normalisation" and isinstance(was, str) and isinstance(now, str):
+        return was.partition(" (")[0] == now.partition(" (")[0]
+    return bool(was == now)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "nothing"
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def agree(path: Path, asked: RunInfo) -> RunInfo:
+    """The description of the run at ``path``, written when there is none. Raises ``SettingsDiffer``.
+
+    Labels are no part of an embedding: other columns are no other settings. What there is to say of
+    the input and of the model is said anew.
+    """
+    if not (path / RUN).exists():
+        if any((path / PARTS).iterdir()):
+            raise StoreError(f"{path}: has parts but no {RUN}; put it back, or name another --out")
+        now = asked
+    else:
+        there = read_run(path)
+        found = [f"{name}: the run has {a}, you asked for {b}" for name, a, b in differences(there, asked)]
+        if found:
+            raise SettingsDiffer(
+                f"{path}: made with other settings. " + "; ".join(found) + ". "
+                "Name another --out, or ask for the run's own settings to resume it"
+            )
+        said = {key: asked.environment.get(key) for key in (*NOTES, CORPUS)}
+        if said == {key: there.environment.get(key) for key in said}:
+            return there
+        kept = {key: value for key, value in there.environment.items() if key not in said}
+        now = replace(there, environment=kept | {key: value for key, value in said.items() if value})
+    write_text(path / RUN, [now.to_json(), "\n"])
+    return now
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of them, for a message."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def batch_path(run: Path, batch: int) -> Path:
@@ -188,7 +264,26 @@ def read_run(run: Path) -> RunInfo:
     return RunInfo.from_json(text, path)
 
 
-def manifest_lines(rows: Iterable[ManifestRow], columns: Sequence[str]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A manifest as it was read. ``identity`` is that of the file: it is only ever replaced whole."""
+
+    rows: list[ManifestRow]
+    columns: tuple[str, ...]
+    edition: int | None
+    identity: tuple[int, ...]
+
+
+def write_manifest(
+    run: Path, rows: Sequence[ManifestRow], columns: Sequence[str], edition: int | None = None
+) -> None:
+    """(Re)write the manifest; its line 0 has the edition of one that was edited."""
+    write_text(run / MANIFEST, _manifest_lines(rows, columns, edition))
+
+
+def _manifest_lines(
+    rows: Sequence[ManifestRow], columns: Sequence[str], edition: int | None
+) -> Iterator[str]:
     for row in rows:
         utterance = row.utterance
         line: dict[str, Any] = {
@@ -211,17 +306,31 @@ def manifest_lines(rows: Iterable[ManifestRow], columns: Sequence[str]) -> Itera
             line["former"] = row.former
         if row.size is not None:
             line |= {"size": row.size, "mtime_ns": row.mtime_ns}
+        if edition is not None and row is rows[0]:
+            line["edition"] = edition
         yield to_json(line) + "\n"
 
 
-def read_manifest(path: Path, columns: Sequence[str]) -> list[ManifestRow]:
-    with path.open(encoding="ascii") as lines:
-        try:
-            return [_manifest_row(values, columns) for values in _parsed(path, lines)]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(
-                f"{path}: a line is not one of hser's ({error!r}); the file is damaged"
-            ) from error
+def read_lines(run: Path, written: Sequence[str]) -> Lines:
+    """The whole manifest, of one moment. ``written``: the run's columns, for one that was never edited."""
+    path = run / MANIFEST
+    for _ in range(_READINGS):
+        before = identity(path)
+        columns, edition = read_head(path)
+        columns = tuple(written) if edition is None else columns
+        with path.open(encoding="ascii") as lines:
+            try:
+                rows = [_manifest_row(values, columns) for values in _parsed(path, lines)]
+            except (KeyError, TypeError, AttributeError) as error:
+                raise _damaged(path, repr(error)) from error
+        if identity(path) == before:
+            return Lines(rows, columns, edition, before)
+    raise StoreError(f"{path}: changes as it is read")
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    there = path.stat()
+    return (there.st_ino, there.st_mtime_ns, there.st_size)
 
 
 def count_manifest(path: Path) -> int:
@@ -238,7 +347,7 @@ def read_head(path: Path) -> tuple[tuple[str, ...], int | None]:
     with path.open("rb") as lines:
         (values,) = _parsed(path, [lines.readline() or b"{}"])
     if not isinstance(values, dict):
-        raise StoreError(f"{path}: a line is not one of hser's ({values!r:.40}); the file is damaged")
+        raise _damaged(path, f"{values!r:.40}")
     return tuple(values.get("labels", ())), values.get("edition")
 
 
@@ -256,6 +365,10 @@ def failure_json(failure: Failure) -> str:
 
 def failure_from_json(text: str | bytes) -> Failure:
     return Failure(**json.loads(text))
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(f"{path}: a line is not one of hser's ({what}); the file is damaged")
 
 
 def _parsed(path: Path, lines: Iterable[str | bytes]) -> Iterator[Mapping[str, Any]]:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 
 from extractor.errors import StoreError
-from extractor.store.parts import decode_text, open_part, read_failures
+from extractor.store.hdf5 import decode_text, open_part, read_failures
 from extractor.store.run_folder import list_files
 from extractor.types import Failure
 
 _LISTINGS = 100  # of the folder, before one gives up on files that vanish
-
-# Reads local rows (indices in the file) of an open part.
-ReadRows = Callable[[h5py.File, np.ndarray], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +61,3 @@ def checksums_at(run: Path, positions: set[int]) -> dict[int, str]:
             continue
         return {position: found[position] for position in positions & found.keys()}
     return {}
-
-
-def chunkwise(pooling: str, layer: int) -> ReadRows:
-    """Reader of one layer that goes through a file a chunk at a time, in the order of the file."""
-
-    def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
-        dataset = h5["embeddings"][pooling]
-        rows_a_chunk = dataset.chunks[0]
-        order = np.argsort(local, kind="stable")
-        chunks = local[order] // rows_a_chunk
-        values = np.empty((len(local), dataset.shape[2]), np.float32)
-        for group in np.split(order, np.flatnonzero(np.diff(chunks)) + 1):
-            start = local[group[0]] // rows_a_chunk * rows_a_chunk
-            values[group] = dataset[start : start + rows_a_chunk, layer][local[group] - start]
-        return values
-
-    return read

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from extractor.store.edition import Lines, read_lines, rows_problem
-from extractor.store.parts import BrokenPart, checksum_problems, decode_text, open_part, read_info
+from extractor.store.edition import rows_problem
+from extractor.store.hdf5 import BrokenPart, checksum_problems, decode_text, open_part, read_info
 from extractor.store.reader import Store
-from extractor.store.run_folder import AGAIN, CONTENTS, MANIFEST, ROWS, RunInfo, list_files, read_run
-
-_SHOWN = 5  # ids named in one message
+from extractor.store.run_folder import (
+    AGAIN,
+    CONTENTS,
+    MANIFEST,
+    ROWS,
+    Lines,
+    RunInfo,
+    list_files,
+    read_lines,
+    read_run,
+    some,
+)
 
 
 def verify(path: str | PathLike[str]) -> list[str]:
@@ -64,7 +73,7 @@ def _counts(run: Path, info: RunInfo) -> list[str]:
     count_of = Counter(key for at, key in rows if at not in dropped)
     twice = [key for key, count in count_of.items() if count > 1]
     if twice:  # Store would refuse to read failures from such a run
-        return [f"{run}: {len(twice)} utterances have more than one row: {_some(twice)}"]
+        return [f"{run}: {len(twice)} utterances have more than one row: {some(twice)}"]
     failed = {failure.id for failure in Store(run).errors}
     ids = dict.fromkeys(key for at, key in planned.items() if at not in dropped)
     # What is wrong, and the utterances that it is wrong with.
@@ -75,7 +84,7 @@ def _counts(run: Path, info: RunInfo) -> list[str]:
             key for key in ids if key not in count_of and key not in failed
         ],
     }
-    return [f"{run}: {len(found)} {what}: {_some(found)}" for what, found in checks.items() if found]
+    return [f"{run}: {len(found)} {what}: {some(found)}" for what, found in checks.items() if found]
 
 
 def _rows_problems(run: Path, lines: Lines) -> list[str]:
@@ -131,7 +140,3 @@ def _packed_counts(path: Path, store: Store) -> list[str]:
         if found == store.num_planned
         else [f"{path}: {found} rows and failures, packed were {store.num_planned}"]
     )
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")

@@ -23,18 +23,10 @@ from typing import Any
 from extractor.errors import StoreError, StoreUnwritable
 from extractor.store.aside import TMP, sync_folder, writable
 from extractor.store.contents import write_contents
-from extractor.store.editing import RunManifest
-from extractor.store.fit import refuse_overflow
+from extractor.store.edition import RunManifest
+from extractor.store.hdf5 import NO_POOLING, BrokenPart, PartInfo, read_info
 from extractor.store.locks import FileLock, folder_lock, lock_shard, unlock_shard
-from extractor.store.parts import (
-    NO_POOLING,
-    BrokenPart,
-    PartInfo,
-    batch_contents,
-    merge,
-    read_info,
-    write_part,
-)
+from extractor.store.parts import joined, part_of_batch, refuse_overflow, stored_part, write_part
 from extractor.store.reader import Store
 from extractor.store.run_folder import (
     CONTENTS,
@@ -42,6 +34,7 @@ from extractor.store.run_folder import (
     PARTS,
     ManifestRow,
     RunInfo,
+    agree,
     batch_path,
     failure_json,
     list_files,
@@ -50,7 +43,6 @@ from extractor.store.run_folder import (
     read_run,
     write_text,
 )
-from extractor.store.same_settings import agree
 from extractor.types import BatchResult, Failure
 
 MERGE_BYTES = 128 << 20
@@ -252,14 +244,19 @@ class RunWriter:
         group = sorted(group, key=lambda result: result.batch)
         parts_before = self._num_parts
         info = self.info
-        contents = batch_contents(group, info.columns, info.layers, info.storage_dtype, self.columns)
+        part = joined(
+            [
+                part_of_batch(result, info.columns, info.layers, info.storage_dtype, self.columns)
+                for result in group
+            ]
+        )
         lowest = group[0].batch
-        if sum(array.num_bytes for array in contents.embeddings.values()) >= self._part_bytes():
-            write_part(part_path(self.path, lowest), contents, kind="part")
+        if sum(array.num_bytes for array in part.embeddings.values()) >= self._part_bytes():
+            write_part(part_path(self.path, lowest), part, kind="part")
             self._num_parts += 1
         else:
-            self._pending[lowest] = write_part(batch_path(self.path, lowest), contents, kind="batch")
-        self._committed.update(contents.batches)
+            self._pending[lowest] = write_part(batch_path(self.path, lowest), part, kind="batch")
+        self._committed.update(part.batches)
         if self._merge_is_due():
             self._merge()
         if self._num_parts > parts_before:
@@ -417,7 +414,8 @@ class RunWriter:
                     batches[0].path.replace(path)
             else:
                 _check_space(path, sum(batch.num_bytes for batch in batches))
-                merge(path, batches, self.info.columns)
+                whole = joined([stored_part(batch.path, self.info.columns) for batch in batches])
+                write_part(path, whole, kind="part")
         except StoreUnwritable as error:
             return error
         # From here on the part counts. A batch file that cannot be deleted is deleted by the next open.

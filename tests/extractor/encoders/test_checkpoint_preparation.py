@@ -23,7 +23,7 @@ from extractor.progress import Silent
 from extractor.run.engine import run
 from extractor.run.options import Options
 from extractor.store import Store
-from extractor.store.same_settings import same_setting
+from extractor.store.run_folder import same_setting
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

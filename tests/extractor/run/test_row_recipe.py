@@ -26,8 +26,8 @@ from extractor.encoders.spectral import SPECTRAL
 from extractor.inputs.manifest import read_manifest
 from extractor.run import fidelity
 from extractor.run.recipe import RESAMPLING, RowRecipe, refuse_other_model
-from extractor.store.fit import as_stored
-from extractor.store.parts import NO_POOLING
+from extractor.store.hdf5 import NO_POOLING
+from extractor.store.parts import as_stored
 from extractor.types import SAMPLE_RATE, Failure, Utterance
 
 # Of noise up to Nyquist with a deviation of 0.1: two low-pass filters differ at their edge alone.

@@ -18,7 +18,7 @@ from test_edit import COPIED, copies_of, recording, write
 from extractor.commands.store import hser_store
 from extractor.errors import SettingsDiffer, SettingsError, StoreError
 from extractor.store import Store
-from extractor.store import selection as store_selection
+from extractor.store import merge as store_merge
 from extractor.store import writer as run_writer
 from extractor.store.edit import drop, relabel
 from extractor.store.merge import merge
@@ -77,7 +77,7 @@ def test_embeddings_are_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage_dtype: str
 ) -> None:
     """Frames too, of parts and of batch files, a few rows at a time, rows left out in between."""
-    monkeypatch.setattr(store_selection, "write_part", partial(write_part, buffer_bytes=100))
+    monkeypatch.setattr(store_merge, "write_part", partial(write_part, buffer_bytes=100))
     monkeypatch.setattr(run_writer, "MERGE_BATCHES", 3)  # one part, of the rest another
     for number in range(2):
         results = batches(5, rows=4, dim=FRAMES, seed=number)

@@ -44,10 +44,10 @@ from extractor.errors import (
     StoreError,
     StoreUnwritable,
 )
-from extractor.store import Store, aside, parts
+from extractor.store import Store, aside, hdf5, parts
 from extractor.store import writer as run_writer
 from extractor.store.pack import pack
-from extractor.store.run_folder import ManifestRow, read_manifest
+from extractor.store.run_folder import ManifestRow, read_lines
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure, Row, Utterance
 
@@ -159,7 +159,7 @@ def test_layers_are_named_by_the_models_numbers(tmp_path: Path) -> None:
 
 
 def test_rows_can_be_read_at_random_and_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "CHUNK_BYTES", 64)  # three rows a chunk
+    monkeypatch.setattr(hdf5, "CHUNK_BYTES", 64)  # three rows a chunk
     results = batches(4, rows=9)
     write_run(tmp_path / "run", results)
     store = Store(tmp_path / "run")
@@ -258,7 +258,7 @@ def test_a_missing_part_shows_as_nan(tmp_path: Path) -> None:
 def test_a_layer_of_all_recordings_is_one_run_of_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(hdf5, "CHUNK_BYTES", 100)
     monkeypatch.setattr(parts, "MERGE_BUFFER_BYTES", 1000)
     write_run(tmp_path / "run", batches(5, rows=21, dim=WITH_FRAMES), WITH_FRAMES)
     (part,) = (tmp_path / "run" / "parts").iterdir()
@@ -365,7 +365,7 @@ def test_a_long_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ]
     with opened(tmp_path / "run") as writer:
         writer.write_manifest(rows)
-        assert read_manifest(tmp_path / "run" / "manifest.jsonl", COLUMNS) == rows
+        assert read_lines(tmp_path / "run", COLUMNS).rows == rows
 
 
 def test_a_bug_of_the_caller_is_not_stored(tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_what_is_not_finite_is_never_stored(tmp_path: Path, value: float) -> Non
 
 
 def test_pack_is_one_file_with_the_same_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(hdf5, "CHUNK_BYTES", 64)
     run, packed = tmp_path / "run", tmp_path / "packed.h5"
     write_run(run, batches(4, dim=WITH_FRAMES), WITH_FRAMES)
     pack(run, packed)
@@ -583,7 +583,7 @@ def test_help_answers_at_once() -> None:
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_every_text_survives(text: str) -> None:
-    assert parts.decode_text(parts.encode_text([text, "x", text + "é"])) == [text, "x", text + "é"]
+    assert hdf5.decode_text(hdf5.encode_text([text, "x", text + "é"])) == [text, "x", text + "é"]
 
 
 def test_a_label_may_be_called_anything(tmp_path: Path) -> None:

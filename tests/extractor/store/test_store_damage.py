@@ -35,8 +35,9 @@ from extractor.errors import (
     StoreUnwritable,
 )
 from extractor.run.remarks import remarks
-from extractor.store import Store, parts, run_folder
+from extractor.store import Store
 from extractor.store import writer as run_writer
+from extractor.store.run_folder import read_lines
 from extractor.store.verify import verify
 
 
@@ -119,7 +120,7 @@ def test_a_part_that_cannot_be_opened_for_another_reason_is_kept(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts.h5py, "File", too_many)
+        patch.setattr(h5py, "File", too_many)
         with pytest.raises(OSError, match="Too many open files"):
             opened(run)
     assert len(list((run / "parts").iterdir())) == 1
@@ -281,8 +282,7 @@ def test_a_manifest_that_is_damaged_is_named(tmp_path: Path) -> None:
     for damaged in (b"\xe0\xff", lines.replace('"path":', '"pfad":').encode(), b"[1]\n", b"7\n"):
         path.write_bytes(damaged)
         with pytest.raises(StoreError, match=r"manifest\.jsonl.* damaged"):
-            run_folder.read_head(path)
-            run_folder.read_manifest(path, ())
+            read_lines(tmp_path / "run", ())
 
 
 def test_damage_in_what_is_noted_of_silence_is_no_traceback(tmp_path: Path) -> None:

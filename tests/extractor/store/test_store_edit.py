@@ -14,8 +14,8 @@ from store_cases import COLUMNS, DIM, batches, content, manifest_of, one_row, op
 
 from extractor.errors import StoreError
 from extractor.store import Store
+from extractor.store.hdf5 import decode_text
 from extractor.store.pack import pack
-from extractor.store.parts import decode_text
 from extractor.store.run_folder import BY_HAND, CONTENTS, ERRORS, MANIFEST, REPLACED, ROWS, ManifestRow
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure
