@@ -32,7 +32,7 @@ def write_contents(run: Path, info: RunInfo) -> None:
     edition = read_edition(run)
     if edition is not None:
         info = replace(info, columns=edition.columns)
-    parts = [part for path in list_files(run)[1] if len((part := _describe(path, edition)).rows)]
+    parts = [part for path in list_files(run)[1] if len((part := _ShownPart(path, edition)).rows)]
     with (
         aside(run / CONTENTS) as file,
         interrupt_later(),
@@ -66,23 +66,25 @@ def write_contents(run: Path, info: RunInfo) -> None:
         )
 
 
-class _Part:
+class _ShownPart:
     """What the table says about one part. ``rows``: indices of those that it shows."""
 
-    def __init__(self, path: Path, h5: h5py.File, edition: Edition | None) -> None:
+    def __init__(self, path: Path, edition: Edition | None) -> None:
         self.path = path
         self.source = f"{PARTS}/{path.name}"
-        self.positions = h5["position"][:]
+        self.datasets: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+
+        def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset):
+                self.datasets[name] = (item.shape, item.dtype)
+
+        with open_part(path) as h5:
+            self.positions = h5["position"][:]
+            self.poolings = [*h5.get("embeddings", {})]
+            self.frame_offsets = h5["frame_offsets"][:] if "frame_offsets" in h5 else np.zeros(1, "<i8")
+            h5.visititems(note)
         live = np.ones(len(self.positions), bool) if edition is None else edition.live(self.positions)
         self.rows = np.flatnonzero(live)
-        self.poolings = [*h5.get("embeddings", {})]
-        self.frame_offsets = h5["frame_offsets"][:] if "frame_offsets" in h5 else np.zeros(1, "<i8")
-        self.datasets: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-        h5.visititems(self._visit)
-
-    def _visit(self, name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            self.datasets[name] = (item.shape, item.dtype)
 
     def stretches(self, name: str) -> list[tuple[int, int]]:
         """Where in the dataset ``name`` the rows are: [first, last) of each stretch of neighbours."""
@@ -93,30 +95,23 @@ class _Part:
         return [(int(self.frame_offsets[first]), int(self.frame_offsets[last])) for first, last in spans]
 
 
-def _describe(path: Path, edition: Edition | None) -> _Part:
-    with open_part(path) as h5:
-        return _Part(path, h5, edition)
-
-
-def _copy_rows(h5: h5py.File, name: str, kind: str, parts: Sequence[_Part], edition: Edition) -> None:
+def _copy_rows(h5: h5py.File, name: str, kind: str, parts: Sequence[_ShownPart], edition: Edition) -> None:
     if name in ("id", "path") or name.startswith("labels/"):
         values = edition.text(name)
         write_text_column(h5, name, [value for part in parts for value in values[part.positions[part.rows]]])
         return
-    columns = [_read(part, name) for part in parts]
+    columns = []
+    for part in parts:
+        with open_part(part.path) as stored:
+            columns.append(stored[name][:][part.rows])
     if kind is TEXT:
         write_text_column(h5, name, [value for column in columns for value in decode_text(column)])
     else:
         h5.create_dataset(name, data=np.concatenate([np.zeros(0, kind), *columns]))
 
 
-def _read(part: _Part, name: str) -> np.ndarray:
-    with open_part(part.path) as h5:
-        return np.asarray(h5[name][:][part.rows])
-
-
 def _write_rows(
-    h5: h5py.File, name: str, parts: Sequence[_Part], empty: tuple[int, ...], dtype: str | np.dtype
+    h5: h5py.File, name: str, parts: Sequence[_ShownPart], empty: tuple[int, ...], dtype: str | np.dtype
 ) -> None:
     """One virtual dataset over ``parts``; without any, a plain one of shape ``empty``."""
     if not parts:

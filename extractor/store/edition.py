@@ -148,17 +148,26 @@ def write_rows(run: Path, rows: Sequence[ManifestRow], columns: Sequence[str], e
         h5.attrs.update({"format": FORMAT, "kind": "rows", "edition": edition})
 
 
-def rows_problem(path: Path, lines: Lines) -> str | None:
-    """What is wrong with ``rows.h5`` beside an edited manifest. Raises ``BrokenPart``."""
-    with open_part(path) as h5:
-        if int(h5.attrs["edition"]) != lines.edition:
-            return f"is of edition {h5.attrs['edition']}, the manifest is of edition {lines.edition}"
-        for name, values in _texts(lines.rows, lines.columns).items():
-            if _read_text(h5[name]).tolist() != values:
-                return f"its {name} is not the manifest's"
-        if not np.array_equal(h5["batch"][:], _batches(lines.rows)):
-            return "its batch is not the manifest's"
-    return None
+def rows_problem(run: Path, lines: Lines) -> str | None:
+    """What is wrong with ``rows.h5`` beside an edited manifest. It is derived: it may be missing."""
+    path = run / ROWS
+    if lines.edition is None or not path.exists():
+        return None
+    problem = None
+    try:
+        with open_part(path) as h5:
+            edition = int(h5.attrs["edition"])
+            if edition != lines.edition:
+                problem = f"is of edition {edition}, the manifest is of edition {lines.edition}"
+            else:
+                found = {name: _read_text(h5[name]).tolist() for name in _texts([], lines.columns)}
+                found["batch"] = h5["batch"][:].tolist()
+                expected = _texts(lines.rows, lines.columns) | {"batch": _batches(lines.rows).tolist()}
+                wrong = next((name for name, values in expected.items() if found[name] != values), None)
+                problem = wrong and f"its {wrong} is not the manifest's"
+    except BrokenPart as error:
+        problem = f"damaged ({error.__cause__})"
+    return problem and f"{path}: {problem}; delete this file: whoever next writes to the run makes it anew"
 
 
 def write_text_column(h5: h5py.File, name: str, values: Sequence[str]) -> None:

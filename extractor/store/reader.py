@@ -1,9 +1,5 @@
 """``Store``: read a run, while it is written or after.
 
-    store = Store("runs/ravdess")
-    X = store.load(layer=12)               # float32 [N, D], rows in manifest order
-    y = store.labels("emotion")
-
 A run folder is read from its finished files, batches and parts alike; ``embeddings.h5`` is not
 needed, so a run that was killed reads as well as one that ended. What is read at any time is one
 layer of one chunk of rows, beside the array that is returned.
@@ -11,14 +7,11 @@ layer of one chunk of rows, beside the array that is returned.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import h5py
 import numpy as np
@@ -42,14 +35,14 @@ from extractor.store.run_folder import (
     RUN,
     RunInfo,
     count_manifest,
-    probe_failures,
     read_run,
 )
-from extractor.store.sources import Source, list_sources, read_source
+from extractor.store.sources import Source, failures_of, list_sources, read_source
 from extractor.types import SAMPLE_RATE, Failure
 
 _ORIGINAL, _COPY, _ = COPY_COLUMNS
 _T = TypeVar("_T")
+Layers: TypeAlias = "int | Sequence[int] | None"
 
 
 class Store:
@@ -68,11 +61,11 @@ class Store:
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
         self._packed = False
-        self._info = self._open()
+        self.info = self._open()
         self._cache: dict[str, Any] = {}
         self._edition = None if self._packed else read_edition(self.path)
         if self._edition is not None:
-            self._info = replace(self._info, columns=self._edition.columns)
+            self.info = replace(self.info, columns=self._edition.columns)
         self._sources = self._list_sources()
         positions = [source.positions for source in self._sources]
         self._positions = np.sort(np.concatenate([np.zeros(0, np.int64), *positions]))
@@ -101,7 +94,7 @@ class Store:
         return [read_source(self.path)] if self._packed else list_sources(self.path)
 
     def _locate(self) -> None:
-        """Note, for each row, the file it is in and its index there."""
+        """Note, for each row, the file it is in and its index there; -1 where it is in none."""
         self._source_of = np.full(len(self), -1, np.int32)
         self._local = np.zeros(len(self), np.int64)
         for number, source in enumerate(self._sources):
@@ -124,30 +117,26 @@ class Store:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the labels."""
-        return self._info.columns
+        return self.info.columns
 
     @property
     def layers(self) -> list[int]:
         """The model's numbers of the layers that are stored."""
-        return list(self._info.layers)
+        return list(self.info.layers)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self._info.settings
+        return self.info.settings
 
     @property
     def environment(self) -> dict[str, Any]:
-        return self._info.environment
-
-    @property
-    def info(self) -> RunInfo:
-        return self._info
+        return self.info.environment
 
     @property
     def shapes(self) -> dict[str, int]:
         """D' of each pooling: as the run says, or else as its first rows have it."""
-        if self._info.dim:
-            return dict(self._info.dim)
+        if self.info.dim:
+            return dict(self.info.dim)
         if "shapes" not in self._cache and len(self):
 
             def read(h5: h5py.File, _: np.ndarray) -> dict[str, int]:
@@ -166,12 +155,7 @@ class Store:
         return [name for name in self.shapes if name != NO_POOLING]
 
     def resolve(
-        self,
-        layers: int | Sequence[int] | None = None,
-        pooling: str | None = None,
-        *,
-        frames: bool = False,
-        hint: str = "",
+        self, layers: Layers = None, pooling: str | None = None, *, frames: bool = False, hint: str = ""
     ) -> tuple[list[int], str]:
         """Which layers, by the model's own numbers, and which pooling are meant.
 
@@ -200,7 +184,7 @@ class Store:
 
     @property
     def batches(self) -> list[int]:
-        """Batches of the plan that were committed when the store was opened."""
+        """Of the plan, those that were committed when the store was opened."""
         return sorted(batch for source in self._sources for batch in source.batches)
 
     @property
@@ -215,9 +199,9 @@ class Store:
 
     @property
     def num_bytes(self) -> int:
-        """Size on the disk of what is read."""
-        files = [self.path] if self._packed else [file for file in self.path.rglob("*") if file.is_file()]
-        return sum(file.stat().st_size for file in files)
+        """Size on the disk."""
+        files = [self.path] if self._packed else self.path.rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     @property
     def positions(self) -> np.ndarray:
@@ -269,10 +253,7 @@ class Store:
 
     @property
     def has_copies(self) -> bool:
-        """Whether its rows say what they are augmented copies of.
-
-        So they do in the columns that `hser-extract --augment` and the manifest of `hser-augment` have.
-        """
+        """Whether its rows say what they are augmented copies of, as `--augment` and `hser-augment` do."""
         return {_ORIGINAL, _COPY} <= set(self.columns)
 
     @property
@@ -329,12 +310,23 @@ class Store:
         later says.
         """
         if "errors" not in self._cache:
-            self._cache["errors"] = self._read_errors()
+            edition = self._edition
+            failures = failures_of(None if self._packed else self.path, self._sources, edition)
+            if edition is None:
+                names, done = encode_text(list(failures)), set()
+                if failures:  # found without making a str of every id
+                    for _, ids in self._by_file(np.arange(len(self)), lambda h5, _: h5["id"][:]):
+                        done.update(decode_text(ids[np.isin(ids, names)]))
+                errors = [failure for key, failure in failures.items() if key not in done]
+            else:
+                now, paths, rows = edition.text("id"), edition.text("path"), set(self._positions.tolist())
+                errors = [replace(f, id=now[k], path=paths[k]) for k, f in failures.items() if k not in rows]
+            self._cache["errors"] = errors
         return list(self._cache["errors"])
 
     # Embeddings
 
-    def load(self, layer: int | Sequence[int] | None = None, pooling: str | None = None) -> np.ndarray:
+    def load(self, layer: Layers = None, pooling: str | None = None) -> np.ndarray:
         """float32 ``[N, D']`` of one layer; ``[N, layers, D']`` of several, or of all with None.
 
         ``pooling`` may be left out where the run has one. Raises ``SettingsError`` for a layer or
@@ -343,28 +335,28 @@ class Store:
         return self.load_rows(np.arange(len(self)), layer, pooling)
 
     def load_rows(
-        self,
-        rows: Sequence[int] | np.ndarray,
-        layer: int | Sequence[int] | None = None,
-        pooling: str | None = None,
+        self, rows: Sequence[int] | np.ndarray, layer: Layers = None, pooling: str | None = None
     ) -> np.ndarray:
         """``load`` for some rows, in the order given; of the file, their chunks alone are read."""
         layers, pooling = self.resolve(layer, pooling)
         rows = self._row_indices(rows)
         out = np.empty((len(rows), len(layers), self.shapes[pooling]), np.float32)
         for k, number in enumerate(layers):
-            read = partial(_read_layer, pooling=pooling, index=self.layers.index(number))
+            index = self.layers.index(number)
+
+            def read(h5: h5py.File, local: np.ndarray, index: int = index) -> np.ndarray:
+                return read_rows(h5["embeddings"][pooling], local, index)
+
             for group, values in self._by_file(rows, read):
                 out[group, k] = values
         return out[:, 0] if isinstance(layer, int | np.integer) else out
 
     def iter_rows(
-        self, layer: int | Sequence[int] | None = None, pooling: str | None = None, block_rows: int = 1024
+        self, layer: Layers = None, pooling: str | None = None, block_rows: int = 1024
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All rows in the order in which they lie on the disk, a block at a time.
+        """All rows as they lie on the disk, a block at a time: for a store that does not fit in memory.
 
-        Yields row indices int64 ``[n]`` and their embeddings as ``load_rows`` gives them: the way
-        through a store that does not fit in memory.
+        Yields row indices int64 ``[n]`` and their embeddings as ``load_rows`` gives them.
         """
         on_disk = np.lexsort((self._local, self._source_of))
         for start in range(0, len(on_disk), block_rows):
@@ -376,16 +368,19 @@ class Store:
         if NO_POOLING not in self.shapes:
             raise SettingsError(f"{self.path}: no frames are stored; extract with --pooling {NO_POOLING}")
         if isinstance(row, str):
-            row = self._row_of(row)
-        index: int | slice = slice(None)
-        if layer is not None:
-            index = self.layers.index(self.resolve(layer, NO_POOLING, frames=True)[0][0])
+            if "rows" not in self._cache:
+                self._cache["rows"] = {value: number for number, value in enumerate(self.ids)}
+            if row not in self._cache["rows"]:
+                raise SettingsError(f"{self.path}: no row has the id {row!r}")
+            row = self._cache["rows"][row]
+        numbers, _ = self.resolve(layer, NO_POOLING, frames=True)
+        index = slice(None) if layer is None else self.layers.index(numbers[0])
 
         def read(h5: h5py.File, local: np.ndarray) -> np.ndarray:
             start, stop = h5["frame_offsets"][local[0] : local[0] + 2]
             return np.asarray(h5["embeddings"][NO_POOLING][start:stop, index], np.float32)
 
-        ((_, frames),) = self._by_file(self._row_indices([row]), read)
+        ((_, frames),) = self._by_file(self._row_indices([int(row)]), read)
         return frames
 
     def close(self) -> None:
@@ -395,9 +390,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # How it is read
@@ -405,8 +398,7 @@ class Store:
     def _by_file(
         self, rows: np.ndarray, read: Callable[[h5py.File, np.ndarray], _T]
     ) -> Iterator[tuple[np.ndarray, _T]]:
-        """For each file that has some of the ``rows``: which (indices into them), and what ``read`` makes of
-        its local indices.
+        """For each file with some of the ``rows``: which of them, and what ``read`` makes of them there.
 
         A batch file may be merged into a part while it is read: then the files are listed anew
         and the rows still missing are looked up where they are now.
@@ -414,21 +406,23 @@ class Store:
         pending = np.arange(len(rows))
         while len(pending):
             numbers = self._source_of[rows[pending]]
-            source = numbers.min()
-            if source < 0:
+            order = np.argsort(numbers, kind="stable")
+            pending, numbers, done = pending[order], numbers[order], 0
+            if numbers[0] < 0:
                 raise StoreError(f"{self.path}: rows that were there are gone; open the run again")
-            group = pending[numbers == source]
-            try:
-                with open_part(self._sources[source].path) as h5:
-                    found = read(h5, self._local[rows[group]])
-            except FileNotFoundError:
-                if self._packed:
-                    raise
-                self._sources = self._list_sources()
-                self._locate()
-                continue
-            yield group, found
-            pending = pending[numbers != source]
+            for group in np.split(pending, np.flatnonzero(np.diff(numbers)) + 1):
+                try:
+                    with open_part(self._sources[numbers[done]].path) as h5:
+                        found = read(h5, self._local[rows[group]])
+                except FileNotFoundError:
+                    if self._packed:
+                        raise
+                    self._sources = self._list_sources()
+                    self._locate()
+                    break
+                yield group, found
+                done += len(group)
+            pending = pending[done:]
 
     def column(self, name: str) -> np.ndarray | list[str]:
         """A per-row dataset by its name in the file (``hdf5.ROW_COLUMNS``, ``labels/<column>``)."""
@@ -436,69 +430,21 @@ class Store:
         return values.tolist() if values.dtype == object else values
 
     def _values(self, name: str) -> np.ndarray:
+        """float or int64 [N]; texts as str in an array of objects."""
         if name not in self._cache:
-            self._cache[name] = self._read_column(name, column_kinds(self.columns)[name])
+            if self._edition is not None and (name in ("id", "path") or name.startswith("labels/")):
+                self._cache[name] = self._edition.text(name)[self._positions]
+            else:
+                kind = column_kinds(self.columns)[name]
+                out = np.empty(len(self), object if kind is TEXT else kind)
+                for group, found in self._by_file(np.arange(len(self)), lambda h5, rows: h5[name][:][rows]):
+                    out[group] = decode_text(found) if kind is TEXT else found
+                self._cache[name] = out
         values: np.ndarray = self._cache[name]
         return values
-
-    def _read_column(self, name: str, kind: str) -> np.ndarray:
-        if self._edition is not None and (name in ("id", "path") or name.startswith("labels/")):
-            return self._edition.text(name)[self._positions]
-        out = np.empty(len(self), object if kind is TEXT else kind)
-
-        def read(h5: h5py.File, local: np.ndarray) -> np.ndarray | list[str]:
-            values = h5[name][:][local]
-            return decode_text(values) if kind is TEXT else values
-
-        for group, values in self._by_file(np.arange(len(self)), read):
-            out[group] = values
-        return out
-
-    def _row_of(self, utterance_id: str) -> int:
-        if "rows" not in self._cache:
-            self._cache["rows"] = {value: row for row, value in enumerate(self.ids)}
-        row: int | None = self._cache["rows"].get(utterance_id)
-        if row is None:
-            raise SettingsError(f"{self.path}: no row has the id {utterance_id!r}")
-        return row
 
     def _row_indices(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         indices = np.asarray(rows, np.int64)
         if len(indices) and (indices.min() < -len(self) or indices.max() >= len(self)):
             raise SettingsError(f"{self.path}: row {indices.max()} asked for, there are {len(self)}")
         return indices % len(self) if len(indices) else indices
-
-    def _read_errors(self) -> list[Failure]:
-        failures: dict[Any, Failure] = {}  # by id; of an edited run by position
-        edition = self._edition
-        manifest = self.path / MANIFEST
-        if not self._packed and manifest.exists():
-            for failure in probe_failures(manifest):
-                key = failure.id if edition is None else edition.line_of(sys.maxsize, failure.id)
-                if key is not None:  # of this edition
-                    failures[key] = failure
-        in_batches = (pair for source in self._sources for pair in source.failures)
-        for batch, failure in sorted(in_batches, key=lambda pair: pair[0]):
-            key = failure.id if edition is None else edition.line_of(batch, failure.id)
-            if key is not None:
-                failures.pop(key, None)
-                failures[key] = failure
-        if edition is None:
-            done = self._ids_among([failure.id for failure in failures.values()]) if failures else set()
-            return [failure for key, failure in failures.items() if key not in done]
-        names, paths, done = edition.text("id"), edition.text("path"), set(self._positions.tolist())
-        return [replace(f, id=names[k], path=paths[k]) for k, f in failures.items() if k not in done]
-
-    def _ids_among(self, wanted: Iterable[str]) -> set[str]:
-        """Which of these ids have a row; found without making a str of every id."""
-        names = encode_text(list(wanted))
-
-        def read(h5: h5py.File, _: np.ndarray) -> list[str]:
-            ids = h5["id"][:]
-            return decode_text(ids[np.isin(ids, names)])
-
-        return {name for _, found in self._by_file(np.arange(len(self)), read) for name in found}
-
-
-def _read_layer(h5: h5py.File, local: np.ndarray, pooling: str, index: int) -> np.ndarray:
-    return read_rows(h5["embeddings"][pooling], local, index)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from extractor.errors import StoreError
+from extractor.store.edition import Edition
 from extractor.store.hdf5 import decode_text, open_part, read_failures
-from extractor.store.run_folder import list_files
+from extractor.store.run_folder import MANIFEST, list_files, probe_failures
 from extractor.types import Failure
 
 _LISTINGS = 100  # of the folder, before one gives up on files that vanish
@@ -61,3 +65,21 @@ def checksums_at(run: Path, positions: set[int]) -> dict[int, str]:
             continue
         return {position: found[position] for position in positions & found.keys()}
     return {}
+
+
+def failures_of(run: Path | None, sources: Sequence[Source], edition: Edition | None) -> dict[Any, Failure]:
+    """Failures by id, of an edited run by position; of each the last one, as its batch or the run has it.
+
+    First those of headers, which only the manifest of a ``run`` folder has.
+    """
+    failures: dict[Any, Failure] = {}
+    found: list[tuple[int, Failure]] = []
+    if run is not None and (run / MANIFEST).exists():
+        found = [(sys.maxsize, failure) for failure in probe_failures(run / MANIFEST)]
+    found += sorted((pair for source in sources for pair in source.failures), key=lambda pair: pair[0])
+    for batch, failure in found:
+        key = failure.id if edition is None else edition.line_of(batch, failure.id)
+        if key is not None:  # of this edition
+            failures.pop(key, None)
+            failures[key] = failure
+    return failures

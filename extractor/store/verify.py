@@ -16,14 +16,13 @@ from extractor.store.run_folder import (
     AGAIN,
     CONTENTS,
     MANIFEST,
-    ROWS,
-    Lines,
     RunInfo,
     list_files,
     read_lines,
     read_run,
     some,
 )
+from extractor.store.sources import list_sources
 
 
 def verify(path: str | PathLike[str]) -> list[str]:
@@ -62,12 +61,15 @@ def _counts(run: Path, info: RunInfo) -> list[str]:
     if not (run / MANIFEST).exists():
         return [f"{run}: has no {MANIFEST} yet; {AGAIN}"]
     lines = read_lines(run, info.columns)
-    stale = _rows_problems(run, lines)
+    stale = rows_problem(run, lines)
     if stale:  # Store would answer by it
-        return stale
+        return [stale]
     planned = {row.position: row.utterance.id for row in lines.rows}
     dropped = {row.position for row in lines.rows if row.dropped}
-    rows = _positions_and_ids(run)
+    rows: list[tuple[int, str]] = []
+    for source in list_sources(run):
+        with open_part(source.path) as h5:
+            rows += zip(source.positions.tolist(), decode_text(h5["id"][:]), strict=True)
     if lines.edition is not None:  # a recording may have another id now than its part was written with
         rows = [(at, planned.get(at, key)) for at, key in rows]
     count_of = Counter(key for at, key in rows if at not in dropped)
@@ -85,36 +87,6 @@ def _counts(run: Path, info: RunInfo) -> list[str]:
         ],
     }
     return [f"{run}: {len(found)} {what}: {some(found)}" for what, found in checks.items() if found]
-
-
-def _rows_problems(run: Path, lines: Lines) -> list[str]:
-    """``rows.h5`` of an edited run against the manifest. That it is missing is none: it is derived."""
-    path = run / ROWS
-    if lines.edition is None or not path.exists():
-        return []
-    try:
-        problem = rows_problem(path, lines)
-    except BrokenPart as error:
-        problem = f"damaged ({error.__cause__})"
-    return (
-        [f"{path}: {problem}; delete this file: whoever next writes to the run makes it anew"]
-        if problem
-        else []
-    )
-
-
-def _positions_and_ids(run: Path) -> list[tuple[int, str]]:
-    """Of every row, those of a batch that is also in a part counted once: opening the run removes it."""
-    batches, parts = list_files(run)
-    found: list[tuple[int, str]] = []
-    merged: set[int] = set()
-    for path in [*parts, *batches]:
-        with open_part(path) as h5:
-            inside = h5["batches"][:].tolist()
-            if path in parts or merged.isdisjoint(inside):
-                found += zip(h5["position"][:].tolist(), decode_text(h5["id"][:]), strict=True)
-            merged.update(inside)
-    return found
 
 
 def _contents_problems(run: Path) -> list[str]:
@@ -135,8 +107,6 @@ def _packed_counts(path: Path, store: Store) -> list[str]:
     if store.unfinished:
         return [f"{path}: {store.unfinished}"]
     found = len(store) + len(store.errors)
-    return (
-        []
-        if found == store.num_planned
-        else [f"{path}: {found} rows and failures, packed were {store.num_planned}"]
-    )
+    if found == store.num_planned:
+        return []
+    return [f"{path}: {found} rows and failures, packed were {store.num_planned}"]

@@ -93,6 +93,8 @@ def test_what_was_committed_is_read_back_exactly_in_manifest_order(tmp_path: Pat
     for k, row in enumerate(rows):
         np.testing.assert_array_equal(store.frames(k), frames[row.position])
         np.testing.assert_array_equal(store.frames(row.utterance.id, layer=12), frames[row.position][:, 2])
+    with pytest.raises(SettingsError, match="no row has the id"):
+        store.frames("nobody")
     failures = [failure for result in results for failure in result.failures]
     assert failures
     assert store.errors == failures
@@ -173,8 +175,6 @@ def test_rows_can_be_read_at_random_and_in_blocks(tmp_path: Path, monkeypatch: p
     assert (seen == 1).all()
     with pytest.raises(SettingsError, match="row 1000 asked for"):
         store.load_rows([1000], 6, "mean")
-    with pytest.raises(SettingsError, match="no row has the id"):
-        Store(tmp_path / "run")._row_of("nobody")
 
 
 def test_reading_one_layer_needs_no_more_memory_than_that_layer(tmp_path: Path) -> None:
