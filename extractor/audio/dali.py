@@ -91,16 +91,6 @@ def load(path: str, planned: Header) -> tuple[np.ndarray, Header] | None:
 _idle_contexts: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()  # one to a thread at a time
 
 
-def _new_context() -> tuple[Any, Any]:
-    # The CPU by name: by default DALI takes a GPU where there is one, and memory on it. One thread:
-    # the threads that call decode in parallel, and none waits for the slowest of a batch.
-    ndd = dali_library()
-    assert ndd is not None
-    device = ndd.Device("cpu")
-    with device:
-        return device, ndd.EvalContext(thread_pool=ndd.ThreadPool(1))
-
-
 def decode(files: list[np.ndarray]) -> list[tuple[np.ndarray, int] | None]:
     """Whole files in memory (uint8) -> samples and rate of each; ``None`` where DALI cannot.
 
@@ -122,7 +112,11 @@ def _decode_at_once(files: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
     try:
         device, context = _idle_contexts.get_nowait()
     except queue.Empty:
-        device, context = _new_context()
+        # The CPU by name: by default DALI takes a GPU where there is one, and memory on it. One thread:
+        # the threads that call decode in parallel, and none waits for the slowest of a batch.
+        device = ndd.Device("cpu")
+        with device:
+            context = ndd.EvalContext(thread_pool=ndd.ThreadPool(1))
     try:
         # Synchronous: errors are raised here, with their message, and no thread is left behind.
         with device, context, ndd.EvalMode.sync_cpu:

@@ -51,7 +51,7 @@ class Room:
         self._waiting: deque[object] = deque()
 
     @contextmanager
-    def take(self, num_bytes: int, stop: threading.Event) -> Iterator[Taken]:
+    def take(self, num_bytes: int, stop: threading.Event) -> Iterator[Claim]:
         """Holds so much, or all of it where that is less. Raises Stopped."""
         ticket, claim = object(), min(num_bytes, self.budget)
         with self._changed:
@@ -65,7 +65,7 @@ class Room:
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
-        taken = Taken(self, claim)
+        taken = Claim(self, claim)
         try:
             yield taken
         finally:
@@ -103,8 +103,8 @@ class Room:
             self._kept -= excess
 
 
-class Taken:
-    """What one recording holds."""
+class Claim:
+    """What one recording holds of the room."""
 
     def __init__(self, room: Room, num_bytes: int) -> None:
         self._room, self.num_bytes = room, num_bytes

@@ -54,7 +54,7 @@ def draw_copy(copy: Copy, wav: Path) -> None:
     figure.savefig(wav.with_suffix(".png"), dpi=110)
 
 
-class _Kept:
+class _OneLayer:
     """Keeps the one layer of a spectral encoder."""
 
     frames: np.ndarray
@@ -70,6 +70,6 @@ def _log_mel(waveform: np.ndarray) -> np.ndarray:
 
     from extractor.encoders.spectral import SpectralEncoder
 
-    encoder, kept = SpectralEncoder("logmel", torch.device("cpu")), _Kept()
+    encoder, kept = SpectralEncoder("logmel", torch.device("cpu")), _OneLayer()
     encoder.forward([torch.from_numpy(np.ascontiguousarray(waveform))], kept)
     return kept.frames * (10.0 / np.log(10.0))

@@ -30,7 +30,7 @@ class Names(Sequence[Sequence[str]]):
     """What each recording may be called: the one id that was given, else its forms, the shortest first."""
 
     def __init__(self, inputs: Sequence[Input]) -> None:
-        self._inputs = [_Named(each) for each in inputs]
+        self._inputs = [_InputNames(each) for each in inputs]
         self._first = [0, *itertools.accumulate(len(each.paths) for each in self._inputs)]
         highest = _highest({root for each in self._inputs for root in each.roots()})
         called = _told_apart(set(highest.values()))
@@ -75,11 +75,11 @@ class Names(Sequence[Sequence[str]]):
             first.setdefault(name, origin)
         raise InputError("\n  ".join(["recordings with the same id; give each row its own 'id'", *problems]))
 
-    def _each(self) -> Iterator[tuple[_Named, int]]:
+    def _each(self) -> Iterator[tuple[_InputNames, int]]:
         return ((each, k) for each in self._inputs for k in range(len(each.paths)))
 
 
-class _Named:
+class _InputNames:
     """Of an input, what its recordings are called by; its labels need not be kept for that."""
 
     def __init__(self, source: Input) -> None:

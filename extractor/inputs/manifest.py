@@ -28,7 +28,7 @@ from extractor.inputs.table import (
     Input,
     read_table,
 )
-from extractor.inputs.walk import AUDIO_SUFFIXES, Found, expand, recordings, suffix_of
+from extractor.inputs.walk import AUDIO_SUFFIXES, Search, expand, recordings, suffix_of
 from extractor.types import Manifest, Utterance
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -154,7 +154,7 @@ def _places(name: str) -> list[str]:
 
 
 def _read_folder(name: str) -> Input:
-    root, found = os.path.abspath(name), Found()
+    root, found = os.path.abspath(name), Search()
     try:
         paths = recordings(root, found)
     except OSError as error:

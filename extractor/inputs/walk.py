@@ -40,7 +40,7 @@ _COMPANIONS = frozenset((
 
 
 @dataclass
-class Found:
+class Search:
     """What a search has come upon beside the files that it gave."""
 
     unreadable: list[str] = field(default_factory=list)  # folders
@@ -69,7 +69,7 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def recordings(root: str, found: Found) -> list[str]:
+def recordings(root: str, found: Search) -> list[str]:
     """Audio files below a folder in a fixed order: by name, folder by folder; hidden ones left out.
 
     A link that leads nowhere is one too if its suffix is an audio file's. Raises OSError where ``root``
@@ -87,7 +87,7 @@ def recordings(root: str, found: Found) -> list[str]:
     return paths
 
 
-def folders(root: str, found: Found) -> Iterator[tuple[str, list[str]]]:
+def folders(root: str, found: Search) -> Iterator[tuple[str, list[str]]]:
     """Each folder at and below ``root`` once, with its files. Raises OSError for ``root`` itself."""
     seen: set[object] = set()
     waiting = [root]
@@ -141,7 +141,7 @@ def expand(pattern: str) -> list[str]:
     for base in sorted(glob.glob(before)) if glob.has_magic(before) else [before]:
         # What cannot be read is not matched.
         with suppress(OSError):
-            for folder, _ in folders(base or os.curdir, Found()):
+            for folder, _ in folders(base or os.curdir, Search()):
                 # Named as the pattern names it.
                 folder = folder if base else folder.removeprefix(os.curdir).removeprefix(os.sep)
                 matched |= dict.fromkeys(

@@ -57,11 +57,9 @@ def _pieces(paths: Sequence[str], rows: list[int], root: str, depth: int) -> lis
         return named  # one corpus with strays
     if more <= {FOLDERS.name} and not named and (whole := _by_folder(paths, rows, root, depth == 0)):
         return whole
-    if parts:
-        taken = {row for piece in parts for row in piece.rows}
-        rest = [row for row in rows if row not in taken]
-        return parts + (_by_name(paths, rest, root) or _by_folder(paths, rest, root, depth == 0))
-    return _by_folder(paths, rows, root, depth == 0)
+    taken = {row for piece in parts for row in piece.rows}
+    rest = [row for row in rows if row not in taken]
+    return parts + (_by_name(paths, rest, root) or _by_folder(paths, rest, root, depth == 0))
 
 
 def _below(paths: Sequence[str], rows: Sequence[int], root: str) -> dict[str, list[int]]:

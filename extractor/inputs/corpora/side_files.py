@@ -11,7 +11,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -73,13 +73,12 @@ def read_text(file: str) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def read_table(file: str, required: tuple[str, ...], delimiter: str = ",") -> list[Labels]:
+def read_table(file: str, required: Sequence[str]) -> list[Labels]:
     """Rows of a corpus's own table, cells stripped. Raises ``InputError`` if a column is missing."""
     text = io.StringIO(read_text(file), newline="")
     # Between tabs a quotation mark is a quotation mark.
-    reader = csv.reader(
-        text, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    )
+    tabs = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = tabs if file.endswith(".tsv") else csv.reader(text)
     header = [cell.strip() for cell in next(reader, [])]
     missing = [name for name in required if name not in header]
     if missing:
@@ -95,19 +94,15 @@ def read_table(file: str, required: tuple[str, ...], delimiter: str = ",") -> li
 
 def annotate_cremad(paths: Sequence[str], rows: Sequence[Labels | None], root: str) -> None:
     """Sex and age, from ``VideoDemographics.csv`` (ActorID,Age,Sex,Race,Ethnicity)."""
-    for _, row, table in _joined(paths, rows, root, "VideoDemographics.csv", _cremad_actors):
+    for _, row, table in _joined(paths, rows, root, "VideoDemographics.csv", ("ActorID", "Age", "Sex")):
         person = table.get(row["speaker"], {})
         row["gender"] = GENDER.get(person.get("Sex", ""), "")
         row["age"] = person.get("Age", "")
 
 
-def _cremad_actors(file: str) -> dict[str, Labels]:
-    return {row["ActorID"]: row for row in read_table(file, ("ActorID", "Age", "Sex"))}
-
-
 def annotate_nemo(paths: Sequence[str], rows: Sequence[Labels | None], root: str) -> None:
     """Text, gender and age, from ``data.tsv``."""
-    for path, row, table in _joined(paths, rows, root, "data.tsv", _nemo_recordings):
+    for path, row, table in _joined(paths, rows, root, "data.tsv", ("file_id",)):
         more = table.get(stem(path), {})
         gender = (more.get("gender") or more.get("sex") or "").lower()
         row["gender"] = GENDER.get(gender.capitalize(), gender)
@@ -115,24 +110,17 @@ def annotate_nemo(paths: Sequence[str], rows: Sequence[Labels | None], root: str
         row["text"] = more.get("raw_text") or more.get("normalized_text", "")
 
 
-def _nemo_recordings(file: str) -> dict[str, Labels]:
-    # file_id is a file name; some copies of the table leave the suffix out
-    return {stem(row["file_id"]): row for row in read_table(file, ("file_id",), "\t")}
-
-
 def _joined(
-    paths: Sequence[str],
-    rows: Sequence[Labels | None],
-    root: str,
-    name: str,
-    read: Callable[[str], dict[str, Labels]],
+    paths: Sequence[str], rows: Sequence[Labels | None], root: str, name: str, columns: Sequence[str]
 ) -> Iterator[tuple[str, Labels, dict[str, Labels]]]:
-    """Each recording, path and row, with the table ``name`` beside or above it; empty where there is none."""
+    """Each recording, path and row, with the rows of the table ``name`` beside or above it by the first of
+    its ``columns``; none where there is no table."""
     tables: dict[str | None, dict[str, Labels]] = {None: {}}
     for folder, members in by_folder(paths, rows):
         file = beside(folder, [name], root)
         if file is not None and file not in tables:
-            tables[file] = read(file)
+            # A key may be a file name; some copies of such a table leave the suffix out.
+            tables[file] = {stem(row[columns[0]]): row for row in read_table(file, columns)}
         for path, row in members:
             yield path, row, tables[file]
 

@@ -11,7 +11,7 @@ from conftest import touch
 from extractor.audio.probe import probe
 from extractor.errors import InputError
 from extractor.inputs.manifest import read_manifest
-from extractor.inputs.walk import Found, folders
+from extractor.inputs.walk import Search, folders
 from extractor.types import Failure
 
 
@@ -68,7 +68,7 @@ def test_folders_that_all_link_to_one_another_are_visited_once_each(tmp_path: Pa
         for other in inside:
             link(folder / f"to-{other.name}", other)
     assert names(tmp_path / "in") == [f"{i:02}.wav" for i in range(12)]
-    assert len(list(folders(str(tmp_path / "in"), Found()))) == 13
+    assert len(list(folders(str(tmp_path / "in"), Search()))) == 13
     assert names([tmp_path / "in" / "**" / "*.wav"]) == [f"{i:02}.wav" for i in range(12)]
 
 
