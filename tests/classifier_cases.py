@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from click.testing import CliRunner
 
+from classifiers.studies.transfer import Transferred
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Failure, Row, Utterance
@@ -80,6 +82,7 @@ def write_run(
     environment: Mapping[str, Any] | None = None,
     audio: Sequence[str] | None = None,
     failed: Sequence[str] = (),
+    paths: Sequence[str] | None = None,
 ) -> Path:
     """A run of these embeddings, layers 0 to L - 1. ``frames``: [T, L, D] a row, as pooling none.
 
@@ -87,9 +90,10 @@ def write_run(
     ``failed``: ids of recordings without a row.
     """
     columns = tuple(dict.fromkeys([*BASE, *(name for row in rows.labels for name in row)]))
+    paths = paths or [f"/corpus/{name}.wav" for name in rows.ids]
     utterances = [
-        Utterance(name, f"/corpus/{name}.wav", labels=tuple(row.get(column, "") for column in columns))
-        for name, row in zip(rows.ids, rows.labels, strict=True)
+        Utterance(name, of, labels=tuple(row.get(column, "") for column in columns))
+        for name, of, row in zip(rows.ids, paths, rows.labels, strict=True)
     ]
     lengths = [49] * len(rows.ids) if frames is None else [len(each) for each in frames]
     stored = [
@@ -128,3 +132,30 @@ def without(rows: Corpus, keep: Sequence[bool]) -> Corpus:
     """Some of the rows."""
     kept = np.flatnonzero(keep).tolist()
     return Corpus(rows.x[kept], [rows.labels[i] for i in kept], [rows.ids[i] for i in kept])
+
+
+def part(rows: Corpus, speakers: Sequence[int]) -> Corpus:
+    """The rows of some speakers."""
+    return without(rows, [int(row["speaker"][1:]) in speakers for row in rows.labels])
+
+
+def labelled(rows: Corpus, column: str, values: Sequence[str]) -> Corpus:
+    """The same rows with another label."""
+    return replace(rows, labels=[row | {column: of} for row, of in zip(rows.labels, values, strict=True)])
+
+
+def num_tested(found: Transferred) -> int:
+    return sum(found.figures["support"].values())
+
+
+def invoke(command: Any, *arguments: object) -> tuple[int, str]:
+    """Exit code and all that was printed, the message of an error too."""
+    done = CliRunner().invoke(command, [*map(str, arguments)])
+    return done.exit_code, done.output + (str(done.exception) if done.exception else "")
+
+
+def said(command: Any, *arguments: object) -> str:
+    """What a command that does its work prints."""
+    code, output = invoke(command, *arguments)
+    assert code == 0, output
+    return output

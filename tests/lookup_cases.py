@@ -7,11 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extractor.store.run_folder import ManifestRow
-from extractor.store.writer import RunWriter
-from extractor.types import BatchResult, Row, Utterance
-
-BASE = ("emotion", "emotion_raw", "speaker")
+from tests.classifier_cases import Corpus, write_run
 
 
 def write_embeddings(
@@ -23,29 +19,10 @@ def write_embeddings(
     checksums: Sequence[str] | None = None,
 ) -> Path:
     """A run of given embeddings float32 ``[N, L, D]``, pooling ``mean``, layers 0 to L - 1."""
-    columns = tuple(dict.fromkeys([*BASE, *(name for row in labels for name in row)]))
     ids = ids or [f"r{i:03}" for i in range(len(vectors))]
-    paths = paths or [f"/corpus/{name}.wav" for name in ids]
-    checksums = checksums or [f"sum-{name}" for name in ids]
-    utterances = [
-        Utterance(name, path, labels=tuple(row.get(column, "") for column in columns))
-        for name, path, row in zip(ids, paths, labels, strict=True)
-    ]
-    rows = [
-        Row(i, each, 16_000, 49, checksum, "fp32")
-        for i, (each, checksum) in enumerate(zip(utterances, checksums, strict=True))
-    ]
-    with RunWriter.open(
-        run,
-        settings={"model": "given", "augmentation": "none"},
-        environment={},
-        columns=columns,
-        layers=tuple(range(vectors.shape[1])),
-        dim={"mean": vectors.shape[2]},
-    ) as writer:
-        writer.write_manifest([ManifestRow(i, each, 16_000, 0) for i, each in enumerate(utterances)])
-        writer.commit(BatchResult(0, rows, {"mean": vectors.astype(np.float32)}))
-    return run
+    rows = Corpus(vectors.astype(np.float32), [dict(row) for row in labels], list(ids))
+    audio = checksums or [f"sum-{name}" for name in ids]
+    return write_run(run, rows, settings={"augmentation": "none"}, audio=audio, paths=paths)
 
 
 def clustered(

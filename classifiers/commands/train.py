@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -182,10 +182,11 @@ def result_lines(result: Result) -> list[str]:
 
     figures = result.figures()
     dependent = ", SPEAKER-DEPENDENT" if result.speaker_dependent else ""
+    test_on = result.config.get("test_on", "clean")
     seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
     lines = [
         f"tested    {figures['num_tested']:,} recordings, {len(result.classes)} classes{dependent}"
-        f"{tested_on(result.config)}{seeds}",
+        f"{'' if test_on == 'clean' else f', tested on {test_on}'}{seeds}",
         *(f"{name:<15}{words}" for name, words in conditions_of(result).pairs()),
     ]
     if seeds and not figures["seeds_differ"]:
@@ -211,12 +212,6 @@ def result_lines(result: Result) -> list[str]:
 
 
 SEEDS_ALIKE = "all seeds gave the same predictions: nothing here is drawn, and there is no deviation to show"
-
-
-def tested_on(config: Mapping[str, Any]) -> str:
-    """Named where it is not the recordings as they are."""
-    test_on = config.get("test_on", "clean")
-    return "" if test_on == "clean" else f", tested on {test_on}"
 
 
 def _interval(bounds: Sequence[float]) -> str:

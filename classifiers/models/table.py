@@ -7,7 +7,6 @@ on and on no other. Parameters go by the names that the classifier's own package
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from textwrap import wrap
@@ -103,7 +102,7 @@ class Row:
         return {
             name: value
             for name, value in classifier.get_params(deep=False).items()
-            if name in kept or not (name == "random_state" or value == "deprecated" or _is_nan(value))
+            if name in kept or not (name == "random_state" or value == "deprecated" or value != value)  # NaN
         }
 
     def shown_parameters(self, params: Params) -> dict[str, Any]:
@@ -113,10 +112,6 @@ class Row:
         return {
             name: value for name, value in every.items() if name in always or value != plain.get(name, value)
         }
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def row(name: str) -> Row:

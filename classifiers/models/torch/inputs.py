@@ -5,9 +5,9 @@ Frames come packed, ``[sum of lengths, D]``, one recording after the other, with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,105 +23,81 @@ LARGEST_SHARE = 0.5  # of the rows that the validation part may take, however th
 _AXES = {2: ("rows, features", "frames, features"), 3: ("rows, layers, features", "frames, layers, features")}
 
 
-class Inputs(Protocol):
-    """Rows that a network reads."""
+class Inputs:
+    """Rows that a network reads, each one frame or several of ``shape``: (D,), or (L, D) of all layers.
 
-    lengths: np.ndarray  # int64 [N], frames of each row; 1 for pooled rows
-    shape: tuple[int, ...]  # of one frame or of one pooled row: (D,) or (L, D)
+    ``lengths``: int64 [N], frames of each row. ``read``: frames of some rows, float32
+    ``[sum of lengths, *shape]``. ``block``: rows whose moments are taken at once.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        shape: tuple[int, ...],
+        read: Callable[[np.ndarray], np.ndarray],
+        block: int,
+    ) -> None:
+        self.lengths, self.shape, self._read, self._block = lengths, shape, read, block
 
     def values(self, rows: np.ndarray) -> Tensor:
         """float32 ``[sum of lengths, *shape]`` of these rows, one after the other."""
+        return torch.from_numpy(self._read(rows))
 
-    def moments(self, rows: np.ndarray) -> Moments:
-        """Mean and variance over all frames of these rows."""
+    def moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64 ``[*shape]``: mean and deviation over all frames of these rows, a block at a time.
 
-
-@dataclass(slots=True)
-class Moments:
-    """Running mean and sum of squared deviations in float64 (Chan, Golub and LeVeque 1983)."""
-
-    shape: tuple[int, ...]
-    count: int = 0
-    mean: np.ndarray = field(init=False)  # float64 [*shape]
-    m2: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.mean, self.m2 = np.zeros(self.shape), np.zeros(self.shape)
-
-    def add(self, block: np.ndarray) -> None:
-        """Rows ``[n, *shape]``."""
-        block = block.astype(np.float64)
-        mean = block.mean(axis=0)
-        total = self.count + len(block)
-        delta = mean - self.mean
-        self.mean += delta * (len(block) / total)
-        self.m2 += np.square(block - mean).sum(axis=0) + delta**2 * (self.count * len(block) / total)
-        self.count = total
-
-    @property
-    def std(self) -> np.ndarray:
-        """The population's; a feature that is constant but for float32's rounding has 1."""
-        std = np.sqrt(self.m2 / max(self.count, 1))
-        return np.where(std > np.finfo(np.float32).eps * np.abs(self.mean), std, 1.0)
+        Running mean and sum of squared deviations after Chan, Golub and LeVeque (1983). A feature that
+        is constant but for float32's rounding has the deviation 1.
+        """
+        count, mean, m2 = 0, np.zeros(self.shape), np.zeros(self.shape)
+        for start in range(0, len(rows), self._block):
+            block = self._read(rows[start : start + self._block]).astype(np.float64)
+            own, total = block.mean(axis=0), count + len(block)
+            delta = own - mean
+            mean += delta * (len(block) / total)
+            m2 += np.square(block - own).sum(axis=0) + delta**2 * (count * len(block) / total)
+            count = total
+        std = np.sqrt(m2 / max(count, 1))
+        return mean, np.where(std > np.finfo(np.float32).eps * np.abs(mean), std, 1.0)
 
 
-class Pooled:
-    """Pooled rows ``[N, D]``, or ``[N, L, D]`` of all layers."""
-
-    def __init__(self, rows: Any, ndim: int) -> None:
-        """``rows``: anything numpy makes float32 of. Raises InputError: other axes, NaN, infinity."""
-        self.rows = np.asarray(rows, np.float32)
-        if self.rows.ndim != ndim or 0 in self.rows.shape:
-            raise InputError(
-                f"expected embeddings [{_AXES[ndim][0]}], got an array of shape {list(self.rows.shape)}"
-            )
-        self.shape = self.rows.shape[1:]
-        self.lengths = np.ones(len(self.rows), np.int64)
-        blocks = (self.rows[i : i + BLOCK_ROWS] for i in range(0, len(self.rows), BLOCK_ROWS))
-        axes = tuple(range(1, ndim))
-        bad = np.flatnonzero(~np.concatenate([np.isfinite(block).all(axis=axes) for block in blocks]))
-        if len(bad):
-            raise InputError(_not_finite(bad))
-
-    def values(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.rows[rows])
-
-    def moments(self, rows: np.ndarray) -> Moments:
-        moments = Moments(self.shape)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            moments.add(self.rows[rows[start : start + BLOCK_ROWS]])
-        return moments
+def pooled(rows: Any, ndim: int) -> Inputs:
+    """Of pooled rows ``[N, D]``, or ``[N, L, D]`` of all layers. Raises InputError: other axes, NaN, infinity."""
+    rows = np.asarray(rows, np.float32)
+    if rows.ndim != ndim or 0 in rows.shape:
+        raise InputError(f"expected embeddings [{_AXES[ndim][0]}], got an array of shape {list(rows.shape)}")
+    blocks = (rows[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS))
+    axes = tuple(range(1, ndim))
+    bad = np.flatnonzero(~np.concatenate([np.isfinite(block).all(axis=axes) for block in blocks]))
+    if len(bad):
+        raise InputError(_not_finite(bad))
+    return Inputs(np.ones(len(rows), np.int64), rows.shape[1:], rows.__getitem__, BLOCK_ROWS)
 
 
-class Frames:
-    """Frames of recordings, each ``[T, D]``; read once for lengths and checks, kept if they fit."""
+def frames_of(recordings: Sequence[Any], hold_bytes: int = HOLD_BYTES) -> Inputs:
+    """Of recordings ``[T, D]``; read once for lengths and checks, kept if they fit.
 
-    def __init__(self, recordings: Sequence[Any], hold_bytes: int = HOLD_BYTES) -> None:
-        """``recordings``: a list of arrays, or a sequence that reads an array each time it is asked."""
-        if not len(recordings):
-            raise InputError("no recordings were given")
-        in_memory = isinstance(recordings, list | tuple)
-        kept: list[np.ndarray] | None = []
-        lengths, size = [], 0
-        self.shape = _frames(recordings, 0).shape[1:]
-        for i in range(len(recordings)):
-            frames = _frames(recordings, i, self.shape)
-            lengths.append(len(frames))
-            size += 0 if in_memory else frames.nbytes
-            kept = kept if size <= hold_bytes else None
-            if kept is not None:
-                kept.append(frames)
-        self.lengths = np.array(lengths, np.int64)
-        self.recordings: Sequence[Any] = recordings if kept is None else kept
+    ``recordings``: a list of arrays, or a sequence that reads an array each time it is asked.
+    """
+    if not len(recordings):
+        raise InputError("no recordings were given")
+    in_memory = isinstance(recordings, list | tuple)
+    kept: list[np.ndarray] | None = []
+    lengths, size = [], 0
+    shape = _frames(recordings, 0).shape[1:]
+    for i in range(len(recordings)):
+        frames = _frames(recordings, i, shape)
+        lengths.append(len(frames))
+        size += 0 if in_memory else frames.nbytes
+        kept = kept if size <= hold_bytes else None
+        if kept is not None:
+            kept.append(frames)
+    held: Sequence[Any] = recordings if kept is None else kept
 
-    def values(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.concatenate([np.asarray(self.recordings[i], np.float32) for i in rows]))
+    def read(rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(held[i], np.float32) for i in rows])
 
-    def moments(self, rows: np.ndarray) -> Moments:
-        moments = Moments(self.shape)
-        for i in rows:
-            moments.add(np.asarray(self.recordings[i], np.float32))
-        return moments
+    return Inputs(np.array(lengths, np.int64), shape, read, 1)
 
 
 def time_means(recordings: Sequence[Any]) -> np.ndarray:

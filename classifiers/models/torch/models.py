@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from classifiers.models.torch.checks import check_parameters
 from classifiers.models.torch.fitting import Progress, Training, TrainingParameters, logits, seeded
-from classifiers.models.torch.inputs import Frames, Inputs, Pooled, split_validation, time_means
+from classifiers.models.torch.inputs import Inputs, frames_of, pooled, split_validation, time_means
 from classifiers.models.torch.networks import (
     AttentiveStatsNetwork,
     BiLstmNetwork,
@@ -93,8 +93,7 @@ class TorchClassifier(ClassifierMixin, TrainingParameters, BaseEstimator):
                 f" {self.dtype} kernel of it here); take dtype=fp32 or dtype=auto"
             )
         if self.standardise:
-            moments = inputs.moments(split.train)
-            self.network_.standardise(moments.mean, moments.std)
+            self.network_.standardise(*inputs.moments(split.train))
         with seeded(self.random_state, self.device_):
             training = Training(self.network_, inputs, codes, split, self, self._dtype())
             training.run(progress)
@@ -183,7 +182,7 @@ class Mlp(TorchClassifier):
     name: ClassVar[str] = "mlp"
 
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
-        return Pooled(X, ndim=2)
+        return pooled(X, ndim=2)
 
     def _network(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
         return PooledNetwork(shape, [self.hidden] * self.num_hidden, self.dropout, num_classes)
@@ -206,7 +205,7 @@ class LayerWeights(TorchClassifier):
     name: ClassVar[str] = "layer-weights"
 
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
-        return Pooled(X, ndim=3)
+        return pooled(X, ndim=3)
 
     def _network(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
         hidden = [self.hidden] if self.head == "mlp" else []
@@ -237,7 +236,7 @@ class Superb(TorchClassifier):
     name: ClassVar[str] = "superb"
 
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
-        return Pooled(time_means(X), ndim=3)
+        return pooled(time_means(X), ndim=3)
 
     def _network(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
         return SuperbNetwork(shape, self.projection, num_classes)
@@ -251,7 +250,7 @@ class FrameClassifier(TorchClassifier):
     """
 
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
-        return Frames(X)
+        return frames_of(X)
 
     def _parts(self, X: Any) -> Iterator[Any]:  # noqa: N803
         for start in range(0, max(len(X), 1), RECORDINGS_AT_ONCE):

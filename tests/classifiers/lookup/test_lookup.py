@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,15 +95,12 @@ def test_a_stored_recording_as_a_query_gives_its_stored_vector(
         model = str(checkpoint(model, do_stable_layer_norm=True, feat_extract_norm="layer"))
     inputs = corpus if "channel" not in options else sorted(corpus.parent.glob("n0*.wav"))
     store = extract(inputs, model=model, out=tmp_path / "run", **options)
-    for pooling in store.poolings:
-        for layer in store.layers[-2:]:
-            opened = lookup.open(tmp_path / "run", layer, pooling)
-            queries = list(opened.embed(inputs))
-            assert all(isinstance(query, Query) for query in queries)
-            vectors = np.stack([query.vector for query in queries if isinstance(query, Query)])
-            stored = store.load(layer, pooling)
-            errors = np.linalg.norm(vectors - stored, axis=1) / np.linalg.norm(stored, axis=1)
-            assert errors.max() < FP32_RELATIVE
+    for pooling, layer in product(store.poolings, store.layers[-2:]):
+        queries = lookup.open(tmp_path / "run", layer, pooling).embed(inputs)
+        vectors = np.stack([query.vector for query in queries if isinstance(query, Query)])
+        stored = store.load(layer, pooling)
+        errors = np.linalg.norm(vectors - stored, axis=1) / np.linalg.norm(stored, axis=1)
+        assert errors.max() < FP32_RELATIVE
 
 
 def test_long_queries_are_windowed_as_the_run_was(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
@@ -167,15 +166,13 @@ def test_neighbours_are_those_of_a_brute_force_product(given: Path, indexed: boo
         assert [neighbour.labels["speaker"] for neighbour in hits.neighbours] == [
             speaker[row] for row in found_rows(hits)
         ]
-        filtered = opened.search(
-            vector, k=9, where="emotion in ('anger', '') or age > 22", exclude_speaker="s1"
-        )
-        assert found_rows(filtered) == expected(
-            given,
-            vector,
-            9,
-            lambda row: speaker[row] != "s1" and (emotion[row] in ("anger", "") or speaker[row] == "s3"),
-        )
+        where = "emotion in ('anger', '') or age > 22"  # speaker s3 is 23 years old
+        filtered = opened.search(vector, k=9, where=where, exclude_speaker="s1")
+        allowed = [
+            who != "s1" and (what in ("anger", "") or who == "s3")
+            for who, what in zip(speaker, emotion, strict=True)
+        ]
+        assert found_rows(filtered) == expected(given, vector, 9, allowed.__getitem__)
 
 
 @pytest.mark.parametrize("indexed", [False, True])
@@ -194,9 +191,8 @@ def test_a_row_is_not_its_own_neighbour(
         assert found_rows(hits) == expected(given, vectors[row], 8, lambda other, row=row: other != row)
         assert hits.candidates == 89
         others = opened.search(row=store.ids[row], k=8, exclude_own_speaker=True)
-        assert found_rows(others) == expected(
-            given, vectors[row], 8, lambda other, row=row: speaker[other] != speaker[row]
-        )
+        stranger = [who != speaker[row] for who in speaker]
+        assert found_rows(others) == expected(given, vectors[row], 8, stranger.__getitem__)
 
 
 def test_the_querys_own_speaker_and_file_can_be_left_out(mfcc: Path, tmp_path: Path) -> None:
@@ -220,12 +216,9 @@ def test_augmented_copies_are_neighbours_only_on_request(tmp_path: Path) -> None
     vectors, labels = clustered(60, 5)
     ids = []
     for i, row in enumerate(labels):  # 20 recordings, two copies of each
-        row |= {
-            "original": f"o{i // 3}",
-            "copy": str(i % 3),
-            "augmentation": "none" if i % 3 == 0 else "noise",
-        }
-        ids.append(f"o{i // 3}" if i % 3 == 0 else f"o{i // 3}~{i % 3}")
+        name, copy = f"o{i // 3}", i % 3
+        row |= {"original": name, "copy": str(copy), "augmentation": "noise" if copy else "none"}
+        ids.append(f"{name}~{copy}" if copy else name)
     run = write_embeddings(tmp_path / "run", vectors, labels, ids)
     opened = lookup.open(run)
     stored = Store(run).load(0)
@@ -234,12 +227,9 @@ def test_augmented_copies_are_neighbours_only_on_request(tmp_path: Path) -> None
     assert clean.candidates == 19
     every = opened.search(row="o4", k=60, copies=True)
     assert found_rows(every) == expected(run, stored[12], 60, lambda row: row // 3 != 4)
-    altered = np.arange(60) % 3 > 0
+    altered = np.flatnonzero(np.arange(60) % 3).tolist()
     only = write_embeddings(
-        tmp_path / "only",
-        vectors[altered],
-        [row for row in labels if row["copy"] != "0"],
-        [name for name in ids if "~" in name],
+        tmp_path / "only", vectors[altered], [labels[i] for i in altered], [ids[i] for i in altered]
     )
     with pytest.raises(SettingsError, match="--copies"):
         lookup.open(only).search(row="o4~1")
@@ -247,13 +237,9 @@ def test_augmented_copies_are_neighbours_only_on_request(tmp_path: Path) -> None
 
 
 def test_an_augmented_run_is_searched_with_the_recording_as_it_is(corpus: Path, tmp_path: Path) -> None:
-    store = extract(
-        sorted(corpus.parent.glob("n*.wav")),
-        model="mfcc",
-        out=tmp_path / "run",
-        augment="stretch:rate=0.8-1.25",
-        copies=2,
-    )
+    recordings = sorted(corpus.parent.glob("n*.wav"))
+    drawn: dict[str, Any] = {"augment": "stretch:rate=0.8-1.25", "copies": 2}
+    store = extract(recordings, model="mfcc", out=tmp_path / "run", **drawn)
     opened = lookup.open(tmp_path / "run")
     path = str(corpus.parent / "n04.wav")
     (clean,) = [i for i, p in enumerate(store.paths) if p == path and store.labels("copy")[i] == "0"]
@@ -282,14 +268,13 @@ def test_equally_near_rows_come_in_the_stores_order(tmp_path: Path) -> None:
 
 
 def test_a_vote_by_hand() -> None:
-    emotion = np.array([[0, 1, 1, NO_VOTE, 2]])
-    share, winner = vote(emotion, np.array([[0.9, 0.5, 0.3, 0.2, -0.4]]), 3)
-    np.testing.assert_allclose(share, [[0.9 / 1.7, 0.8 / 1.7, 0]])
-    assert winner.tolist() == [0]
-    share, winner = vote(emotion, np.array([[0.9, 0.5, 0.3, 0.2, -0.4]]), 3, temperature=1.0)
-    weights = np.exp([0.9, 0.5, 0.3, -0.4])
-    np.testing.assert_allclose(share[0], [weights[0], weights[1] + weights[2], weights[3]] / weights.sum())
-    assert winner.tolist() == [1]
+    emotion, similarity = np.array([[0, 1, 1, NO_VOTE, 2]]), np.array([[0.9, 0.5, 0.3, 0.2, -0.4]])
+    w = np.exp(similarity[0])
+    of_exp = np.array([w[0], w[1] + w[2], w[4]]) / (w.sum() - w[3])
+    for temperature, shares, wins in ((None, [0.9 / 1.7, 0.8 / 1.7, 0], 0), (1.0, of_exp, 1)):
+        share, winner = vote(emotion, similarity, 3, temperature)
+        np.testing.assert_allclose(share, [shares])
+        assert winner.tolist() == [wins]
 
 
 def test_of_equal_shares_the_nearest_wins() -> None:
@@ -346,21 +331,17 @@ def test_a_batch_goes_on_past_recordings_that_cannot_be_decoded(
     opened = lookup.open(mfcc)
     found = list(opened.search_batch(tmp_path, k=3))
     assert [type(each) for each in found] == [Hits, Failure, Failure, Hits, Failure]
-    assert [Path(each.path).name for each in found if isinstance(each, Failure)] == [
-        "n01b.wav",
-        "n01c.wav",
-        "n03.wav",
-    ]
-    alone = [opened.search(tmp_path / f"{name}.wav", k=3) for name in ("n01", "n02")]
-    assert [found_rows(each) for each in found if isinstance(each, Hits)] == [
-        found_rows(each) for each in alone
-    ]
-    with pytest.raises(InputError, match=r"n01c\.wav: "):
-        opened.search(tmp_path / "n01c.wav")
-    with pytest.raises(InputError, match="names 5 recordings; use search_batch"):
-        opened.search(tmp_path)
-    with pytest.raises(InputError, match="does not exist"):
-        opened.search(tmp_path / "nowhere.wav")
+    failed = [Path(each.path).name for each in found if isinstance(each, Failure)]
+    assert failed == ["n01b.wav", "n01c.wav", "n03.wav"]
+    alone = [found_rows(opened.search(tmp_path / f"{name}.wav", k=3)) for name in ("n01", "n02")]
+    assert [found_rows(each) for each in found if isinstance(each, Hits)] == alone
+    for name, message in (
+        ("n01c.wav", r"n01c\.wav: "),
+        ("", "names 5 recordings; use search_batch"),
+        ("nowhere.wav", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=message):
+            opened.search(tmp_path / name)
 
 
 def test_a_query_whose_speaker_is_unknown_does_not_end_a_batch(
@@ -376,44 +357,37 @@ def test_a_query_whose_speaker_is_unknown_does_not_end_a_batch(
 
 def test_rules_that_cannot_work_are_refused_before_a_model_is_loaded(given: Path) -> None:
     opened = lookup.open(given, 0)
-    for arguments, message in (
-        ({"k": 0}, "--k 0"),
-        ({"where": "emotion == 'joy'"}, "holds for no row"),
-        ({"where": "emotoin == 'anger'"}, "unknown column 'emotoin'; known: emotion, "),
-        ({"temperature": 0.0}, "--temperature"),
-        ({"wher": "emotion == 'anger'"}, "wher"),
-    ):
+    refused: list[tuple[Any, dict[str, Any], str]] = [
+        ("nowhere.wav", {"k": 0}, "--k 0"),
+        ("nowhere.wav", {"where": "emotion == 'joy'"}, "holds for no row"),
+        ("nowhere.wav", {"where": "emotoin == 'anger'"}, "unknown column 'emotoin'; known: emotion, "),
+        ("nowhere.wav", {"temperature": 0.0}, "--temperature"),
+        ("nowhere.wav", {"wher": "emotion == 'anger'"}, "wher"),
+        (None, {"row": "r01"}, r"no row has the id 'r01'; near to it: r\d\d\d, "),
+        ("a.wav", {"row": "r001"}, "name one query"),
+        (np.ones(8, np.float32), {}, r"shape \(8,\): the run's rows are \(7,\)"),
+        (np.full(7, np.nan, np.float32), {}, "not finite"),
+        (np.zeros(7, np.float32), {}, "no direction"),
+    ]
+    for query, rules, message in refused:
         with pytest.raises(SettingsError, match=message):
-            opened.search("nowhere.wav", **arguments)
-    with pytest.raises(SettingsError, match=r"no row has the id 'r01'; near to it: r\d\d\d, "):
-        opened.search(row="r01")
-    with pytest.raises(SettingsError, match="name one query"):
-        opened.search("a.wav", row="r001")
-    for vector, message in (
-        (np.ones(8, np.float32), r"shape \(8,\): the run's rows are \(7,\)"),
-        (np.full(7, np.nan, np.float32), "not finite"),
-        (np.zeros(7, np.float32), "no direction"),
-    ):
-        with pytest.raises(SettingsError, match=message):
-            opened.search(vector)
+            opened.search(query, **rules)
 
 
 def test_what_cannot_be_opened_says_why(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = write_embeddings(tmp_path / "empty", np.zeros((0, 1, 4), np.float32), [])
-    with pytest.raises(StoreError, match="no rows"):
-        lookup.open(empty)
-    with pytest.raises(StoreError, match="no such run"):
-        lookup.open(tmp_path / "nowhere")
-    with pytest.raises(SettingsError, match=r"layer 9 is not stored; there are: \[0, 1\]"):
-        lookup.open(given, 9)
-    with pytest.raises(SettingsError, match="unknown pooling 'max'"):
-        lookup.open(given, 0, "max")
-    with pytest.raises(SettingsError, match=r"name a --layer and --pooling; .* mean:0, mean:1"):
-        lookup.open(given)
     assert lookup.open(given, -1).layer == 1
-    monkeypatch.setattr(search, "MAX_ROWS", 89)
-    with pytest.raises(StoreError, match=r"hser-lookup build .* --layer 1"):
-        lookup.open(given, 1)
+    for error, run, place, message in (
+        (StoreError, empty, (), "no rows"),
+        (StoreError, tmp_path / "nowhere", (), "no such run"),
+        (SettingsError, given, (9,), r"layer 9 is not stored; there are: \[0, 1\]"),
+        (SettingsError, given, (0, "max"), "unknown pooling 'max'"),
+        (SettingsError, given, (), r"name a --layer and --pooling; .* mean:0, mean:1"),
+        (StoreError, given, (1,), r"hser-lookup build .* --layer 1"),
+    ):
+        monkeypatch.setattr(search, "MAX_ROWS", 89 if place == (1,) else 200_000)
+        with pytest.raises(error, match=message):
+            lookup.open(run, *place)
 
 
 def test_the_only_index_needs_no_name_and_one_of_several_does(given: Path) -> None:

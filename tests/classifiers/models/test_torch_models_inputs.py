@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from classifiers.models.torch.inputs import (
-    Frames,
-    Moments,
-    Pooled,
     batches,
+    frames_of,
     passes,
+    pooled,
     split_validation,
     time_means,
 )
@@ -73,25 +72,26 @@ def test_passes_are_bounded_and_leave_nothing_out(lengths: np.ndarray) -> None:
 def test_moments_in_blocks_are_those_of_all_rows() -> None:
     rows = np.random.default_rng(0).normal(1000, 2, size=(500, 3)).astype(np.float32)
     rows[:, 2] = 0.1
-    moments = Moments((3,))
-    for start in range(0, 500, 7):
-        moments.add(rows[start : start + 7])
     whole = rows.astype(np.float64)
-    assert np.allclose(moments.mean, whole.mean(axis=0), rtol=1e-12)
-    assert np.allclose(moments.std[:2], whole[:, :2].std(axis=0), rtol=1e-9)
-    assert moments.std[2] == 1  # constant: nothing to divide by
+    recordings = [rows[start : start + 7] for start in range(0, 500, 7)]
+    for inputs in (frames_of(recordings), pooled(rows, ndim=2)):
+        mean, std = inputs.moments(np.arange(len(inputs.lengths)))
+        assert np.allclose(mean, whole.mean(axis=0), rtol=1e-12)
+        assert np.allclose(std[:2], whole[:, :2].std(axis=0), rtol=1e-9)
+        assert std[2] == 1  # constant: nothing to divide by
 
 
 def test_frames_that_are_not_kept_are_read_again_and_give_the_same() -> None:
     y = np.array(["a", "b"] * 12)
     lengths = np.random.default_rng(0).integers(2, 9, 24).tolist()
     kept, reread = OnDisk(lengths), OnDisk(lengths)
-    in_memory, on_disk = Frames(kept), Frames(reread, hold_bytes=200)
+    in_memory, on_disk = frames_of(kept), frames_of(reread, hold_bytes=200)
     for epoch in range(3):
         for rows in batches(np.arange(24), in_memory.lengths, 5, np.random.default_rng(epoch)):
             assert np.array_equal(in_memory.values(rows), on_disk.values(rows))
     assert kept.reads == 25 and reread.reads == 25 + 3 * 24  # the first one is read for its shape too
-    assert np.array_equal(in_memory.moments(np.arange(24)).std, on_disk.moments(np.arange(24)).std)
+    every = np.arange(24)
+    assert np.array_equal(in_memory.moments(every), on_disk.moments(every))
     model = BiLstm(hidden=8, dense=8, max_epochs=2, device="cpu")
     lazily = model.fit(kept, y).predict_proba(kept)
     assert np.array_equal(model.fit([kept[i] for i in range(24)], y).predict_proba(kept), lazily)
@@ -99,7 +99,7 @@ def test_frames_that_are_not_kept_are_read_again_and_give_the_same() -> None:
 
 def test_values_are_the_rows_one_after_the_other() -> None:
     recordings = [np.full((n, 2), n, np.float64) for n in (3, 1, 2)]
-    frames = Frames(recordings)
+    frames = frames_of(recordings)
     assert frames.lengths.tolist() == [3, 1, 2] and frames.shape == (2,)
     assert frames.values(np.array([2, 0])).tolist() == [[2, 2]] * 2 + [[3, 3]] * 3
     assert frames.values(np.array([1])).numpy().dtype == np.float32
@@ -128,16 +128,16 @@ def test_time_means_are_means() -> None:
 )
 def test_recordings_that_cannot_be_used_are_named(recordings: list[np.ndarray], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Frames(recordings)
+        frames_of(recordings)
 
 
 def test_pooled_rows_of_other_axes_are_refused() -> None:
     with pytest.raises(InputError, match=r"\[rows, layers, features\].*\[4, 5\]"):
-        Pooled(np.zeros((4, 5)), ndim=3)
+        pooled(np.zeros((4, 5)), ndim=3)
     with pytest.raises(InputError, match=r"2 rows hold NaN.*row 300, 301"):
         rows = np.zeros((400, 3), np.float32)
         rows[300, 1], rows[301, 0] = np.nan, -np.inf
-        Pooled(rows, ndim=2)
+        pooled(rows, ndim=2)
 
 
 @pytest.mark.parametrize("seed", range(20))
