@@ -62,7 +62,7 @@ class Inputs:
 
 
 def pooled(rows: Any, ndim: int) -> Inputs:
-    """Of pooled rows ``[N, D]``, or ``[N, L, D]`` of all layers. Raises InputError: other axes, NaN, infinity."""
+    """Of pooled rows ``[N, D]``, or ``[N, L, D]``. Raises InputError: other axes, NaN, infinity."""
     rows = np.asarray(rows, np.float32)
     if rows.ndim != ndim or 0 in rows.shape:
         raise InputError(f"expected embeddings [{_AXES[ndim][0]}], got an array of shape {list(rows.shape)}")
