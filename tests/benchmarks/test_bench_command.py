@@ -22,12 +22,10 @@ from benchmarks import baselines, breakdown, decode, encoder, stand_ins, write
 from benchmarks.cli import command
 from benchmarks.harness import CANNOT_RUN
 from benchmarks.stand_ins import write_config
-from extractor.encoders import Model, transformer
+from extractor.encoders import Model
 from extractor.encoders.families import MODELS
 from extractor.encoders.linear import can_run_int8
-from extractor.encoders.pooling import Pooler
 from extractor.errors import SettingsError
-from extractor.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")
 SMALL = ("--seconds", "4", "--loop-seconds", "1", "--rounds", "1", "--device", "cpu", "--out")
@@ -210,13 +208,6 @@ def test_drawn_lengths_are_the_distribution_asked_for(name: str) -> None:
     assert drawn == stand_ins.draw(distribution, 1200.0)
 
 
-def test_a_corpus_that_is_not_there_is_replaced_by_noise_and_that_is_said(tmp_path: Path) -> None:
-    files, content = stand_ins.find("ravdess", 20.0, tmp_path / "scratch", data=tmp_path / "nothing")
-    assert content.startswith("noise")
-    assert stand_ins.audio_seconds(stand_ins.read(files)) == pytest.approx(20.0, rel=0.2)
-    assert len(stand_ins.thinned(files, 0.1)) == 1
-
-
 # --- Where the time goes ------------------------------------------------------------------------
 
 
@@ -288,19 +279,3 @@ def test_operations_of_the_stages_are_those_of_the_encoder(tmp_path: Path) -> No
     useful = sum(model.encoder.operations(n)[0] for n in samples)
     # All but nothing: the two add up the same integers in other orders.
     assert sum(stages.values()) == pytest.approx(useful, rel=1e-12)
-
-
-def test_named_parts_give_what_the_parts_give(tmp_path: Path) -> None:
-    """And nothing but the encoder's own parts stays wrapped."""
-    waveforms = [np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)]
-    before = transformer.attend, Pooler.add
-    pooled = []
-    for named in (False, True):
-        model = Model(write_config(tmp_path), "fp32", CPU)
-        if named:
-            breakdown.name_parts(model.encoder)
-        with breakdown.named_functions():
-            assert transformer.attend is not before[0] and Pooler.add is not before[1]
-            pooled.append(encoder.mean_pooled(model, waveforms))
-    np.testing.assert_array_equal(*pooled)
-    assert (transformer.attend, Pooler.add) == before
