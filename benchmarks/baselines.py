@@ -64,7 +64,7 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Workload:
     """What the baselines of one model and length are measured with."""
 
     model: str  # a name of `MODELS`
@@ -109,9 +109,9 @@ def loop(model: Any, files: Sequence[str]) -> float:
     return seconds / (time.perf_counter() - began)
 
 
-def prepare_loop(setting: Setting) -> Baseline:
-    model = transformers_model(setting.model, torch.float32, setting.device)
-    return Baseline(lambda: loop(model, setting.few), "fp32, file by file", padding_share=0.0)
+def prepare_loop(work: Workload) -> Baseline:
+    model = transformers_model(work.model, torch.float32, work.device)
+    return Baseline(lambda: loop(model, work.few), "fp32, file by file", padding_share=0.0)
 
 
 # --- Batches ------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def pool(hidden: Sequence[Tensor], lengths: Tensor) -> Tensor:
 
 
 def speed(
-    forward: Forward, batches: Batches, size: int, waveforms: Sequence[np.ndarray], setting: Setting
+    forward: Forward, batches: Batches, size: int, waveforms: Sequence[np.ndarray], work: Workload
 ) -> float:
     """Audio seconds per second of padded batches, pooled over the true lengths."""
     began = time.perf_counter()
@@ -159,9 +159,9 @@ def speed(
         for batch in batches(waveforms, size):
             normalised = [torch.from_numpy((w - w.mean()) / w.std()) for w in batch]
             padded = torch.nn.utils.rnn.pad_sequence(normalised, batch_first=True)
-            lengths = torch.tensor([len(w) for w in batch], device=setting.device)
+            lengths = torch.tensor([len(w) for w in batch], device=work.device)
             ragged = len({len(w) for w in batch}) > 1
-            pool(forward(padded.to(setting.device, setting.dtype), lengths, ragged), lengths)
+            pool(forward(padded.to(work.device, work.dtype), lengths, ragged), lengths)
     return audio_seconds(waveforms) / (time.perf_counter() - began)
 
 
@@ -185,7 +185,7 @@ def first_line(error: Exception) -> str:
 
 
 def batched(
-    setting: Setting,
+    work: Workload,
     name: str,
     forward: Forward,
     batches: Batches = sorted_batches,
@@ -195,26 +195,26 @@ def batched(
 
     Raises RuntimeError where no batch size runs.
     """
-    few = sorted(setting.waveforms, key=len)[::4]  # ways are tried on all lengths
+    few = sorted(work.waveforms, key=len)[::4]  # ways are tried on all lengths
 
     def timed(ways: Mapping[str, tuple[Forward, int]]) -> dict[str, Callable[[], float]]:
-        return {label: partial(speed, way, batches, n, few, setting) for label, (way, n) in ways.items()}
+        return {label: partial(speed, way, batches, n, few, work) for label, (way, n) in ways.items()}
 
-    sizes = BATCH_SIZES if setting.device.type == "cpu" else GPU_BATCH_SIZES
-    fitting = [size for size in sizes if size <= max(len(setting.waveforms), sizes[0])]
+    sizes = BATCH_SIZES if work.device.type == "cpu" else GPU_BATCH_SIZES
+    fitting = [size for size in sizes if size <= max(len(work.waveforms), sizes[0])]
     ways = {f"{name}, batches of {size}": (forward, size) for size in fitting}
     best, tried, missing = fastest(timed(ways), calls=2)
     if best is None:
         library = name.partition(",")[0]
-        raise RuntimeError(f"no batch size of {setting.model} runs in {library}: {missing}")
+        raise RuntimeError(f"no batch size of {work.model} runs in {library}: {missing}")
     size = ways[best][1]
     more = {f"{other}, batches of {size}": (way, size) for other, way in others.items()}
     # The first calls compile; lengths that are new to it may do so again.
     _, also, why = fastest(timed(more), calls=3)
     ways, tried, missing = ways | more, tried | also, missing | why
     best = max(tried, key=lambda label: tried[label])
-    run = partial(speed, ways[best][0], batches, size, setting.waveforms, setting)
-    return Baseline(run, best, tried, missing, padding_share(batches(setting.waveforms, size)))
+    run = partial(speed, ways[best][0], batches, size, work.waveforms, work)
+    return Baseline(run, best, tried, missing, padding_share(batches(work.waveforms, size)))
 
 
 def transformers_forward(load: Callable[[], Any]) -> Forward:
@@ -229,51 +229,51 @@ def transformers_forward(load: Callable[[], Any]) -> Forward:
     return forward
 
 
-def prepare_best(setting: Setting) -> Baseline:
+def prepare_best(work: Workload) -> Baseline:
     """Batch sizes are tried first, then the other ways with the fastest of them."""
 
     def with_flash() -> Any:
         if find_spec("flash_attn") is None:
             raise ImportError("flash_attn is not installed")
-        return transformers_model(setting.model, setting.dtype, setting.device, "flash_attention_2")
+        return transformers_model(work.model, work.dtype, work.device, "flash_attention_2")
 
-    model = transformers_model(setting.model, setting.dtype, setting.device)
+    model = transformers_model(work.model, work.dtype, work.device)
     attention = model.config._attn_implementation
     others: dict[str, Callable[[], Any]] = {}
-    if setting.device.type == "cuda" and attention != "flash_attention_2":
+    if work.device.type == "cuda" and attention != "flash_attention_2":
         others["transformers, flash_attention_2"] = with_flash
-    if setting.compiled:
+    if work.compiled:
         others[f"transformers, {attention}, compiled"] = lambda: torch.compile(model, dynamic=True)
     return batched(
-        setting,
+        work,
         f"transformers, {attention}",
         transformers_forward(lambda: model),
         others={name: transformers_forward(load) for name, load in others.items()},
     )
 
 
-def prepare_torchaudio(setting: Setting) -> Baseline:
+def prepare_torchaudio(work: Workload) -> Baseline:
     """It gives no layer 0: one mean less than the others. ValueError where it has no such architecture.
 
     Its WavLM asserts that there is no mask: its batches are of one length each.
     """
     import torchaudio
 
-    if setting.model not in TORCHAUDIO:
-        raise ValueError(f"torchaudio has no architecture of {setting.model}")
+    if work.model not in TORCHAUDIO:
+        raise ValueError(f"torchaudio has no architecture of {work.model}")
     torch.manual_seed(0)
-    model = getattr(torchaudio.models, TORCHAUDIO[setting.model])().eval().to(setting.device, setting.dtype)
+    model = getattr(torchaudio.models, TORCHAUDIO[work.model])().eval().to(work.device, work.dtype)
 
     def forward(padded: Tensor, lengths: Tensor, ragged: bool) -> Sequence[Tensor]:
         return model.extract_features(padded, lengths if ragged else None)[0]
 
-    if MODELS[setting.model].family != "wavlm":
-        return batched(setting, "torchaudio", forward)
-    found = batched(setting, "torchaudio", forward, equal_batches)
+    if MODELS[work.model].family != "wavlm":
+        return batched(work, "torchaudio", forward)
+    found = batched(work, "torchaudio", forward, equal_batches)
     return replace(found, how=f"{found.how}, of one length each: its WavLM takes no mask")
 
 
-BASELINES: dict[str, Callable[[Setting], Baseline]] = {
+BASELINES: dict[str, Callable[[Workload], Baseline]] = {
     "loop": prepare_loop,
     "best": prepare_best,
     "torchaudio": prepare_torchaudio,

@@ -35,7 +35,7 @@ ONE_BY_ONE: Seconds = 0.01  # of audio in a batch: shorter than any recording, w
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PassChoice:
     """``instead`` is what is there without it: values by the places that they are read from."""
 
     what: str
@@ -46,33 +46,33 @@ class Choice:
 
 
 CHOICES = (
-    Choice(
+    PassChoice(
         "weights laid out once; bias, GELU and sum in the product",
         "`F.linear`, `F.conv2d`, `F.gelu`",
         {"extractor.encoders.linear._packs": lambda device, dtype: False},
         at_load=True,
     ),
-    Choice(
+    PassChoice(
         "CNN in blocks of 64 frames",
         "blocks of 4,096",
         {"extractor.encoders.cnn._BLOCK_FRAMES": {"cpu": 4096}},
         at_load=True,
     ),
-    Choice("attention by batched products", "SDPA", {"extractor.encoders.transformer.attend": sdpa}),
-    Choice(
+    PassChoice("attention by batched products", "SDPA", {"extractor.encoders.transformer.attend": sdpa}),
+    PassChoice(
         "rows rounded up to 32",
         "as many as there are",
         {f"extractor.encoders.{module}.ROW_MULTIPLE": 1 for module in ("transformer", "wav2vec2")},
     ),
-    Choice(
+    PassChoice(
         "one batch a core", "one batch, all cores", {"benchmarks.encoder.num_streams": lambda device, n: 1}
     ),
-    Choice("packed batches", "one by one", {}, batch=ONE_BY_ONE),
+    PassChoice("packed batches", "one by one", {}, batch=ONE_BY_ONE),
 )
 
 
 @contextmanager
-def without(*choices: Choice) -> Iterator[None]:
+def without(*choices: PassChoice) -> Iterator[None]:
     with ExitStack() as stack:
         for place, value in (item for choice in choices for item in choice.instead.items()):
             stack.enter_context(mock.patch(place, value))
@@ -88,7 +88,7 @@ def measure(name: str, lengths: str, rounds: int, seconds: Seconds, scratch: Pat
         model = Model(f"random:{name}", "auto", CPU)
         return model, *batch_encoder(model)
 
-    def runner(encode: BatchEncoder, batch: Seconds, *away: Choice) -> Callable[[], float]:
+    def runner(encode: BatchEncoder, batch: Seconds, *away: PassChoice) -> Callable[[], float]:
         planned = jobs(waveforms, batch, most_streams(CPU.type))
 
         def run() -> float:

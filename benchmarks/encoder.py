@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.baselines import BASELINES, CANNOT, Baseline, Setting, first_line
+from benchmarks.baselines import BASELINES, CANNOT, Baseline, Workload, first_line
 from benchmarks.harness import (
     MIB,
     Columns,
@@ -190,7 +190,7 @@ def measure(name: str, files: Sequence[str], settings: Settings) -> dict[str, An
     missing: dict[str, str] = {}
     for who in (name for name in settings.contenders if name in BASELINES):
         try:
-            prepared[who] = BASELINES[who](Setting(name, dtype, device, waveforms, few, compiled))
+            prepared[who] = BASELINES[who](Workload(name, dtype, device, waveforms, few, compiled))
         except CANNOT as error:
             missing[who] = first_line(error)
             continue

@@ -30,10 +30,9 @@ import torch
 
 from benchmarks import kernels
 from benchmarks.findings import Finding, collect, largest, print_finding, relative_error
-from benchmarks.gpu_layers import KINDS, check_attention, check_layers_fused
 from benchmarks.harness import arguments, machine, print_rows, write_result
 from benchmarks.kernel_cases import Size
-from benchmarks.kernel_checks import check_augment, check_kernels, noise
+from benchmarks.kernel_checks import check_augment, check_kernels, check_layer_kernels, noise
 from benchmarks.stand_ins import NORMS, KeptLayers, small_encoders, write_clips, write_config
 from extractor.encoders import exact_fp32
 from extractor.types import SAMPLE_RATE, Seconds
@@ -47,10 +46,13 @@ BF16_COSINE = 0.999
 
 SPEEDS = ("speed", "kernels-speed")
 CHECKS = ("layers", "attention", "fused", "bf16", "pooling", "engine", "kernels", "augment", *SPEEDS)
+KINDS = ("hubert", "wavlm", "wav2vec2")
 FULL_SIZE = ("hubert-base", "hubert-large", "wavlm-large")
 SPEED_MODELS = ("hubert-large", "wavlm-large")
 POOLINGS = ("mean", "std", "min", "max", "first", "last", "meanstd")
 PARITY_LENGTHS = (400, 719, 16_000, 31_999, 67_123)  # samples: one frame, two, odd ones
+# Four batches of one shape bucket: the first runs by ordinary launches, the others by graphs.
+BUCKET_BATCHES = ((16_000, 31_999, 400), (719, 40_000, 9_000), (33_333, 14_000, 2_000), (48_000, 401))
 BF16_CLIPS: Sequence[Seconds] = (1.3, 2.9, 4.0, 7.7)
 ENGINE_CLIPS: Sequence[Seconds] = (0.3, 1.0, 1.7, 2.2, 3.1, 4.4, 5.8, 7.9, 61.0)  # the last in two windows
 SPEED_SECONDS, LOOP_SECONDS = 1200.0, 60.0
@@ -58,15 +60,33 @@ CLIP_SECONDS = (1.0, 8.0)
 KERNEL_BATCH: tuple[int, Seconds] = (64, 4.0)  # recordings of so long
 
 
-def check_layers(device: str) -> Iterator[Finding]:
-    """Worst layer of each small model on ``device`` against the CPU."""
-    waveforms = [noise(n).float() for n in PARITY_LENGTHS]
+def check_models(name: str, device: str, batches: Sequence[Sequence[int]]) -> Iterator[Finding]:
+    """The worst layer of each small model on ``device`` against the CPU, and on CUDA what graphs change.
+
+    ``batches``: lengths in samples. Each goes twice: by ordinary launches, then by graphs if there are any.
+    """
     for kind in KINDS:
         for norm in NORMS:
-            encoders = small_encoders(kind, norm, ["cpu", device])
-            reference, layers = (KeptLayers(encoder, waveforms).layers for encoder in encoders)
-            worst = largest(relative_error(a, b) for a, b in zip(layers, reference, strict=True))
-            yield Finding("layers", f"{kind}, {norm} norm, fp32: worst relative error", worst, FP32_RELATIVE)
+            on_cpu, ours = small_encoders(kind, norm, ["cpu", device])
+            errors, changed, what = [], 0, f"{kind}, {norm} norm"
+            for lengths in batches:
+                audio = [noise(n).float() for n in lengths]
+                reference, once, again = (KeptLayers(each, audio).layers for each in (on_cpu, ours, ours))
+                errors += [relative_error(a, b) for a, b in zip(again, reference, strict=True)]
+                changed += sum(not torch.equal(a, b) for a, b in zip(once, again, strict=True))
+            yield Finding(name, f"{what}, fp32: worst relative error", largest(errors), FP32_RELATIVE)
+            graphs = None if ours.fused is None else ours.fused.graphs
+            if graphs is not None and len(batches) > 1:
+                buckets = len(graphs.recorded)
+                yield Finding(name, f"{what}: layers that graphs change", changed, 0)
+                yield Finding(name, f"{what}: shape buckets with graphs", buckets, 1, at_least=True)
+                yield Finding(name, f"{what}: seconds to record", graphs.seconds, 60.0)
+
+
+def check_fused(device: str) -> Iterator[Finding]:
+    """The layer's kernels beside attention, then small models by kernels and graphs against the CPU's way."""
+    yield from check_layer_kernels(device, attention=False)
+    yield from check_models("layers-fused", device, BUCKET_BATCHES)
 
 
 def check_bf16(device: str, specs: Sequence[str]) -> Iterator[Finding]:
@@ -194,9 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             yield from ()
 
         checks: dict[str, Callable[[], Iterator[Finding]]] = {
-            "layers": lambda: check_layers(device),
-            "attention": lambda: check_attention(device),
-            "fused": lambda: check_layers_fused(device),
+            "layers": lambda: check_models("layers", device, [PARITY_LENGTHS]),
+            "attention": lambda: check_layer_kernels(device, attention=True),
+            "fused": lambda: check_fused(device),
             "bf16": lambda: check_bf16(device, [f"random:{name}" for name in FULL_SIZE]),
             "pooling": lambda: check_pooling(device),
             "engine": lambda: check_engine(device, scratch),

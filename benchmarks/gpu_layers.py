@@ -2,8 +2,7 @@
 
     python -m benchmarks.gpu_layers [--rounds 5] [--out FILE]
 
-First the checks, which `benchmarks.gpu_check` runs too (`check_attention`, `check_layers_fused`); then
-tables:
+First the checks `attention` and `fused` of `benchmarks.gpu_check`; then tables:
 
     attention   four minutes of audio in clips of 1, 4, 10 and 60 s: our kernel, PyTorch's variable-length
                 attention, SDPA an utterance at a time, FlexAttention compiled; with WavLM's bias our kernel,
@@ -30,20 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.baselines import sdpa
-from benchmarks.findings import Finding, collect, largest, relative_error, run_errors
+from benchmarks.findings import collect, run_errors
+from benchmarks.gpu_check import check_fused
 from benchmarks.harness import arguments, print_table, take_turns, write_result
-from benchmarks.kernel_checks import check_layer_kernels, noise
-from benchmarks.stand_ins import NORMS, KeptLayers, small_encoders
+from benchmarks.kernel_checks import check_layer_kernels
 from cuda_kernels.add_norm import add_norm
 from cuda_kernels.attention import GatedBias, attend_packed
 from cuda_kernels.packing import Packing, pack
 from extractor.encoders.fused import ATTENTION
 from extractor.encoders.transformer import attend
-
-KINDS = ("hubert", "wavlm", "wav2vec2")
-# Four batches of one shape bucket: the first runs by ordinary launches, the others by graphs. Samples.
-BATCHES = ((16_000, 31_999, 400), (719, 40_000, 9_000), (33_333, 14_000, 2_000), (48_000, 401))
-LAYERS_RELATIVE = 1e-4  # fp32 on two devices: sums of thousands of products, in other orders
 
 BATCH_SECONDS = 240
 CLIP_SECONDS = (1, 4, 10, 60)
@@ -51,44 +45,6 @@ FRAMES_A_SECOND = 50
 HEADS, HEAD_DIM = 16, 64  # of large models
 CALLS = 20  # a round
 Ways: TypeAlias = Mapping[str, Callable[[], object]]
-
-
-# --- Checks -------------------------------------------------------------------------------------
-
-
-def check_attention(device: str) -> Iterator[Finding]:
-    return check_layer_kernels(device, attention=True)
-
-
-def check_layers_fused(device: str) -> Iterator[Finding]:
-    """The layer's other kernels, then small models by kernels and graphs against the CPU's way."""
-    yield from check_layer_kernels(device, attention=False)
-    for kind in KINDS:
-        for norm in NORMS:
-            yield from check_model(kind, norm, device)
-
-
-def check_model(kind: str, norm: str, device: str) -> Iterator[Finding]:
-    """Batches of one bucket on ``device`` against the CPU; on CUDA also graphs against ordinary launches."""
-    on_cpu, ours = small_encoders(kind, norm, ["cpu", device])
-    errors, changed = [], 0
-    for lengths in BATCHES:
-        audio = [noise(n).float() for n in lengths]
-        # The second time by graphs, if the bucket was seen before.
-        reference, once, again = (KeptLayers(encoder, audio).layers for encoder in (on_cpu, ours, ours))
-        errors += [relative_error(a, b) for a, b in zip(again, reference, strict=True)]
-        changed += sum(not torch.equal(a, b) for a, b in zip(once, again, strict=True))
-    what = f"{kind}, {norm} norm"
-    yield Finding("layers-fused", f"{what}, fp32: worst relative error", largest(errors), LAYERS_RELATIVE)
-    graphs = None if ours.fused is None else ours.fused.graphs
-    if graphs is not None:
-        buckets = len(graphs.recorded)
-        yield Finding("layers-fused", f"{what}: layers that graphs change", changed, 0)
-        yield Finding("layers-fused", f"{what}: shape buckets with graphs", buckets, 1, at_least=True)
-        yield Finding("layers-fused", f"{what}: seconds to record", graphs.seconds, 60.0)
-
-
-# --- Speeds -------------------------------------------------------------------------------------
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -279,8 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     exact_fp32()
     skipped: dict[str, str] = {}
     with torch.inference_mode():
-        findings = collect("attention", lambda: check_attention("cuda"), skipped)
-        findings += collect("layers-fused", lambda: check_layers_fused("cuda"), skipped)
+        findings = collect("attention", lambda: check_layer_kernels("cuda", attention=True), skipped)
+        findings += collect("layers-fused", lambda: check_fused("cuda"), skipped)
         rows = []
         for row in speeds(args.rounds):
             rows.append(row)

@@ -172,13 +172,12 @@ class CellFormat(string.Formatter):
 
 
 Columns: TypeAlias = Mapping[str, str | Callable[[Any], str]]
-Row: TypeAlias = Mapping[str, Any]
 
 
-def cells(rows: Iterable[Row], columns: Columns) -> list[list[str]]:
+def cells(rows: Iterable[Any], columns: Columns) -> list[list[str]]:
     """A column is its head and how a cell reads; a dash where a row lacks what it tells."""
 
-    def cell(row: Row, how: str | Callable[[Any], str]) -> str:
+    def cell(row: Any, how: str | Callable[[Any], str]) -> str:
         try:
             return how(row) if callable(how) else CellFormat().vformat(how, (), row)
         except KeyError:
@@ -197,7 +196,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(table_lines([header, *rows], align=str.rjust))
 
 
-def print_rows(rows: Iterable[Row], columns: Columns) -> None:
+def print_rows(rows: Iterable[Any], columns: Columns) -> None:
     print_table(list(columns), cells(rows, columns))
 
 

@@ -44,7 +44,7 @@ Call: TypeAlias = Callable[[Tensor, Sequence[int], list[int], str], Ragged]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class KernelBatch:
     """A kernel and recordings to run it on, any of which can be left out."""
 
     what: str
@@ -64,7 +64,7 @@ class Batch:
         return list(packed.split(list(lengths)))
 
 
-def check(name: str, batch: Batch, device: str, unit: str = "recordings") -> Iterator[Finding]:
+def check(name: str, batch: KernelBatch, device: str, unit: str = "recordings") -> Iterator[Finding]:
     """The worst error, and how many recordings change with their batch mates: none may."""
     everyone = range(len(batch.sources))
     truth = batch.run(everyone, "cpu", exact=True)
@@ -110,7 +110,7 @@ def check_kernels(device: str, lengths: Sequence[int] = LENGTHS, long: int = LON
         yield from check("kernels", batch, device)
 
 
-def batches(lengths: Sequence[int], long: int) -> Iterator[Batch]:
+def batches(lengths: Sequence[int], long: int) -> Iterator[KernelBatch]:
     """The kernels that augmentation, decoding and pooling call."""
     yield spectral("spectral", lengths[:-1], 5e-6)
     # One frame in eleven is skipped, with two arc tangents, each up to 2e-7 rad off and of either sign: by
@@ -127,7 +127,7 @@ def batches(lengths: Sequence[int], long: int) -> Iterator[Batch]:
 
 def spectral(
     what: str, lengths: Sequence[int], limit: float, num_bins: int = 321, plain: bool = False
-) -> Batch:
+) -> KernelBatch:
     from cuda_kernels.spectral import SpectralEdit, edit_spectrogram
 
     sources = [torch.complex(noise(n, num_bins).float(), noise(num_bins, n).T.float()) for n in lengths]
@@ -144,10 +144,10 @@ def spectral(
         chosen = [edits[i] for i in rows]
         return edit_spectrogram(packed, lengths, chosen, backend), [edit.num_frames for edit in chosen]
 
-    return Batch(what, sources, limit, call)
+    return KernelBatch(what, sources, limit, call)
 
 
-def spectral_chain(lengths: Sequence[int]) -> Batch:
+def spectral_chain(lengths: Sequence[int]) -> KernelBatch:
     """From waveform to waveform."""
     from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram
 
@@ -159,10 +159,10 @@ def spectral_chain(lengths: Sequence[int]) -> Batch:
         return edit_by_spectrogram(packed, lengths, [edits[i] for i in rows], sizes, backend), sizes
 
     sources = [noise(n).float() for n in lengths]
-    return Batch("spectral, waveform to waveform", sources, SPECTRAL_RELATIVE, call)
+    return KernelBatch("spectral, waveform to waveform", sources, SPECTRAL_RELATIVE, call)
 
 
-def waveform_chain(lengths: Sequence[int]) -> Batch:
+def waveform_chain(lengths: Sequence[int]) -> KernelBatch:
     from cuda_kernels.waveform import WaveformEdit, edit_waveforms
 
     kinds = [
@@ -178,19 +178,19 @@ def waveform_chain(lengths: Sequence[int]) -> Batch:
         return edit_waveforms(packed, lengths, [edits[i] for i in rows], given, True, backend), lengths
 
     # The noise is drawn in float32: logarithm, root and angle are each a few roundings of 6e-8 off.
-    return Batch("waveform chain, normalised", sources, 1e-6, call)
+    return KernelBatch("waveform chain, normalised", sources, 1e-6, call)
 
 
-def resampling(lengths: Sequence[int], rate: int) -> Batch:
+def resampling(lengths: Sequence[int], rate: int) -> KernelBatch:
     from cuda_kernels.resample import ratio, resample
 
     def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
         return resample(packed, lengths, *ratio(rate), backend)
 
-    return Batch(f"resample, {rate} Hz", [noise(n).float() for n in lengths], 1e-6, call)
+    return KernelBatch(f"resample, {rate} Hz", [noise(n).float() for n in lengths], 1e-6, call)
 
 
-def norm_gelu(lengths: Sequence[int], stored: torch.dtype, limit: float) -> Batch:
+def norm_gelu(lengths: Sequence[int], stored: torch.dtype, limit: float) -> KernelBatch:
     from cuda_kernels.norm_gelu import group_norm_gelu
 
     channels = 512
@@ -202,10 +202,10 @@ def norm_gelu(lengths: Sequence[int], stored: torch.dtype, limit: float) -> Batc
         return group_norm_gelu(packed, starts, lengths, weight, bias, backend=backend), lengths
 
     sources = [(noise(n, channels) + 0.5).to(stored) for n in lengths]
-    return Batch(f"norm_gelu, {named(stored)}", sources, limit, call)
+    return KernelBatch(f"norm_gelu, {named(stored)}", sources, limit, call)
 
 
-def pooling(lengths: Sequence[int], stored: torch.dtype) -> Batch:
+def pooling(lengths: Sequence[int], stored: torch.dtype) -> KernelBatch:
     from cuda_kernels.pool import STATISTICS, pool_rows
 
     def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
@@ -213,7 +213,7 @@ def pooling(lengths: Sequence[int], stored: torch.dtype) -> Batch:
         return torch.stack(list(pooled.values()), dim=1), [1] * len(lengths)
 
     sources = [(noise(n, 1024) * 3 + 1).to(stored) for n in lengths if n]
-    return Batch(f"pool of {', '.join(STATISTICS)}, {named(stored)}", sources, 2e-6, call)
+    return KernelBatch(f"pool of {', '.join(STATISTICS)}, {named(stored)}", sources, 2e-6, call)
 
 
 # --- The encoder's layers -----------------------------------------------------------------------
@@ -228,7 +228,7 @@ def check_layer_kernels(device: str, attention: bool, lengths: Sequence[int] = F
             yield from check("layers-kernels", batch, device, "utterances")
 
 
-def attentions(device: str, lengths: Sequence[int], stored: torch.dtype) -> Iterator[Batch]:
+def attentions(device: str, lengths: Sequence[int], stored: torch.dtype) -> Iterator[KernelBatch]:
     """Our kernel, with and without bias, and PyTorch's where it runs."""
     from extractor.encoders.fused import best_attention
 
@@ -248,7 +248,7 @@ def attention(
     gated: bool,
     stored: torch.dtype,
     name: str = "kernel",
-) -> Batch:
+) -> KernelBatch:
     from cuda_kernels.attention import GatedBias, attend_packed
     from cuda_kernels.packing import pack
     from extractor.encoders.fused import ATTENTION
@@ -266,10 +266,10 @@ def attention(
         return attend_packed(qkv, packing, num_heads, bias), lengths
 
     sources = values.to(stored).split(list(lengths))
-    return Batch(f"{what}, {named(stored)}", sources, LAYER_RELATIVE[stored], call)
+    return KernelBatch(f"{what}, {named(stored)}", sources, LAYER_RELATIVE[stored], call)
 
 
-def around_attention(lengths: Sequence[int], stored: torch.dtype) -> Iterator[Batch]:
+def around_attention(lengths: Sequence[int], stored: torch.dtype) -> Iterator[KernelBatch]:
     """The sum and norm, and the positional convolution."""
     from cuda_kernels.add_norm import add_norm
     from cuda_kernels.packing import pack
@@ -289,9 +289,11 @@ def around_attention(lengths: Sequence[int], stored: torch.dtype) -> Iterator[Ba
         return positional_conv(x, pack(lengths, x.device), laid_out, bias.to(x), x), lengths
 
     limit, sources = LAYER_RELATIVE[stored], noise(sum(lengths), 2 * D).to(stored).split(list(lengths))
-    yield Batch(f"sum and norm, {named(stored)}", sources, limit, sum_and_norm)
+    yield KernelBatch(f"sum and norm, {named(stored)}", sources, limit, sum_and_norm)
     sources = noise(sum(lengths), groups * width).to(stored).split(list(lengths))
-    yield Batch(f"positional convolution, {named(stored)}", sources, max(CONV_RELATIVE, limit), convolve)
+    yield KernelBatch(
+        f"positional convolution, {named(stored)}", sources, max(CONV_RELATIVE, limit), convolve
+    )
 
 
 # --- Augmentation -------------------------------------------------------------------------------

@@ -51,34 +51,25 @@ class Mutant:
 
 
 def read(path: Path = LIST) -> list[Mutant]:
+    def name(table: dict[str, str]) -> str:
+        old, new = (" ".join(table[which].split()) for which in ("old", "new"))
+        return f"{table['file']}: {old} -> {new or 'nothing'}"
+
     tables = tomllib.loads(path.read_text("utf-8"))["mutant"]
-    return [Mutant(**{"name": _called(table)} | table | {"tests": tuple(table["tests"])}) for table in tables]
-
-
-def _called(table: dict[str, str]) -> str:
-    return (
-        f"{table['file']}: {' '.join(table['old'].split())} -> {' '.join(table['new'].split()) or 'nothing'}"
-    )
+    return [Mutant(**{"name": name(table)} | table | {"tests": tuple(table["tests"])}) for table in tables]
 
 
 def run_tests(root: Path, tests: tuple[str, ...]) -> int:
     """pytest's exit code, with the sources of ``root``."""
     command = [
         sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
+        *["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m"],
         "not slow and not gpu",
+        *tests,
     ]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(
-            [*command, *tests], cwd=root, env=environment, capture_output=True, timeout=MOST_SECONDS
-        )
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=MOST_SECONDS)
     except subprocess.TimeoutExpired:
         return 1
     if done.returncode == NO_TESTS:
@@ -113,9 +104,8 @@ def survivors(mutants: list[Mutant], root: Path) -> list[str]:
         path.write_text(sound.replace(mutant.old, mutant.new), "utf-8")
         noticed = run_tests(root, mutant.tests) != 0
         path.write_text(sound, "utf-8")
-        print(
-            f"{number} of {len(mutants)}: {mutant.name}: {'noticed' if noticed else 'SURVIVED'}", flush=True
-        )
+        word = "noticed" if noticed else "SURVIVED"
+        print(f"{number} of {len(mutants)}: {mutant.name}: {word}", flush=True)
         if not noticed:
             alive.append(mutant.name)
     return alive

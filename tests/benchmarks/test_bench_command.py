@@ -31,9 +31,9 @@ CPU = torch.device("cpu")
 SMALL = ("--seconds", "4", "--loop-seconds", "1", "--rounds", "1", "--device", "cpu", "--out")
 
 
-def setting(model: str) -> baselines.Setting:
+def workload(model: str) -> baselines.Workload:
     waveforms = [np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in (8000, 9000)]
-    return baselines.Setting(model, torch.float32, CPU, waveforms, [], compiled=True)
+    return baselines.Workload(model, torch.float32, CPU, waveforms, [], compiled=True)
 
 
 def bench(*arguments: str) -> Result:
@@ -157,8 +157,8 @@ def test_models_without_masks_get_batches_of_one_length(monkeypatch: pytest.Monk
     assert baselines.padding_share(baselines.sorted_batches(waveforms, 2)) == pytest.approx(1 / 24)
     monkeypatch.setitem(baselines.TORCHAUDIO, "small-wavlm", "small")
     monkeypatch.setattr(baselines, "BATCH_SIZES", (2,))
-    assert baselines.prepare_torchaudio(setting("small-hubert")).padding_share > 0
-    prepared = baselines.prepare_torchaudio(setting("small-wavlm"))
+    assert baselines.prepare_torchaudio(workload("small-hubert")).padding_share > 0
+    prepared = baselines.prepare_torchaudio(workload("small-wavlm"))
     assert "of one length each" in prepared.how and prepared.padding_share == 0 and prepared.run() > 0
 
 
@@ -178,7 +178,7 @@ def test_a_way_that_fails_is_left_out_with_its_reason(monkeypatch: pytest.Monkey
     assert baselines.fastest({"c": fails}, calls=1)[0] is None
     for compiled, works in ((lambda model, dynamic: model, True), (lambda model, dynamic: fails, False)):
         monkeypatch.setattr(torch, "compile", compiled)
-        prepared = baselines.prepare_best(setting("small-hubert"))
+        prepared = baselines.prepare_best(workload("small-hubert"))
         assert any("compiled" in way for way in prepared.tried) == works
         assert list(prepared.missing.values()) == ["OutOfMemoryError: too much"] * (not works)
         assert prepared.how in prepared.tried and prepared.run() > 0

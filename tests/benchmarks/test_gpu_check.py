@@ -14,13 +14,13 @@ from bench_cases import small_models as small_models
 from benchmarks import gpu_check, kernel_checks, readme
 from benchmarks.findings import Finding, collect, largest, relative_error
 from benchmarks.harness import machine
-from benchmarks.kernel_checks import Batch
+from benchmarks.kernel_checks import KernelBatch
 from benchmarks.stand_ins import NORMS, write_config
 
 
 def test_gpu_checks_find_the_cpu_equal_to_itself(tmp_path: Path) -> None:
     findings = [
-        *gpu_check.check_layers("cpu"),
+        *gpu_check.check_models("layers", "cpu", [gpu_check.PARITY_LENGTHS]),
         *gpu_check.check_pooling("cpu"),
         *gpu_check.check_bf16("cpu", [write_config(tmp_path / "small")]),
     ]
@@ -71,7 +71,7 @@ def test_gpu_check_notices_a_wrong_kernel(wrong: str) -> None:
             return torch.empty(len(packed)), lengths
         return packed * (1.001 if wrong == "value" else 1 + 1e-7 * len(rows)), lengths
 
-    batch = Batch("toy", [torch.full((4,), i + 1.0) for i in range(3)], 1e-5, call)
+    batch = KernelBatch("toy", [torch.full((4,), i + 1.0) for i in range(3)], 1e-5, call)
     error, changed = kernel_checks.check("toy", batch, "cpu")
     assert error.passed == (wrong == "batch")
     assert changed.passed == (wrong == "value")
