@@ -311,16 +311,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     print_table(["", *(f"{name} %" for name in FIGURES)], lines)
 
 
-def workplace(place: Path, data: Path, whisper: Path | None, runs: Path) -> None:
-    """Links under the names that the commands have."""
-    runs.mkdir(parents=True, exist_ok=True)
-    links = {"runs": runs, **{corpus: data / corpus for corpus in PROTOCOLS}}
-    if whisper is not None:
-        links["whisper-tiny-en"] = whisper
-    for name, target in links.items():
-        (place / name).symlink_to(target.resolve(), target_is_directory=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """0; CANNOT_RUN when something that every row needs is not here."""
     args = arguments(
@@ -335,7 +325,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        workplace(place, args.data, args.whisper, args.runs)
+        args.runs.mkdir(parents=True, exist_ok=True)
+        # Links under the names that the commands have
+        links = {"runs": args.runs, **{corpus: args.data / corpus for corpus in PROTOCOLS}}
+        if args.whisper is not None:
+            links["whisper-tiny-en"] = args.whisper
+        for name, target in links.items():
+            (place / name).symlink_to(target.resolve(), target_is_directory=True)
         for name in args.only:
             try:
                 measured.append(measure(ROWS[name], place))

@@ -21,15 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from benchmarks.harness import (
-    CANNOT_RUN,
-    SHARED_DATA,
-    arguments,
-    cells,
-    print_table,
-    take_turns,
-    write_result,
-)
+from benchmarks import harness
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
 from extractor.audio.readers import backends
@@ -75,14 +67,14 @@ def measure(paths: Sequence[str], rounds: int) -> dict[str, list[float]]:
             "soundfile": lambda part: list(pool.map(with_soundfile, paths[part]))
         }
         decoders |= {name: partial(with_hser, checksum=checksum) for name, checksum in HSER.items()}
-        return take_turns({name: partial(speed, decode) for name, decode in decoders.items()}, rounds)
+        return harness.take_turns({name: partial(speed, decode) for name, decode in decoders.items()}, rounds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(
+    args = harness.arguments(
         __doc__,
         argv,
-        data=SHARED_DATA,
+        data=harness.SHARED_DATA,
         rounds=7,
         files=(384, "at most so many recordings of each kind"),
     )
@@ -98,11 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append({"files": name, "recordings": len(paths), "speeds": speeds, "ratios": ratios})
     if not rows:
         print("nothing measured: name the data folder with --data")
-        return CANNOT_RUN
+        return harness.CANNOT_RUN
     ways = [way for who in HSER for way in (f"{{speeds[{who}]:spread}}", f"{{ratios[{who}/soundfile]:.2f}}x")]
     told = ["{files}", "{speeds[soundfile]:spread}", *ways]
     header = ["audio s/s", "soundfile", *(cell for who in HSER for cell in (who, "ratio"))]
-    print_table(header, cells(rows, dict(zip(told, told, strict=True))))
+    harness.print_table(header, harness.cells(rows, dict(zip(told, told, strict=True))))
     result = {
         "what": "audio seconds decoded per second, to 16 kHz mono float32",
         "threads": THREADS,
@@ -112,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "libsndfile": soundfile.__libsndfile_version__,
         "rows": rows,
     }
-    write_result("decode", result, args.out)
+    harness.write_result("decode", result, args.out)
     return 0
 
 

@@ -29,19 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import harness
 from benchmarks.baselines import BASELINES, CANNOT, Baseline, Workload, first_line
-from benchmarks.harness import (
-    MIB,
-    Columns,
-    arguments,
-    cells,
-    print_table,
-    result_path,
-    rows_by,
-    take_turns,
-    working_bytes,
-    write_result,
-)
 from benchmarks.stand_ins import audio_seconds, find, label, lengths_of, read, thinned
 from extractor.encoders import Model, resolve_device, resolve_dtype
 from extractor.encoders.families import MODELS
@@ -203,14 +192,14 @@ def measure(name: str, files: Sequence[str], settings: Settings) -> dict[str, An
     if "int8" in settings.contenders:
         quantised, _ = batch_encoder(Model(f"random:{name}", "int8", device))
         runs["int8"] = lambda: bare(quantised, planned, seconds)
-    speeds = take_turns(runs, settings.rounds)
+    speeds = harness.take_turns(runs, settings.rounds)
     best = prepared.get("best", Baseline(lambda: 0.0))
     useful, padding = np.sum([model.encoder.operations(len(w)) for w in waveforms], axis=0).tolist()
     own = next((who for who in ("hser", "command") if who in speeds), None)
     roof = matrix_roof(dtype, device)
     pairs = [("hser", b) for b in BASELINES] + [("command", "hser")]
     pairs += [("int8", b) for b in (*BASELINES, "hser")]
-    memory = {who: working_bytes(run, device) for who, run in runs.items()}
+    memory = {who: harness.working_bytes(run, device) for who, run in runs.items()}
     return {
         "model": name,
         "dtype": model.dtype,
@@ -226,7 +215,7 @@ def measure(name: str, files: Sequence[str], settings: Settings) -> dict[str, An
             f"{a}/{b}": median(speeds[a]) / median(speeds[b]) for a, b in pairs if a in speeds and b in speeds
         },
         # What cannot be measured here is left out.
-        "working_mib": {who: size / MIB for who, size in memory.items() if size is not None},
+        "working_mib": {who: size / harness.MIB for who, size in memory.items() if size is not None},
         "padding": {"hser": padding / (useful + padding)}
         | {who: baseline.padding_share for who, baseline in prepared.items()},
         "how": {who: baseline.how for who, baseline in prepared.items()},
@@ -257,17 +246,19 @@ def measure_all(settings: Settings) -> list[dict[str, Any]]:
 
 def write_rows(name: str, rows: Sequence[Mapping[str, Any]], out: Path | None) -> Path:
     """The result file. What it holds of other models and lengths stays: all of them take an hour."""
-    kept = rows_by(lambda row: (row["model"], row["dtype"], row["lengths"]), result_path(name, out), rows)
-    return write_result(name, {"what": "audio seconds per second", "rows": list(kept.values())}, out)
+    kept = harness.rows_by(
+        lambda row: (row["model"], row["dtype"], row["lengths"]), harness.result_path(name, out), rows
+    )
+    return harness.write_result(name, {"what": "audio seconds per second", "rows": list(kept.values())}, out)
 
 
 def pair(what: str, how: str) -> Callable[[Mapping[str, Any]], str]:
     """Of `best` and of hser."""
     ways = {who: f"{{{what}[{who}]:{how}}}" for who in ("best", "hser")}
-    return lambda row: "/".join(*cells([row], ways))
+    return lambda row: "/".join(*harness.cells([row], ways))
 
 
-COLUMNS: Columns = {
+COLUMNS: harness.Columns = {
     "audio s/s": "{model} {dtype}, {lengths}",
     **{who: f"{{speeds[{who}]:spread}}" for who in CONTENDERS},
     **{f"/{who}": f"{{ratios[hser/{who}]:.2f}}x" for who in BASELINES},
@@ -281,10 +272,10 @@ COLUMNS: Columns = {
 
 def report(rows: Sequence[Mapping[str, Any]]) -> None:
     """Columns that no row has a figure for are left out."""
-    told = zip(COLUMNS, zip(*cells(rows, COLUMNS), strict=True), strict=True)
+    told = zip(COLUMNS, zip(*harness.cells(rows, COLUMNS), strict=True), strict=True)
     columns = [(head, *column) for head, column in told if not {"-", "-/-"}.issuperset(column)]
     header, *lines = zip(*columns, strict=True)
-    print_table(header, lines)
+    harness.print_table(header, lines)
     for row in rows:
         who = f"{row['model']}, {row['lengths']}"
         print("; ".join([f"{who}: {row['content']}", *(f"{n}: {how}" for n, how in row["how"].items())]))
@@ -293,7 +284,7 @@ def report(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(
+    args = harness.arguments(
         __doc__,
         argv,
         models="hubert-large,wavlm-large",

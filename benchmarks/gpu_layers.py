@@ -21,7 +21,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
-from statistics import median
 from typing import Any, TypeAlias
 
 import torch
@@ -240,7 +239,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = []
         for row in speeds(args.rounds):
             rows.append(row)
-            print_row(row)
+            figures = {name: (statistics.median(ms), statistics.pstdev(ms)) for name, ms in row["ms"].items()}
+            lines = [[name, f"{middle:.3f}", f"{spread:.3f}"] for name, (middle, spread) in figures.items()]
+            print_table([row["what"], "ms", "spread"], lines)
+            for name, reason in row["left_out"].items():
+                print(f"  left out: {name}: {reason}")
     result = {
         "what": f"milliseconds for {BATCH_SECONDS} s of audio",
         "findings": [{**asdict(f), "passed": f.passed} for f in findings],
@@ -248,13 +251,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     write_result("gpu-layers", result, args.out)
     return 0 if all(f.passed for f in findings) else 1
-
-
-def print_row(row: dict[str, Any]) -> None:
-    figures = [[name, f"{median(ms):.3f}", f"{statistics.pstdev(ms):.3f}"] for name, ms in row["ms"].items()]
-    print_table([row["what"], "ms", "spread"], figures)
-    for name, reason in row["left_out"].items():
-        print(f"  left out: {name}: {reason}")
 
 
 if __name__ == "__main__":

@@ -24,19 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import (
-    arguments,
-    forget_peak,
-    in_child,
-    measured_before,
-    peak_bytes,
-    print_rows,
-    process_bytes,
-    result_path,
-    spread,
-    take_turns,
-    write_result,
-)
+from benchmarks import harness
 from benchmarks.stand_ins import write_store
 from extractor.index import KINDS, Index, build
 from extractor.index.exact import unit
@@ -83,10 +71,10 @@ class Clusters:
 def opened_bytes(run: Path) -> int:
     """What an open index takes; in a process of its own, since freed memory is used again."""
     load_faiss()
-    before = process_bytes("RssAnon")
+    before = harness.process_bytes("RssAnon")
     index = Index.open(run, LAYER, POOLING, mapped=False)
     index.search(np.ones((1, index.dim), np.float32), 1)
-    return process_bytes("RssAnon") - before
+    return harness.process_bytes("RssAnon") - before
 
 
 def plain_build(x: np.ndarray, index: Index) -> float:
@@ -132,10 +120,10 @@ def measure_kind(
 ) -> dict[str, Any]:
     """Build one kind and search it; ``x`` where plain FAISS is to build it as well."""
     faiss = load_faiss()
-    before = forget_peak()
+    before = harness.forget_peak()
     began = time.perf_counter()
     build(run, LAYER, POOLING, kind)
-    seconds, peak = time.perf_counter() - began, peak_bytes() - before
+    seconds, peak = time.perf_counter() - began, harness.peak_bytes() - before
     head = read_head(run, LAYER, POOLING)
     index = Index.open(run, LAYER, POOLING, mapped=False)
     path = folder_of(run, LAYER, POOLING) / f"{head.generation}.faiss"
@@ -152,10 +140,10 @@ def measure_kind(
         "build_seconds": seconds,
         "faiss_build_seconds": None if x is None else plain_build(x, index),
         "peak_build_bytes": peak,
-        "memory_bytes": in_child(opened_bytes, run),
+        "memory_bytes": harness.in_child(opened_bytes, run),
         "file_bytes": path.stat().st_size,
         "recall_at_10": recall(index.search(queries, K)[1], true),
-        "queries_per_second": take_turns(ways, repeats * (MORE_REPEATS if quick else 1)),
+        "queries_per_second": harness.take_turns(ways, repeats * (MORE_REPEATS if quick else 1)),
     }
 
 
@@ -168,13 +156,15 @@ def scikit_learn(x: np.ndarray, queries: np.ndarray, true: np.ndarray, repeats: 
     found = neighbours.kneighbors(units, return_distance=False)
     return {
         "recall_at_10": recall(found, true),
-        "queries_per_second": take_turns(contenders("scikit-learn", neighbours.kneighbors, units), repeats),
+        "queries_per_second": harness.take_turns(
+            contenders("scikit-learn", neighbours.kneighbors, units), repeats
+        ),
         "memory_bytes": x.nbytes,
     }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(
+    args = harness.arguments(
         __doc__,
         argv,
         rows=1_000_000,
@@ -204,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "faiss": faiss.__version__,
         "threads": faiss.omp_get_max_threads(),
     }
-    results = measured_before(result_path("index", args.out), about, "kinds")
+    results = harness.measured_before(harness.result_path("index", args.out), about, "kinds")
     results["scikit-learn"] = scikit_learn(x, queries, true, args.repeats)
     built_from = x if args.plain_build else None
     del x
@@ -214,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for kind in args.kinds.split(","):
             results[kind] = measure_kind(run, kind, queries, true, args.repeats, built_from)
             # A kind may take an hour: what is measured is kept.
-            write_result("index", {**about, "kinds": results}, args.out)
+            harness.write_result("index", {**about, "kinds": results}, args.out)
     report(results, args.rows)
 
 
@@ -227,15 +217,17 @@ def report(results: dict[str, dict[str, Any]], rows: int) -> None:
             else ""
         )
 
-    print_rows(
+    harness.print_rows(
         ({"kind": kind, "ours": "hser" if kind in KINDS else kind, **each} for kind, each in results.items()),
         {
             "": "{kind}",
             "build s": lambda each: f"{each.get('build_seconds', 0):,.1f}",
             "GB a million": lambda each: f"{each['memory_bytes'] / rows / 1e3:.2f}",
             "recall@10": "{recall_at_10:.3f}",
-            "queries/s": lambda each: spread(each["queries_per_second"][each["ours"]]),
-            "one by one": lambda each: spread(each["queries_per_second"][f"{each['ours']}, one by one"]),
+            "queries/s": lambda each: harness.spread(each["queries_per_second"][each["ours"]]),
+            "one by one": lambda each: harness.spread(
+                each["queries_per_second"][f"{each['ours']}, one by one"]
+            ),
             "slower than FAISS": slower,
         },
     )

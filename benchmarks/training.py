@@ -29,19 +29,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.harness import (
-    MIB,
-    arguments,
-    in_child,
-    measured_before,
-    peak_bytes,
-    print_rows,
-    result_path,
-    spread,
-    take_turns,
-    working_bytes,
-    write_result,
-)
+from benchmarks import harness
 from benchmarks.stand_ins import write_store
 from extractor.store.run_folder import CONTENTS
 from extractor.types import Seconds
@@ -198,13 +186,13 @@ def measure(contender: str, run: Path, classifier: str, layer: int) -> dict[str,
         found[0] = CONTENDERS[contender](run, classifier, layer, stages)
 
     began = time.perf_counter()
-    above = working_bytes(work)
+    above = harness.working_bytes(work)
     if above is None:
         work()
     return {
         "seconds": time.perf_counter() - began,
         "above_imports": above,
-        "whole_process": peak_bytes(),
+        "whole_process": harness.peak_bytes(),
         "stages": stages.seconds,
         "UA": found[0],  # between 0 and 1
         "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
@@ -217,13 +205,13 @@ def measure_classifier(run: Path, classifier: str, layer: int, repeats: int) -> 
     Repeated while a process takes less than `LONG`.
     """
     contenders = {
-        name: partial(in_child, measure, name, run, classifier, layer)
+        name: partial(harness.in_child, measure, name, run, classifier, layer)
         for name in CONTENDERS
         if name == "hser-train" or classifier in BY_HAND
     }
-    found = take_turns(contenders, 1, warm_up=False)
+    found = harness.take_turns(contenders, 1, warm_up=False)
     if all(first["seconds"] < LONG for [first] in found.values()):
-        for name, more in take_turns(contenders, repeats - 1, warm_up=False).items():
+        for name, more in harness.take_turns(contenders, repeats - 1, warm_up=False).items():
             found[name] += more
     together = {}
     for name, each in found.items():
@@ -236,13 +224,13 @@ def measure_classifier(run: Path, classifier: str, layer: int, repeats: int) -> 
 
 def report(results: Mapping[str, Any]) -> None:
     def mebibytes(sizes: Sequence[int | None]) -> str:
-        measured = [size / MIB for size in sizes if size is not None]
-        return spread(measured) if measured else "-"
+        measured = [size / harness.MIB for size in sizes if size is not None]
+        return harness.spread(measured) if measured else "-"
 
     def spent(stage: str) -> Callable[[Mapping[str, Any]], str]:
         return lambda each: f"{median(each['stages'].get(stage, [0.0])):,.2f}"
 
-    print_rows(
+    harness.print_rows(
         (
             {"who": f"{classifier}, {who}", **each}
             for classifier, of in results.items()
@@ -260,7 +248,7 @@ def report(results: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(
+    args = harness.arguments(
         __doc__,
         argv,
         rows=10_000,
@@ -279,14 +267,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "layer": layer,
         "folds": FOLDS,
     }
-    results = measured_before(result_path("training", args.out), about, "classifiers")
+    results = harness.measured_before(harness.result_path("training", args.out), about, "classifiers")
     with tempfile.TemporaryDirectory(prefix="hser-training-", dir=args.scratch) as folder:
         run = Path(folder) / "run"
         write_rows(run, args.rows, args.layers, args.dim)
         for classifier in args.classifiers.split(","):
             results[classifier] = measure_classifier(run, classifier, layer, args.repeats)
             # A classifier may take many minutes: what is measured is kept.
-            write_result("training", {**about, "classifiers": results}, args.out)
+            harness.write_result("training", {**about, "classifiers": results}, args.out)
     report(results)
 
 
