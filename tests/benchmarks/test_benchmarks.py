@@ -49,8 +49,8 @@ def run_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
 
     def run(name: str, *arguments: str) -> dict[str, Any]:
         module, out = importlib.import_module(f"benchmarks.{name}"), tmp_path / f"{name}-toy.json"
-        if hasattr(module, "in_child"):
-            monkeypatch.setattr(module, "in_child", lambda function, *args: function(*args))
+        for owner in (harness, module):  # not in a process of its own
+            monkeypatch.setattr(owner, "in_child", lambda function, *args: function(*args), raising=False)
         assert not module.main([*arguments, "--out", str(out)])
         result = json.loads(out.read_text())
         table = readme.section(name, tmp_path) if name in readme.SECTIONS else ""
