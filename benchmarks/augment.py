@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.encoder import batch_encoder, jobs
+from benchmarks.encoder import batch_encoder, planned_batches
 from benchmarks.harness import arguments, print_rows, spread, take_turns, write_result
 from benchmarks.kernel_cases import torchaudio_masks
 from benchmarks.stand_ins import audio_seconds, speech
@@ -63,7 +63,7 @@ class Corpus:
 
     def __init__(self, waveforms: Sequence[np.ndarray]) -> None:
         self.waveforms = waveforms
-        self.planned = jobs(waveforms, CPU_BATCH)
+        self.planned = planned_batches(waveforms, CPU_BATCH)
         self.sources = [Source(str(i), len(w), "neutral", "speaker") for i, w in enumerate(waveforms)]
         self.pool = Pool(self.sources)
 
@@ -75,13 +75,13 @@ class Corpus:
 
     def augment(self, augmentation: Augmentation, copy: int) -> None:
         """Recipes drawn and carried out, as a run does."""
-        for job in self.planned:
-            sources = [self.sources[int(row.utterance.id)] for row in job.rows]
+        for batch in self.planned:
+            sources = [self.sources[int(row.utterance.id)] for row in batch.rows]
             recipes = [draw(augmentation, source, SEED, copy, self.pool) for source in sources]
             needed = dict.fromkeys(clip for recipe in recipes for clip in recipe.clips)
             clips = {clip: Decoded(self.waveforms[int(clip.id)], "") for clip in needed}
-            rows = [replace(row, recipe=recipe) for row, recipe in zip(job.rows, recipes, strict=True)]
-            _, failures = augmented(stage(replace(job, rows=rows, clips=clips), CPU))
+            rows = [replace(row, recipe=recipe) for row, recipe in zip(batch.rows, recipes, strict=True)]
+            _, failures = augmented(stage(replace(batch, rows=rows, clips=clips), CPU))
             if failures:
                 raise RuntimeError(f"recording {failures[0].id}: {failures[0].reason}")
 
@@ -121,8 +121,8 @@ def measure(model_name: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
 
     def encode_all() -> None:
         """Every layer of the recordings as they are, mean-pooled."""
-        for job in corpus.planned:
-            if encode(job).failures:
+        for batch in corpus.planned:
+            if encode(batch).failures:
                 raise RuntimeError("a recording could not be encoded")
 
     copies = count(1)  # each time new draws: what was kept from the last ones does not help

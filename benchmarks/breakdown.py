@@ -167,9 +167,9 @@ def trace_batches(
         with named_functions() as missing:
             encode(planned[0])  # to warm up
             with profile(activities=activities) as profiler:
-                for job in planned:
+                for batch in planned:
                     with record_function(WHOLE):
-                        encode(job)
+                        encode(batch)
                         if on_cuda:
                             torch.cuda.synchronize(model.device)
     finally:
@@ -299,7 +299,7 @@ def profile_rows(rows: Sequence[dict[str, Any]], settings: encoding.Settings, fo
         encode, budget = encoding.batch_encoder(model)
         stem = f"{name}-{label(lengths).replace(' ', '-')}-{machine()}"
         trace = folder / f"{stem}.trace.json"
-        made = trace_batches(model, encode, encoding.jobs(waveforms, budget), trace)
+        made = trace_batches(model, encode, encoding.planned_batches(waveforms, budget), trace)
         text = page(made, f"{name}, {model.dtype}, {label(lengths)}, {machine()}")
         (folder / f"{stem}.txt").write_text(text, encoding="utf-8")
         print(f"\n{text}trace: {trace}")

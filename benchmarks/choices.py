@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import breakdown
 from benchmarks.baselines import sdpa
-from benchmarks.encoder import AUDIO, Settings, bare, batch_encoder, jobs
+from benchmarks.encoder import AUDIO, Settings, bare, batch_encoder, planned_batches
 from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
 from benchmarks.stand_ins import audio_seconds, find, label, read
 from extractor.encoders import Model
@@ -89,7 +89,7 @@ def measure(name: str, lengths: str, rounds: int, seconds: Seconds, scratch: Pat
         return model, *batch_encoder(model)
 
     def runner(encode: BatchEncoder, batch: Seconds, *away: PassChoice) -> Callable[[], float]:
-        planned = jobs(waveforms, batch, most_streams(CPU.type))
+        planned = planned_batches(waveforms, batch, most_streams(CPU.type))
 
         def run() -> float:
             with without(*away):
@@ -100,7 +100,7 @@ def measure(name: str, lengths: str, rounds: int, seconds: Seconds, scratch: Pat
     def stages(model: Model, encode: BatchEncoder, batch: Seconds) -> dict[str, float]:
         """Milliseconds of one core an audio second; the model is of no use afterwards."""
         every = max(1, round(audio_seconds(waveforms) / breakdown.AUDIO["cpu"]))
-        planned = jobs(sorted(waveforms, key=len)[::every], batch)
+        planned = planned_batches(sorted(waveforms, key=len)[::every], batch)
         found = breakdown.trace_batches(model, encode, planned, scratch / "trace.json")
         return {stage: 1e3 * spent / found.audio for stage, spent in found.seconds.items()}
 

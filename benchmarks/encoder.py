@@ -83,7 +83,7 @@ class Settings:
 # --- What runs ----------------------------------------------------------------------------------
 
 
-def jobs(waveforms: Sequence[np.ndarray], budget: Seconds, streams: int = 1) -> list[DecodedBatch]:
+def planned_batches(waveforms: Sequence[np.ndarray], budget: Seconds, streams: int = 1) -> list[DecodedBatch]:
     """Batches as the engine plans them, of so much audio."""
     lengths = np.array([len(w) for w in waveforms])
     planned = plan_batches(lengths, round(budget * SAMPLE_RATE), streams=streams)
@@ -108,7 +108,7 @@ def batch_encoder(model: Model, budget: Seconds | None = None) -> tuple[BatchEnc
 def mean_pooled(model: Model, waveforms: Sequence[np.ndarray]) -> np.ndarray:
     """float32 ``[U, L, D]`` of all layers, all recordings in one batch."""
     encode, budget = batch_encoder(model, 600.0)
-    [batch] = jobs(waveforms, budget)
+    [batch] = planned_batches(waveforms, budget)
     return encode(batch).pooled["mean"][np.argsort([row.position for row in batch.rows])]
 
 
@@ -172,7 +172,7 @@ def measure(name: str, files: Sequence[str], settings: Settings) -> dict[str, An
     model = Model(f"random:{name}", settings.dtype, device)
     dtype = DTYPES[model.dtype]
     encode, budget = batch_encoder(model)
-    planned = jobs(waveforms, budget, most_streams(device.type))
+    planned = planned_batches(waveforms, budget, most_streams(device.type))
     few = thinned(files, settings.loop_seconds or LOOP_AUDIO.get(device.type, LOOP_AUDIO["cpu"]))
     compiled = device.type == "cuda" if settings.compiled is None else settings.compiled
     prepared: dict[str, Baseline] = {}
