@@ -156,18 +156,10 @@ def milliseconds(seconds: Sequence[float]) -> str:
 class CellFormat(string.Formatter):
     """`str.format` that also knows how figures of several rounds are told, as ``{speeds[hser]:spread}``."""
 
-    told: Mapping[str, Callable[[Any], str]] = {
-        "number": number,
-        "middle": lambda values: number(median(values)),
-        "range": with_range,
-        "spread": spread,
-        "ms": milliseconds,
-    }
-
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
             raise KeyError(format_spec)
-        told = self.told.get(format_spec)
+        told = {"range": with_range, "spread": spread}.get(format_spec)
         return told(value) if told else format(value, format_spec)
 
 
@@ -209,19 +201,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) 
 # --- Result files -------------------------------------------------------------------------------
 
 
-def cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def machine() -> str:
     """CPU model and cores, or the GPU's model, as a part of a file name; never a host's name."""
     import torch
 
-    name = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_model()} {os.cpu_count()} cores"
-    )
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    else:
+        cpus = Path("/proc/cpuinfo")
+        found = re.search(r"model name\s*:\s*(.+)", cpus.read_text()) if cpus.exists() else None
+        model = found[1].strip() if found else platform.processor() or platform.machine()
+        name = f"{model} {os.cpu_count()} cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

@@ -39,20 +39,21 @@ CLIP_SAMPLES = (SAMPLE_RATE // 2, 20 * SAMPLE_RATE)  # shortest and longest of t
 BATCH: Seconds = 30.0
 
 
-def peak_of_run(inputs: Sequence[str], model: str, out: str) -> int:
-    """Peak of a process that does one run; a recording that fails makes the figure void."""
+def peaks_of_runs(inputs: Sequence[Sequence[str]], model: str, out: str) -> list[float]:
+    """Peaks in MiB of one process after a run over each of ``inputs``, one after another.
+
+    A recording that fails makes the figures void.
+    """
     from extractor.run.engine import run
     from extractor.run.options import Options
 
-    summary = run(list(inputs), Options(model=model), out)
-    if summary.failures:
-        raise RuntimeError(f"{summary.failures[0].path}: {summary.failures[0].reason}")
-    return peak_bytes()
-
-
-def peaks_of_runs(inputs: Sequence[str], model: str, out: str) -> list[int]:
-    """Peaks of one process after a run over each of ``inputs``, one after another."""
-    return [peak_of_run([path], model, f"{out}-{i}") for i, path in enumerate(inputs)]
+    peaks = []
+    for i, paths in enumerate(inputs):
+        summary = run(list(paths), Options(model=model), f"{out}-{i}")
+        if summary.failures:
+            raise RuntimeError(f"{summary.failures[0].path}: {summary.failures[0].reason}")
+        peaks.append(peak_bytes() / MIB)
+    return peaks
 
 
 def measure_corpus(scratch: Path, many: int) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def measure_corpus(scratch: Path, many: int) -> dict[str, Any]:
     clips = write_clips(scratch / "clips", np.random.default_rng(0).uniform(0.5, 1.5, many).tolist())
     model = write_config(scratch / "small")
     few, all_of_them = (
-        in_child(peak_of_run, clips[:n], model, str(scratch / f"run-{n}")) / MIB for n in counts
+        in_child(peaks_of_runs, [clips[:n]], model, str(scratch / f"run-{n}"))[0] for n in counts
     )
     return {
         "model": "small random HuBERT",
@@ -86,7 +87,7 @@ def measure_long(
             write_noise(path, length, sample_rate, num_channels)
         for model in models:
             spec, out = specs.get(model, f"random:{model}"), str(scratch / f"{model} {suffix}")
-            before, after = (p / MIB for p in in_child(peaks_of_runs, [str(short), str(long)], spec, out))
+            before, after = in_child(peaks_of_runs, [[str(short)], [str(long)]], spec, out)
             rows.append(
                 {
                     "recording": name,

@@ -359,22 +359,16 @@ def chart(results: Sequence[Result]) -> str:
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
 
 
-def made_files(readme: Path, folder: Path) -> dict[Path, str]:
-    """What the README, and the chart if there are speeds, should hold."""
-    files = {readme: fill(readme.read_text(encoding="utf-8"), folder)}
-    measured = [r for r in read_results(folder, *SECTIONS["speed"][0]) if r["rows"]]
-    if measured:
-        files[readme.parent / CHART] = chart(measured)
-    return files
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("readme", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file differs")
     args = parser.parse_args(argv)
-    files = made_files(args.readme, args.results)
+    files = {args.readme: fill(args.readme.read_text(encoding="utf-8"), args.results)}
+    measured = [r for r in read_results(args.results, *SECTIONS["speed"][0]) if r["rows"]]
+    if measured:
+        files[args.readme.parent / CHART] = chart(measured)
     stale = [
         path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text
     ]

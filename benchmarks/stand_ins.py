@@ -111,7 +111,7 @@ def label(name: str) -> str:
     return name if name in CORPORA else lengths_of(name).what
 
 
-def find(name: str, seconds: Seconds, scratch: Path, data: Path = SHARED_DATA) -> tuple[list[str], str]:
+def find(name: str, seconds: Seconds, scratch: Path) -> tuple[list[str], str]:
     """Files of about so many seconds, and what they are: the corpus's own where they suffice, else noise.
 
     A corpus that holds less than ``seconds`` is not repeated: noise of its lengths is taken instead.
@@ -119,7 +119,7 @@ def find(name: str, seconds: Seconds, scratch: Path, data: Path = SHARED_DATA) -
     import soundfile
 
     lengths = lengths_of(name)
-    files = sorted(map(str, data.glob(lengths.files))) if lengths.files else []
+    files = sorted(map(str, SHARED_DATA.glob(lengths.files))) if lengths.files else []
     if files and sum(soundfile.info(file).duration for file in files) >= 0.9 * seconds:
         return thinned(files, seconds), f"recordings of {lengths.what}"
     return write_clips(scratch / f"noise-{name}", draw(lengths, seconds)), f"noise, lengths of {lengths.what}"
@@ -166,12 +166,12 @@ def audio_seconds(waveforms: Sequence[np.ndarray]) -> Seconds:
 # --- Models -------------------------------------------------------------------------------------
 
 
-def write_config(folder: Path, kind: str = "hubert", norm: str = "layer") -> str:
+def write_config(folder: Path, kind: str = "hubert") -> str:
     """A folder with a config alone; returns the model spec that runs it with random weights."""
     from extractor.encoders.checkpoint import RANDOM
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": kind, **SMALL, **NORMS[norm]}))
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, **SMALL, **NORMS["layer"]}))
     return f"{RANDOM}{folder}"
 
 

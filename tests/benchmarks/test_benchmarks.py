@@ -210,7 +210,7 @@ def test_what_the_write_benchmark_times_is_stored(tmp_path: Path) -> None:
 def test_a_run_with_failures_measures_nothing(tmp_path: Path) -> None:
     (tmp_path / "no_such.wav").write_bytes(b"no audio")
     with pytest.raises(RuntimeError, match="no_such"):
-        memory.peak_of_run([str(tmp_path / "no_such.wav")], "mfcc", str(tmp_path / "bad-run"))
+        memory.peaks_of_runs([[str(tmp_path / "no_such.wav")]], "mfcc", str(tmp_path / "bad-run"))
 
 
 def test_a_stage_inside_another_counts_for_the_outer() -> None:
