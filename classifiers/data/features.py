@@ -32,7 +32,7 @@ _AS_WRITTEN = ("original", "copy", "augmentation", "text")  # ids and texts, whi
 
 
 @dataclass(slots=True)
-class Part:
+class SourceRows:
     """One source, opened; its pooling and layers by name. ``rows[i]`` is the store's row of row i."""
 
     source: Source
@@ -72,7 +72,7 @@ class Features:
 
     standardised = False
 
-    def __init__(self, parts: Sequence[Part], labels: list[str], notes: list[str], copies: str) -> None:
+    def __init__(self, parts: Sequence[SourceRows], labels: list[str], notes: list[str], copies: str) -> None:
         self._parts, self._copies = list(parts), copies
         self.labels, self.notes = labels, notes
         self._look()
@@ -258,7 +258,7 @@ class Features:
             self._memory = (what, standardise(read()) if self.standardised else read())
         return self._memory[1]
 
-    def _only_part(self, what: str) -> Part:
+    def _only_part(self, what: str) -> SourceRows:
         if len(self._parts) > 1:
             raise SettingsError(f"{what}: of one run only; fuse several with --fusion average or gate")
         return self._parts[0]
@@ -333,7 +333,7 @@ def named(ids: Sequence[str]) -> str:
     return f"{len(ids):,} {'recording' if len(ids) == 1 else 'recordings'} ({shown})"
 
 
-def _resolved(source: Source, store: Store) -> Part:
+def _resolved(source: Source, store: Store) -> SourceRows:
     """A source with its pooling and layers by name. Raises SettingsError for one that is not there."""
     layers = source.layers
     if isinstance(layers, str) and layers not in OPEN_LAYERS:
@@ -342,10 +342,10 @@ def _resolved(source: Source, store: Store) -> Part:
     numbers, pooling = store.resolve(fixed, source.pooling, frames=True, hint=" (RUN:pooling)")
     if fixed is not None or len(numbers) == 1:
         layers = tuple(numbers)
-    return Part(replace(source, pooling=pooling, layers=layers), store, np.arange(len(store)))
+    return SourceRows(replace(source, pooling=pooling, layers=layers), store, np.arange(len(store)))
 
 
-def _join(parts: Sequence[Part]) -> list[str]:
+def _join(parts: Sequence[SourceRows]) -> list[str]:
     """Keep of every part the rows whose id all have, in the order of the first. Returns notes."""
     ids = [part.store.ids for part in parts]
     common = set.intersection(*map(set, ids))
@@ -365,7 +365,7 @@ def _join(parts: Sequence[Part]) -> list[str]:
     return notes
 
 
-def _refuse_contradictions(parts: Sequence[Part], ids: Sequence[str], column: str) -> None:
+def _refuse_contradictions(parts: Sequence[SourceRows], ids: Sequence[str], column: str) -> None:
     """Rows of one id that are labelled differently are not the same recording."""
     have = [part for part in parts if column in part.store.columns]
     values = [np.array(part.store.labels(column), object)[part.rows] for part in have]
@@ -379,7 +379,7 @@ def _refuse_contradictions(parts: Sequence[Part], ids: Sequence[str], column: st
             )
 
 
-def _label(parts: Sequence[Part], labelling: Labelling, notes: list[str]) -> list[str]:
+def _label(parts: Sequence[SourceRows], labelling: Labelling, notes: list[str]) -> list[str]:
     """Labels of the rows that have one that counts; the parts keep these rows only."""
     rows, store, path = parts[0].rows, parts[0].store, parts[0].source.path
     every_id = store.ids

@@ -35,6 +35,7 @@ from extractor.store import Store
 from extractor.store.where import factor
 
 GROUP_COLUMNS = ("id", "path")  # beside the labels: leave one recording, or one file, out
+NORMALISATIONS = ("none", "standard", "group")  # see `_normalised`
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ def _score_layer(store: Store, rows: _Rows, layer: int, options: EvaluationOptio
     vectors = store.load_rows(rows.index, layer, options.pooling)
     similarity = np.full((len(vectors), options.k), -np.inf, np.float32)
     neighbour = np.full((len(vectors), options.k), -1, np.int64)
-    for queries, normalised in NORMALISATIONS[options.normalisation](vectors, rows.group):
+    for queries, normalised in _normalised(options.normalisation, vectors, rows.group):
         queries = queries[rows.clean[queries]]
         apart: list[Groups] = [(code[queries], code) for code in (rows.group, rows.original)]
         found = nearest(normalised[queries], normalised, options.k, apart)
@@ -262,33 +263,18 @@ def _score_layer(store: Store, rows: _Rows, layer: int, options: EvaluationOptio
     )
 
 
-# Normalisations: which queries [n] to search, and unit vectors [N', D] of all rows for them.
+def _normalised(name: str, vectors: np.ndarray, group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Which queries int64 ``[n]`` to search, and unit vectors ``[N', D]`` of all rows for them.
 
-_Fold = tuple[np.ndarray, np.ndarray]
-
-
-def _as_stored(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
-    yield np.arange(len(vectors)), unit(vectors)
-
-
-def _by_group(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
-    """Each group to mean 0 and deviation 1 in every dimension, by its own rows, without labels."""
-    normalised = np.empty_like(vectors)
-    for code in np.unique(group):
+    "group": each group by its own rows, without labels; "standard": all rows by the rows of the groups
+    that are not left out.
+    """
+    if name == "standard":
+        for code in np.unique(group):
+            others = vectors[group != code]
+            yield np.flatnonzero(group == code), unit(standardise(vectors.copy(), others))
+        return
+    for code in np.unique(group) if name == "group" else ():
         own = group == code
-        normalised[own] = standardise(vectors[own])
-    yield np.arange(len(vectors)), unit(normalised)
-
-
-def _by_others(vectors: np.ndarray, group: np.ndarray) -> Iterator[_Fold]:
-    """All rows to mean 0 and deviation 1, by the rows of the groups that are not left out."""
-    for code in np.unique(group):
-        others = vectors[group != code]
-        yield np.flatnonzero(group == code), unit(standardise(vectors.copy(), others))
-
-
-NORMALISATIONS: dict[str, Callable[[np.ndarray, np.ndarray], Iterator[_Fold]]] = {
-    "none": _as_stored,
-    "standard": _by_others,
-    "group": _by_group,
-}
+        vectors[own] = standardise(vectors[own])
+    yield np.arange(len(vectors)), unit(vectors)

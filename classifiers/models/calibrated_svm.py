@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
@@ -45,22 +43,20 @@ class CalibratedSVM(ClassifierMixin, BaseEstimator):
         if self.kernel not in KERNELS:
             raise SettingsError(unknown("kernel", self.kernel, KERNELS))
         splits = self._splits(np.asarray(y), groups)
-        machine = Pipeline([("scaler", StandardScaler()), ("svm", self._machine())])
-        # One machine on all rows (`ensemble=False`): what is saved is one SVM, not one a fold.
-        self.model_ = CalibratedClassifierCV(machine, cv=splits, ensemble=False).fit(X, y)
-        self.classes_ = self.model_.classes_
-        self.n_features_in_ = X.shape[1]
-        self.model_.cv = None  # rows of the splits are of no use once it is fitted
-        return self
-
-    def _machine(self) -> Any:
-        return SVC(
+        svm = SVC(
             kernel=self.kernel,
             C=self.C,
             gamma=self.gamma,
             class_weight=self.class_weight,
             random_state=self.random_state,
         )
+        machine = Pipeline([("scaler", StandardScaler()), ("svm", svm)])
+        # One machine on all rows (`ensemble=False`): what is saved is one SVM, not one a fold.
+        self.model_ = CalibratedClassifierCV(machine, cv=splits, ensemble=False).fit(X, y)
+        self.classes_ = self.model_.classes_
+        self.n_features_in_ = X.shape[1]
+        self.model_.cv = None  # rows of the splits are of no use once it is fitted
+        return self
 
     def _splits(self, y: np.ndarray, groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
         """Partitions of which every training part has all classes."""
@@ -80,10 +76,6 @@ class CalibratedSVM(ClassifierMixin, BaseEstimator):
                 return splits
         self.calibrated_on_ = "rows"
         return list(StratifiedKFold(k, shuffle=True, random_state=self.random_state).split(blank, y))
-
-    def decision_function(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """The machine's own scores, [N, C] or [N] of two classes."""
-        return self.model_.calibrated_classifiers_[0].estimator.decision_function(X)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
         """float64 [N, C]."""

@@ -67,14 +67,14 @@ _ZIP, _PICKLES = b"PK\x03\x04", (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 _HEADER_KEY = "hser"  # of the safetensors header, whose values are texts
 
 
-def kind_of(estimator: Any) -> str:
+def format_of(estimator: Any) -> str:
     """How it is written."""
     return SAFETENSORS if hasattr(estimator, "state") else SKOPS
 
 
 def write_estimator(estimator: Any, path: Path) -> None:
-    """Write a fitted estimator, by `kind_of`. Raises StoreUnwritable."""
-    if kind_of(estimator) == SAFETENSORS:
+    """Write a fitted estimator, by `format_of`. Raises StoreUnwritable."""
+    if format_of(estimator) == SAFETENSORS:
         from safetensors.torch import save
 
         plain, tensors = estimator.state()

@@ -53,7 +53,7 @@ def suggested(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Classifier:
     """A classifier. What ``defaults`` does not name is as its package has it: `all_parameters` tells."""
 
     name: str
@@ -114,7 +114,7 @@ class Row:
         }
 
 
-def row(name: str) -> Row:
+def row(name: str) -> Classifier:
     """Raises SettingsError for a name, or alias, that is not there."""
     found = CLASSIFIERS.get(ALIASES.get(name, name))
     if found is None:
@@ -161,9 +161,9 @@ _LEARNING_RATE = Range(1e-5, 1e-2, log=True)
 
 def _network(
     name: str, estimator: str, reads: str, defaults: Params, space: Space | None = None, **more: Any
-) -> Row:
+) -> Classifier:
     """A row of `classifiers.models.torch`."""
-    return Row(
+    return Classifier(
         name,
         f"classifiers.models.torch.models.{estimator}",
         dict(defaults),
@@ -177,8 +177,8 @@ def _network(
     )
 
 
-def _svm(kernel: str, defaults: Params, grid: tuple[float, ...], space: Space) -> Row:
-    return Row(
+def _svm(kernel: str, defaults: Params, grid: tuple[float, ...], space: Space) -> Classifier:
+    return Classifier(
         f"{kernel}-svm",
         "classifiers.models.calibrated_svm.CalibratedSVM",
         {"kernel": kernel, **defaults},
@@ -194,7 +194,7 @@ _C = (0.0001, 0.001, 0.01, 0.1, 1.0)
 _C_SPACE = {"C": Range(1e-5, 1e1, log=True)}
 
 _ROWS = (
-    Row(
+    Classifier(
         "logistic",
         "sklearn.linear_model.LogisticRegression",
         {"C": LINEAR_C, "max_iter": 2000},
@@ -208,7 +208,7 @@ _ROWS = (
         (0.1, 1.0, 10.0, 100.0),
         {"C": Range(1e-2, 1e3, log=True), "gamma": Range(1e-5, 1e-1, log=True)},
     ),
-    Row(
+    Classifier(
         "xgboost",  # Chen and Guestrin 2016
         "xgboost.XGBClassifier",
         {
@@ -227,14 +227,14 @@ _ROWS = (
             "min_child_weight": Range(0.5, 10, log=True),
         },
     ),
-    Row(
+    Classifier(
         "knn",
         "sklearn.neighbors.KNeighborsClassifier",
         {"n_neighbors": 10, "metric": "cosine", "weights": "distance"},
         grid={"n_neighbors": (1, 5, 10, 20, 40)},
         space={"n_neighbors": Range(1, 60, whole=True), "weights": ("uniform", "distance")},
     ),
-    Row(
+    Classifier(
         "lda",
         "sklearn.discriminant_analysis.LinearDiscriminantAnalysis",
         # Shrinkage (Ledoit and Wolf 2004): there are often fewer rows than dimensions.
@@ -243,7 +243,7 @@ _ROWS = (
         space={"shrinkage": Range(0.0, 1.0)},
         least=2,
     ),
-    Row(
+    Classifier(
         "random-forest",
         "sklearn.ensemble.RandomForestClassifier",
         {"n_estimators": 500, "min_samples_leaf": 1, "max_features": "sqrt"},

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from classifiers.data.features import Features
-from classifiers.data.heard import heard_of, overlap
 from classifiers.data.label_maps import LabelMap, common_classes, map_labels, restricted
+from classifiers.data.overlap import overlap, training_set_of
 from classifiers.data.source import Source
 from classifiers.data.stacked import Stacked, refuse_different_models
 from classifiers.results.files import write_file, write_json
@@ -225,7 +225,7 @@ def _heard(
     notes = []
     for train in corpora:
         mine = train.features
-        heard = heard_of(mine.stores[0], mine.store_rows[mine.trainable])
+        heard = training_set_of(mine.stores[0], mine.store_rows[mine.trainable])
         for other in corpora:
             theirs = other.features
             tested = theirs.tested(other.experiment.tested)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from classifiers.data.features import NAMED, Features
-from classifiers.data.heard import overlap
 from classifiers.data.label_maps import LabelMap, map_labels, restricted
+from classifiers.data.overlap import overlap
 from classifiers.data.runs import augmentations_of, open_run, tested_rows
 from classifiers.data.source import CLEAN, FRAMES, Labelling, Source
 from classifiers.data.stacked import different_settings

@@ -149,7 +149,7 @@ def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
     """What was used and no key of the experiment says, as plain values.
 
     ``sources``: run, encoder, pooling and layers of each; ``parameters``: those of the classifier
-    that tell it from another, see `Row.shown_parameters`; ``classes``; ``asked``: the experiment before
+    that tell it from another, see `Classifier.shown_parameters`; ``classes``; ``asked``: the experiment before
     its defaults were worked out; ``search``: what a search drew from; ``gate_prior``.
     """
     used: dict[str, Any] = {

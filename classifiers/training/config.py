@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.data.source import COPIES, Labelling
-from classifiers.models.table import FRAMES, LAYERS, Row, row
+from classifiers.models.table import FRAMES, LAYERS, Classifier, row
 from extractor.errors import InputError, SettingsError, unknown
 
 CONCAT, AVERAGE, GATE = "concat", "average", "gate"
@@ -80,7 +80,7 @@ class Experiment:
             raise SettingsError(f"--grid {self.grid!r}: write default, or parameter=value,value")
 
     @property
-    def row(self) -> Row:
+    def row(self) -> Classifier:
         return row(self.classifier)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from classifiers.data.features import Features, FrameRows
-from classifiers.models.table import FRAMES, LAYERS, Row
+from classifiers.models.table import FRAMES, LAYERS, Classifier
 from classifiers.results.metrics import unweighted_accuracy
 from classifiers.training.config import Experiment
 from classifiers.training.protocols import Rows
@@ -69,7 +69,7 @@ def take(x: Inputs, rows: Rows) -> Inputs:
     return x[rows] if isinstance(x, np.ndarray) else x.take(rows)
 
 
-def inputs_of(row: Row, features: Features, layer: int | None) -> Inputs:
+def inputs_of(row: Classifier, features: Features, layer: int | None) -> Inputs:
     """X of all rows as a classifier takes it. Reading another layer drops the one before."""
     frames, source = features.has_frames, features.sources[0]
 
@@ -132,7 +132,7 @@ class Learner:
     features: Features
     groups: np.ndarray
     progress: FitProgress
-    row: Row = field(init=False)
+    row: Classifier = field(init=False)
     troubles: Counter[str] = field(default_factory=Counter)
     fits: int = 0
 

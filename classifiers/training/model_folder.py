@@ -31,11 +31,11 @@ from classifiers.charts.projection import FILE as PROJECTION
 from classifiers.charts.projection import TITLES, project_rows, write_projection
 from classifiers.charts.results import charts_of, histories_of, tested
 from classifiers.data.features import FRAMES, Source
-from classifiers.data.heard import FILE as HEARD
-from classifiers.data.heard import Heard, heard_of, read_heard, write_heard
+from classifiers.data.overlap import FILE as HEARD
+from classifiers.data.overlap import TrainingSet, read_training_sets, training_set_of, write_training_sets
 from classifiers.data.runs import open_run
-from classifiers.models.files import SAFETENSORS, SKOPS, kind_of, read_estimator, write_estimator
-from classifiers.models.table import LAYERS, Row, row
+from classifiers.models.files import SAFETENSORS, SKOPS, format_of, read_estimator, write_estimator
+from classifiers.models.table import LAYERS, Classifier, row
 from classifiers.results.files import (
     folder_aside,
     plain,
@@ -78,12 +78,12 @@ class Model:
     """A trained model, read."""
 
     path: Path
-    row: Row  # of the table of classifiers
+    row: Classifier  # of the table of classifiers
     classes: tuple[str, ...]
     origins: tuple[Origin, ...]  # one a source
     estimator: Any  # fitted on codes of ``classes``; a FusedClassifier of one member a source
     config: dict[str, Any]
-    heard: tuple[Heard, ...] = ()  # one a source; empty where nobody knows: a folder of before it was kept
+    heard: tuple[TrainingSet, ...] = ()  # one a source; empty for a folder of before they were kept
     speaker_dependent: bool | None = None  # how it was tested; None where nobody knows
 
     def predict_proba(self, blocks: Sequence[Any]) -> np.ndarray:
@@ -158,10 +158,10 @@ def write_model(
         written = {"used": result.used, "selected": {"folds": _of_folds(result), "model": of_model}}
         write_file(new / CONFIG, _yaml({**experiment, **written}))
         write_json(new / PROVENANCE, [asdict(origin) for origin in origins])
-        write_heard([heard_by(source, result.ids, experiment) for source in sources], new / HEARD)
+        write_training_sets([heard_by(source, result.ids, experiment) for source in sources], new / HEARD)
         files = []
         for number, member in enumerate(members):
-            kind = kind_of(member)
+            kind = format_of(member)
             name = f"model-{number}.{kind}" if len(members) > 1 else f"model.{kind}"
             write_estimator(member, new / name)
             files.append({"name": name, "kind": kind})
@@ -224,13 +224,13 @@ def _of_folds(result: Result) -> list[dict[str, Any]]:
     return [{name: value for name, value in each.items() if value is not None} for each in every]
 
 
-def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> Heard:
+def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> TrainingSet:
     """What a model that was fitted on the rows ``ids`` of a run has heard."""
     store, trained = open_run(source.path, incomplete=True), set(ids)  # the rows that were learned from
     of_model = np.array([name in trained for name in store.ids], bool)
     if config.get("copies") == "none":
         of_model &= store.clean
-    return heard_of(store, np.flatnonzero(of_model))
+    return training_set_of(store, np.flatnonzero(of_model))
 
 
 def _yaml(values: Mapping[str, Any]) -> str:
@@ -318,7 +318,7 @@ def load_model(folder: str | PathLike[str]) -> Model:
                 f"{path / MODEL}: damaged: a late fusion needs a member and a weight each source"
             )
         estimator = FusedClassifier(members, weights)
-    heard = read_heard(path / HEARD, len(origins)) if HEARD in about["sha256"] else ()
+    heard = read_training_sets(path / HEARD, len(origins)) if HEARD in about["sha256"] else ()
     try:  # not vital: a folder without its figures still predicts
         dependent = json.loads((path / METRICS_FILE).read_text("utf-8"))["speaker_dependent"]
     except (OSError, ValueError, KeyError, TypeError):

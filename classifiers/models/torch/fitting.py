@@ -153,8 +153,15 @@ class Training:
             if self.stopped:
                 break
         row["train_loss"] /= seen
-        if len(self.split.validation):
-            row |= self._validate(self.split.validation)
+        rows = self.split.validation
+        if len(rows):
+            truth = self.targets[rows].cpu()
+            out = logits(self.network, self.inputs, self.dtype, parameters.batch_size, rows)
+            right = (out.argmax(axis=1) == truth.numpy()).astype(np.float64)
+            # The mean recall over the classes that occur in these rows.
+            recalls = [right[truth.numpy() == code].mean() for code in np.unique(truth)]
+            loss = F.cross_entropy(torch.from_numpy(out), truth, self.weights.cpu())
+            row |= {"val_loss": loss.item(), "val_ua": float(np.mean(recalls))}
         return row | {"lr": float(self.optimizer.param_groups[0]["lr"])}
 
     def _update(self, rows: np.ndarray) -> float:
@@ -173,15 +180,6 @@ class Training:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.parameters.clip)
         self.optimizer.step()
         return loss
-
-    def _validate(self, rows: np.ndarray) -> dict[str, float]:
-        """Loss, and the mean recall over the classes that occur in these rows."""
-        targets = self.targets[rows].cpu()
-        out = logits(self.network, self.inputs, self.dtype, self.parameters.batch_size, rows)
-        loss = F.cross_entropy(torch.from_numpy(out), targets, self.weights.cpu())
-        right = (out.argmax(axis=1) == targets.numpy()).astype(np.float64)
-        ua = np.mean([right[targets.numpy() == code].mean() for code in np.unique(targets)])
-        return {"val_loss": loss.item(), "val_ua": float(ua)}
 
 
 def logits(

@@ -15,7 +15,7 @@ from model_cases import model_of, write_tones
 from classifiers.commands.evaluate import hser_evaluate
 from classifiers.commands.predict import command as hser_predict
 from classifiers.commands.report import command as hser_report
-from classifiers.data.heard import FILE
+from classifiers.data.overlap import FILE
 from classifiers.results.result import Result
 from classifiers.studies.cross_corpus import cross_matrix
 from classifiers.studies.transfer import Transferred, save_transfers, transfer, transfer_lines

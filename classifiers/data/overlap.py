@@ -30,7 +30,7 @@ _TEXT = ("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class TrainingSet:
     """Of one source of a model: what its rows were made of. Digests are uint64, ascending."""
 
     audio: np.ndarray  # of checksums
@@ -54,13 +54,13 @@ class Overlap:
         return self.audio | self.copy | self.speaker
 
 
-def heard_of(store: Store, rows: np.ndarray) -> Heard:
+def training_set_of(store: Store, rows: np.ndarray) -> TrainingSet:
     """What ``rows`` (int64) of a run were made of."""
     checksums, originals = store.checksums, store.originals
     rendered = _rendered(store)
     chosen = rows.tolist()
     speakers = store.labels("speaker") if "speaker" in store.columns else []
-    return Heard(
+    return TrainingSet(
         np.unique(_digests(checksums[row] for row in chosen)),
         np.unique(_digests(originals[row] for row in chosen)),
         np.unique(_digests(originals[row] for row in chosen if rendered[row])),
@@ -69,7 +69,7 @@ def heard_of(store: Store, rows: np.ndarray) -> Heard:
     )
 
 
-def overlap(heard: Heard, store: Store) -> Overlap:
+def overlap(heard: TrainingSet, store: Store) -> Overlap:
     """Which rows of a run a model has heard."""
     audio = np.isin(_digests(store.checksums), heard.audio)
     known, here = _corpora(heard.corpus), _corpora(str(store.environment.get(CORPUS, "")))
@@ -118,7 +118,7 @@ def _digests(texts: Iterable[str]) -> np.ndarray:
 # In a model's folder
 
 
-def write_heard(sources: Sequence[Heard], path: Path) -> None:
+def write_training_sets(sources: Sequence[TrainingSet], path: Path) -> None:
     """One file of all sources, in their order."""
     arrays: dict[str, np.ndarray] = {}
     for k, each in enumerate(sources):
@@ -129,12 +129,12 @@ def write_heard(sources: Sequence[Heard], path: Path) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_heard(path: str | PathLike[str], num_sources: int) -> tuple[Heard, ...]:
+def read_training_sets(path: str | PathLike[str], num_sources: int) -> tuple[TrainingSet, ...]:
     """Raises StoreError for a file that is none. No pickle is read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return tuple(
-                Heard(
+                TrainingSet(
                     arrays[f"audio_{k}"].astype(np.uint64),
                     arrays[f"originals_{k}"].astype(np.uint64),
                     arrays[f"rendered_{k}"].astype(np.uint64),
