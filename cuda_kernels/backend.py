@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 
 BACKENDS = ("auto", "torch", "triton")
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 _log = logging.getLogger(__name__)
 
@@ -52,3 +53,8 @@ def _default(device_type: str) -> str:
     chosen = "triton" if device_type == "cuda" and why_not_triton(device_type) is None else "torch"
     _log.info("kernels on %s: %s", device_type, chosen)
     return chosen
+
+
+def accumulated(dtype: torch.dtype) -> torch.dtype:
+    """What sums over values of this dtype are in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

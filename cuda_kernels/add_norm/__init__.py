@@ -1,18 +1,16 @@
 """LayerNorm of rows, of the sum of two if wanted, and GELU behind it if wanted: one pass over memory.
 
-In layers with the norm first, a half's result is added to its input and the next half's norm follows at once;
-in those with the norm behind, only the normed sum is needed; in the CNN, GELU follows the norm.
+In pre-norm layers a half's result is added to its input and the next half's norm follows; in post-norm
+layers only the normed sum is needed; in the CNN, GELU follows the norm.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cuda_kernels.add_norm import reference
-from cuda_kernels.backend import resolve
-
-__all__ = ["add_norm", "norm_rows"]
+from cuda_kernels.backend import FLOATS, accumulated, resolve
 
 
 def add_norm(
@@ -36,14 +34,8 @@ def add_norm(
 
     Raises ValueError for shapes that do not go together, TypeError for other or differing dtypes.
     """
-    total, normed = out or (_like(x), _like(x))
-    _check(x, residual, weight, bias, total, normed)
-    if resolve(backend, x.device) == "triton":
-        from cuda_kernels.add_norm import kernel
-
-        kernel.add_norm(x, residual, weight, bias, eps, False, total, normed)
-    else:
-        reference.add_norm(x, residual, weight, bias, eps, False, total, normed)
+    total, normed = out or (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+    _write(x, residual, weight, bias, eps, False, total, normed, backend)
     return total, normed
 
 
@@ -62,30 +54,42 @@ def norm_rows(
     Norm and ``GELU(y) = y / 2 * (1 + erf(y / sqrt(2)))`` are rounded once, at the end. ``out``: where to
     write it, contiguous; it may be ``x`` or ``residual``.
     """
-    normed = _like(x) if out is None else out
-    _check(x, residual, weight, bias, normed)
-    if resolve(backend, x.device) == "triton":
-        from cuda_kernels.add_norm import kernel
-
-        kernel.add_norm(x, residual, weight, bias, eps, gelu, None, normed)
-    else:
-        reference.add_norm(x, residual, weight, bias, eps, gelu, None, normed)
+    normed = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    _write(x, residual, weight, bias, eps, gelu, None, normed, backend)
     return normed
 
 
-def _like(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-
-
-def _check(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, *outs: Tensor) -> None:
-    if x.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+def _write(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    gelu: bool,
+    total: Tensor | None,
+    normed: Tensor,
+    backend: str,
+) -> None:
+    if x.dtype not in FLOATS:
         raise TypeError(f"rows must be floating-point, not {x.dtype}")
     if residual is not None and residual.dtype != x.dtype:
         raise TypeError(f"rows of {x.dtype} and residual of {residual.dtype}: must be the same")
-    shapes = [list(t.shape) for t in (x, residual, weight, bias) if t is not None]
-    if x.dim() != 2 or x.shape[1] < 1 or weight.shape != x.shape[1:] or bias.shape != x.shape[1:]:
+    alike = x.dim() == 2 and x.shape[1] > 0 and (residual is None or residual.shape == x.shape)
+    if not alike or weight.shape != x.shape[1:] or bias.shape != x.shape[1:]:
+        shapes = [list(t.shape) for t in (x, residual, weight, bias) if t is not None]
         raise ValueError(f"rows, residual, weight, bias {shapes}: must be [N, D], [N, D], [D], [D]")
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"rows, residual, weight, bias {shapes}: must be [N, D], [N, D], [D], [D]")
-    if any(out.shape != x.shape or out.dtype != x.dtype or not out.is_contiguous() for out in outs):
-        raise ValueError(f"out must be as the rows, {list(x.shape)} in {x.dtype}, and contiguous")
+    for out in (normed,) if total is None else (total, normed):
+        if out.shape != x.shape or out.dtype != x.dtype or not out.is_contiguous():
+            raise ValueError(f"out must be as the rows, {list(x.shape)} in {x.dtype}, and contiguous")
+    if resolve(backend, x.device) == "triton":
+        from cuda_kernels.add_norm import kernel
+
+        kernel.add_norm(x, residual, weight, bias, eps, gelu, total, normed)
+        return
+    # The definition, and the way without Triton
+    dtype = accumulated(x.dtype)
+    exact = x.to(dtype) if residual is None else x.to(dtype) + residual.to(dtype)
+    if total is not None:
+        total.copy_(exact)
+    made = F.layer_norm(exact, weight.shape, weight.to(dtype), bias.to(dtype), eps)
+    normed.copy_(F.gelu(made) if gelu else made)

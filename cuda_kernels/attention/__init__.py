@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from cuda_kernels.attention import reference
-from cuda_kernels.attention.reference import MAX_HEAD_DIM, GatedBias
-from cuda_kernels.backend import resolve
+from cuda_kernels.backend import FLOATS, accumulated, resolve
 from cuda_kernels.packing import Packing
 
-__all__ = ["MAX_HEAD_DIM", "GatedBias", "attend_packed"]
+_SCORE_BYTES = 16 << 20  # of scores at once: they stay in a core's cache, or near it
+
+
+class GatedBias(NamedTuple):
+    """What WavLM adds to the scores: ``gate[i, h] * by_distance[h, j - i]`` (Chen et al. 2021, section 3.2).
+
+    ``gate = a (b c - 1) + 2`` with ``a, b = sigmoid`` of row i's logits, ``c = const`` (equation 5).
+    """
+
+    by_distance: Tensor  # [H, 2 M - 1]: distances 1 - M to M - 1; M at least the longest utterance
+    logits: Tensor  # [N, 2 H]: of a for all heads, then of b; rows may be strided
+    const: Tensor  # [H]
+
+    def check(self, num_rows: int, num_heads: int, longest: int) -> None:
+        """Raises ValueError where these do not go with such a batch."""
+        H, width = num_heads, self.by_distance.shape[-1]
+        if (
+            self.by_distance.shape != (H, width)
+            or width % 2 == 0
+            or (width + 1) // 2 < longest
+            or self.logits.shape != (num_rows, 2 * H)
+            or self.const.shape != (H,)
+        ):
+            shapes = [list(x.shape) for x in (self.by_distance, self.logits, self.const)]
+            raise ValueError(
+                f"bias {shapes}: must be [H, 2 M - 1], [N, 2 H], [H] with H = {H}, N = {num_rows} and"
+                f" M >= {longest}"
+            )
+
+    def gate(self, dtype: torch.dtype) -> Tensor:
+        """``[N, H]``"""
+        a, b = torch.sigmoid(self.logits.to(dtype)).chunk(2, dim=1)
+        return a * (b * self.const.to(dtype) - 1.0) + 2.0
 
 
 def attend_packed(
@@ -27,7 +59,7 @@ def attend_packed(
     Raises ValueError for shapes that do not go together, TypeError for another dtype. float64 is for the
     reference alone.
     """
-    if qkv.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    if qkv.dtype not in FLOATS:
         raise TypeError(f"attend_packed takes floating-point rows, not {qkv.dtype}")
     if qkv.dim() != 2 or len(qkv) != packing.num_rows or qkv.shape[1] % (3 * num_heads):
         raise ValueError(
@@ -39,4 +71,31 @@ def attend_packed(
         from cuda_kernels.attention import kernel
 
         return kernel.attend_packed(qkv, packing, num_heads, bias)
-    return reference.attend_packed(qkv, packing.lengths, num_heads, bias)
+    # The definition, and the way without Triton: utterance by utterance
+    dtype = accumulated(qkv.dtype)
+    N, head_dim = len(qkv), qkv.shape[1] // (3 * num_heads)
+    out = qkv.new_empty(N, num_heads, head_dim)
+    heads = qkv.unflatten(1, (3, num_heads, head_dim)).permute(1, 2, 0, 3)  # [3, H, N, d]
+    gate = None if bias is None else bias.gate(dtype).t()[:, :, None]  # [H, N, 1]
+    start = 0
+    for T in packing.lengths:
+        rows = slice(start, start + T)
+        q, k, v = heads[:, :, rows].to(dtype)  # [H, T, d] each
+        at_once = max(1, _SCORE_BYTES // max(1, num_heads * T * dtype.itemsize))
+        for i in range(0, T, at_once):
+            scores = q[:, i : i + at_once] @ k.mT  # [H, t, T]
+            if bias is not None and gate is not None:
+                square = _square(bias.by_distance.to(dtype), i, scores.shape[1], T)
+                scores += gate[:, rows][:, i : i + at_once] * square
+            weighted = torch.softmax(scores, dim=-1) @ v
+            out[rows][i : i + at_once] = weighted.transpose(0, 1)
+        start += T
+    return out.flatten(1)
+
+
+def _square(by_distance: Tensor, first: int, num_queries: int, num_keys: int) -> Tensor:
+    """``[H, t, T]``: the bias of queries from ``first`` on to all keys, a view's copy."""
+    zero = by_distance.shape[1] // 2  # where distance 0 is
+    # Window s holds distances s - zero + (0 .. T - 1): that of query i begins at distance -i.
+    windows = by_distance.unfold(1, num_keys, 1)  # [H, 2 M - T, T]
+    return windows[:, zero - first - num_queries + 1 : zero - first + 1].flip(1)

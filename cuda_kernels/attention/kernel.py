@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cuda_kernels.attention.reference import MAX_HEAD_DIM, GatedBias
 from cuda_kernels.packing import TILE_ROWS, Packing
 from cuda_kernels.parts import own_rows, unbroken
+
+MAX_HEAD_DIM = 128  # a tile of queries stays in registers and shared memory whole
 
 # Rows, keys, warps and pipeline stages of a program, by bytes of an element and whether there is a bias. They
 # are the largest for which the compiler spills no register, and that leave room on a multiprocessor for two
@@ -101,9 +102,10 @@ def _attend_packed(
     tl.store(out_ptrs, result, mask=of_query[:, None] & of_head[None, :])
 
 
-def attend_packed(qkv: Tensor, packing: Packing, num_heads: int, bias: GatedBias | None) -> Tensor:
+def attend_packed(
+    qkv: Tensor, packing: Packing, num_heads: int, bias: tuple[Tensor, Tensor, Tensor] | None
+) -> Tensor:
     """``[N, 3 D]`` to ``[N, D]``; rows of ``qkv`` and of the gate's logits strided as they are."""
-
     N, D = len(qkv), qkv.shape[1] // 3
     head_dim = D // num_heads
     if head_dim > MAX_HEAD_DIM:
@@ -116,19 +118,15 @@ def attend_packed(qkv: Tensor, packing: Packing, num_heads: int, bias: GatedBias
     vectors: tuple[Tensor | None, ...] = (None, None, None)
     logits_row_stride, num_distances = 0, 0
     if bias is not None:
-        logits = unbroken(bias.logits)
-        vectors = (bias.by_distance.contiguous(), logits, bias.const.contiguous())
-        logits_row_stride, num_distances = logits.stride(0), bias.by_distance.shape[1]
+        by_distance, logits, const = bias
+        logits = unbroken(logits)
+        vectors = (by_distance.contiguous(), logits, const.contiguous())
+        logits_row_stride, num_distances = logits.stride(0), by_distance.shape[1]
     block_rows, block_keys, num_warps, num_stages = SHAPES[qkv.element_size(), bias is not None]
+    strides = qkv.stride(0), logits_row_stride, num_distances
     with torch.cuda.device_of(qkv):
         _attend_packed[len(tiles), num_heads, TILE_ROWS // block_rows](
-            qkv,
-            tiles,
-            *vectors,
-            out,
-            qkv.stride(0),
-            logits_row_stride,
-            num_distances,
+            *(qkv, tiles, *vectors, out, *strides),
             NUM_HEADS=num_heads,
             HEAD_DIM=head_dim,
             BLOCK_ROWS=block_rows,

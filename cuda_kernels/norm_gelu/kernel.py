@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.backend import accumulated
 from cuda_kernels.packing import on_device
 from cuda_kernels.parts import exact_gelu
 
@@ -133,7 +134,7 @@ def group_norm_gelu(
     eps: float,
 ) -> Tensor:
     """``[P, C]`` to ``[P, C]``; strides of ``x`` as they are."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = accumulated(x.dtype)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     of_utterances = list(_chunks(starts, lengths))
     of_gaps = list(_gaps(starts, lengths, len(x)))

@@ -8,14 +8,10 @@ LeVeque 1983), in the order of the rows: nothing cancels, and no run sees anothe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from cuda_kernels.pool.reference import STATISTICS
 
 BLOCK_ROWS = 32
 BLOCK_CHANNELS = 64
@@ -25,28 +21,27 @@ BLOCK_CHANNELS = 64
 def _pool_rows(
     x_ptr,
     starts_ptr,  # int64 [S + 1]
-    mean_ptr,  # [L, S, D], or None where it is not wanted; so are all statistics
+    mean_ptr,  # [S, D], or None where it is not wanted; so are all statistics
     m2_ptr,
     min_ptr,
     max_ptr,
     first_ptr,
     last_ptr,
     num_channels,
-    layer_stride,
     row_stride,
     channel_stride,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
     dtype: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    run, layer = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    run = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     wanted = channel < num_channels
     start = tl.load(starts_ptr + run)
     length = tl.load(starts_ptr + run + 1) - start
-    x_ptr += layer * layer_stride + start * row_stride
+    x_ptr += start * row_stride
     x_ptrs = x_ptr + channel.to(tl.int64) * channel_stride
-    offset = (layer * tl.num_programs(1) + run) * num_channels + channel
+    offset = run * num_channels + channel
 
     total = tl.zeros([BLOCK_CHANNELS], dtype=dtype)
     m2 = tl.zeros([BLOCK_CHANNELS], dtype=dtype)
@@ -95,27 +90,16 @@ def _pool_rows(
         tl.store(last_ptr + offset, last.to(dtype), mask=wanted)
 
 
-def pool_rows(x: Tensor, starts: Tensor, statistics: Sequence[str]) -> dict[str, Tensor]:
-    """``[N, D]`` or ``[L, N, D]`` to ``[S, D]`` or ``[L, S, D]`` each; strides of ``x`` as they are.
+def pool_rows(x: Tensor, starts: Tensor, *statistics: Tensor | None) -> None:
+    """``[N, D]`` into ``[S, D]`` each, or None where it is not wanted; strides of ``x`` as they are.
 
-    ``starts``: int64 ``[S + 1]`` on the device, the end of the last run with them.
+    ``starts``: int64 ``[S + 1]`` on the device, the end of the last run with them. ``statistics`` in the
+    order of `_pool_rows`.
     """
-    num_runs = len(starts) - 1
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    shape = (*x.shape[:-2], num_runs, x.shape[-1])
-    out = {name: torch.empty(shape, dtype=dtype, device=x.device) for name in statistics}
-    if not out or 0 in shape:
-        return out
-    layers = x if x.dim() == 3 else x[None]
-    grid = (triton.cdiv(x.shape[-1], BLOCK_CHANNELS), num_runs, len(layers))
+    num_runs, num_channels = len(starts) - 1, x.shape[1]
+    if not num_runs or not num_channels or not any(out is not None for out in statistics):
+        return
+    grid = (triton.cdiv(num_channels, BLOCK_CHANNELS), num_runs)
+    shape = {"BLOCK_ROWS": BLOCK_ROWS, "BLOCK_CHANNELS": BLOCK_CHANNELS}
     with torch.cuda.device_of(x):
-        _pool_rows[grid](
-            layers,
-            starts,
-            *(out.get(name) for name in STATISTICS),
-            x.shape[-1],
-            *layers.stride(),
-            BLOCK_ROWS=BLOCK_ROWS,
-            BLOCK_CHANNELS=BLOCK_CHANNELS,
-        )
-    return out
+        _pool_rows[grid](x, starts, *statistics, num_channels, *x.stride(), **shape)

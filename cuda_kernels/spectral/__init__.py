@@ -87,12 +87,13 @@ def edit_by_spectrogram(
     counts = [count_frames(n) for n in lengths]
     _check_edits(counts, edits, NUM_BINS)
     check_reach([edit.num_frames for edit in edits], num_samples)
-    if waveforms.device.type != "cpu" or len(lengths) < 2:
-        spectrogram, _ = analyse(waveforms, lengths)
-        edited = edit_spectrogram(spectrogram, counts, edits, backend)
+    check_packed("waveforms", waveforms, 1, lengths)
+    if not lengths:
+        return torch.empty_like(waveforms)
+    if waveforms.device.type != "cpu" or len(lengths) == 1:
+        edited = edit_spectrogram(analyse(waveforms, lengths), counts, edits, backend)
         return synthesise(edited, [edit.num_frames for edit in edits], num_samples)
     # One recording through all three at a time: what lies between them stays in the cache.
-    check_packed("waveforms", waveforms, 1, lengths)
     of_each = zip(waveforms.split(list(lengths)), lengths, edits, num_samples, strict=True)
     return join([edit_by_spectrogram(x, [n], [edit], [wanted], backend) for x, n, edit, wanted in of_each])
 

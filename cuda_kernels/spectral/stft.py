@@ -1,15 +1,15 @@
 """The short-time Fourier transform of a ragged batch, and its inverse.
 
 Frames are centred: frame ``t`` of a recording is its 40 ms around sample ``t * HOP``, with zeros beyond
-the ends. A recording alone and the same recording in a batch give the same frames: on a CPU each is
-transformed by itself; on a GPU all share the transforms, each row its own, in groups of a fixed size
-(`FRAMES_A_TRANSFORM`), so that neither the library's choice of algorithm nor its plan depends on the
-batch.
+the ends. A recording alone and the same recording in a batch give the same frames: on a CPU
+`edit_by_spectrogram` has each transformed by itself; on a GPU all share the transforms, each row its own, in
+groups of a fixed size (`FRAMES_A_TRANSFORM`), so that neither the library's choice of algorithm nor its plan
+depends on the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate
 
@@ -37,8 +37,8 @@ def most_samples(num_frames: int) -> int:
     return (num_frames - 1) * HOP + N_FFT // 2 if num_frames else 0
 
 
-def analyse(waveforms: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Spectrograms of recordings: complex ``[sum T, NUM_BINS]``, and ``T = 1 + n // HOP`` of each.
+def analyse(waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Spectrograms of recordings: complex ``[sum T, NUM_BINS]``, of each ``T = 1 + n // HOP`` frames.
 
     ``waveforms [sum n]`` float32 or float64 (complex128 then); ``lengths`` the ``n``, which may be 0. The
     window is a periodic Hann's; nothing is scaled. Raises TypeError for another dtype, ValueError where
@@ -47,10 +47,17 @@ def analyse(waveforms: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int
     if waveforms.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"waveforms are {waveforms.dtype}: float32 or float64 is wanted")
     check_packed("waveforms", waveforms, 1, lengths)
-    if not lengths:
-        return waveforms.new_empty(0, NUM_BINS, dtype=waveforms.dtype.to_complex()), []
-    parts = [_analyse(group, sizes) for group, sizes in _groups(waveforms, lengths)]
-    return join(parts), [count_frames(n) for n in lengths]
+    # Recordings lie in one long signal, each from a multiple of HOP on and with zeros enough about it, so
+    # that all frames are one strided view; the _HOPS - 1 frames between two recordings are dropped.
+    counts = [count_frames(n) for n in lengths]
+    starts = _slots(counts)
+    num_frames = _padded_frames(starts[-1], waveforms.device)
+    signal = waveforms.new_zeros((num_frames + _HOPS - 1) * HOP)
+    _place(signal, waveforms, [s * HOP + _EDGE for s in starts[:-1]], lengths)
+    window = _window(waveforms.dtype, waveforms.device)
+    frames = signal.unfold(0, N_FFT, HOP)  # [T, N_FFT]
+    spectrogram = _transform(frames, lambda block: torch.fft.rfft(block * window))
+    return _take(spectrogram, starts[:-1], counts)
 
 
 def synthesise(spectrogram: Tensor, lengths: Sequence[int], num_samples: Sequence[int]) -> Tensor:
@@ -60,19 +67,22 @@ def synthesise(spectrogram: Tensor, lengths: Sequence[int], num_samples: Sequenc
     the waveform whose frames come nearest, in squared error, to those given (Griffin and Lim 1984, eq. 6).
     ``num_samples[i]`` is at most ``most_samples(lengths[i])``; take at least ``1 + num_samples // HOP``
     frames: the divisor is then 1/4 or more, where beyond it sinks towards zero and lifts whatever an edit
-    left there. Raises TypeError for a real spectrogram, ValueError where shapes and lengths disagree.
+    left there. Raises ValueError where shapes and lengths disagree.
     """
-    if not spectrogram.is_complex():
-        raise TypeError(f"the spectrogram is {spectrogram.dtype}: a complex one is wanted")
     check_packed("spectrogram", spectrogram, 2, lengths)
-    if spectrogram.shape[1] != NUM_BINS:
-        raise ValueError(f"the spectrogram has {spectrogram.shape[1]} bins, not {NUM_BINS}")
     check_reach(lengths, num_samples)
-    if not lengths:
-        return spectrogram.real.new_empty(0)
-    wanted_of = iter(num_samples)
-    groups = _groups(spectrogram, lengths)
-    return join([_synthesise(group, sizes, [next(wanted_of) for _ in sizes]) for group, sizes in groups])
+    starts = _slots(lengths)
+    device = spectrogram.device
+    placed = spectrogram.new_zeros(_padded_frames(starts[-1], device), NUM_BINS)
+    _place(placed, spectrogram, starts[:-1], lengths)
+    window = _window(spectrogram.real.dtype, device)
+    frames = _transform(placed, lambda block: torch.fft.irfft(block, n=N_FFT) * window)
+    there = window.new_zeros(len(placed))
+    _place(there, there.new_ones(()).expand(sum(lengths)), starts[:-1], lengths)
+    weights = there[:, None] * window.square()
+    from_centre = [s * HOP + _EDGE for s in starts[:-1]]
+    signal, divisor = (_take(_overlap_add(x), from_centre, num_samples) for x in (frames, weights))
+    return signal / divisor
 
 
 def check_packed(what: str, packed: Tensor, num_axes: int, lengths: Sequence[int]) -> None:
@@ -94,43 +104,6 @@ def check_reach(lengths: Sequence[int], num_samples: Sequence[int]) -> None:
 def join(parts: list[Tensor]) -> Tensor:
     """`torch.cat`, without copying a single part."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _groups(packed: Tensor, lengths: Sequence[int]) -> Iterator[tuple[Tensor, Sequence[int]]]:
-    """What is transformed together: each recording alone on a CPU, the whole batch elsewhere."""
-    if packed.device.type != "cpu" or len(lengths) < 2:
-        yield packed, lengths
-    else:
-        yield from zip(packed.split(list(lengths)), ([n] for n in lengths), strict=True)
-
-
-def _analyse(waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
-    # Recordings lie in one long signal, each from a multiple of HOP on and with zeros enough about it, so
-    # that all frames are one strided view; the _HOPS - 1 frames between two recordings are dropped.
-    counts = [count_frames(n) for n in lengths]
-    starts = _slots(counts)
-    num_frames = _padded_frames(starts[-1], waveforms.device)
-    signal = waveforms.new_zeros((num_frames + _HOPS - 1) * HOP)
-    _place(signal, waveforms, [s * HOP + _EDGE for s in starts[:-1]], lengths)
-    window = _window(waveforms.dtype, waveforms.device)
-    frames = signal.unfold(0, N_FFT, HOP)  # [T, N_FFT]
-    spectrogram = _transform(frames, lambda block: torch.fft.rfft(block * window))
-    return _take(spectrogram, starts[:-1], counts)
-
-
-def _synthesise(spectrogram: Tensor, lengths: Sequence[int], num_samples: Sequence[int]) -> Tensor:
-    starts = _slots(lengths)
-    device = spectrogram.device
-    placed = spectrogram.new_zeros(_padded_frames(starts[-1], device), NUM_BINS)
-    _place(placed, spectrogram, starts[:-1], lengths)
-    window = _window(spectrogram.real.dtype, device)
-    frames = _transform(placed, lambda block: torch.fft.irfft(block, n=N_FFT) * window)
-    there = window.new_zeros(len(placed))
-    _place(there, there.new_ones(()).expand(sum(lengths)), starts[:-1], lengths)
-    weights = there[:, None] * window.square()
-    from_centre = [s * HOP + _EDGE for s in starts[:-1]]
-    signal, divisor = (_take(_overlap_add(x), from_centre, num_samples) for x in (frames, weights))
-    return signal / divisor
 
 
 def _overlap_add(frames: Tensor) -> Tensor:

@@ -99,6 +99,7 @@ def calls() -> Iterator[Callable[[], Any]]:
     from cuda_kernels.add_norm.kernel import add_norm
     from cuda_kernels.attention import GatedBias
     from cuda_kernels.attention.kernel import attend_packed
+    from cuda_kernels.backend import accumulated
     from cuda_kernels.norm_gelu.kernel import group_norm_gelu
     from cuda_kernels.packing import pack
     from cuda_kernels.pool import STATISTICS
@@ -126,8 +127,9 @@ def calls() -> Iterator[Callable[[], Any]]:
         rows, weight = torch.zeros(100, 512, dtype=dtype), torch.zeros(512, dtype=dtype)
         yield lambda r=rows, w=weight: group_norm_gelu(r, [0], [90], w, w, 1e-5)
         starts = torch.tensor([0, 60, 100])
-        yield lambda r=rows, s=starts: pool_rows(r, s, ["mean"])
-        yield lambda r=rows, s=starts: pool_rows(r, s, STATISTICS)
+        outs = [torch.zeros(2, 512, dtype=accumulated(dtype)) for _ in STATISTICS]
+        yield lambda r=rows, s=starts, o=outs: pool_rows(r, s, o[0], *[None] * 5)
+        yield lambda r=rows, s=starts, o=outs: pool_rows(r, s, *o)
 
     # Groups and heads of 48, 64 and 80 channels: base models have such groups, large and xlarge ones both.
     packing, num_heads = pack([200, 100], torch.device("cpu")), 16

@@ -135,7 +135,7 @@ def test_a_rate_of_one_and_a_shift_of_nothing_change_nothing() -> None:
 def test_masked_bands_are_silent_and_the_others_untouched() -> None:
     x = noise()
     y = one("masks:bands=40-80;200-321", x)
-    before, after = (analyse(z, [N])[0].abs() for z in (x, y))
+    before, after = (analyse(z, [N]).abs() for z in (x, y))
     # Frames of the result overlap with each other's windows: a masked band is seen again through the
     # window's main lobe, two bins wide, and its side lobes, 31 dB down and falling.
     inner = after[10:-10, 44:76].square().sum() / before[10:-10, 44:76].square().sum()
@@ -222,7 +222,7 @@ def test_made_noise_is_of_its_colour() -> None:
         for key in range(4):
             x = noise(64_000)
             y = one(f"noise:snr_db=0,color={color},key={key}", x)
-            power += analyse(y - x, [64_000])[0].abs().double().square().mean(0)
+            power += analyse(y - x, [64_000]).abs().double().square().mean(0)
         slopes[color] = 10 * math.log10(power[160:192].mean() / power[20:24].mean()) / 3  # dB an octave
     assert slopes == {
         "white": pytest.approx(0, abs=0.5),

@@ -12,20 +12,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import FP32_RELATIVE, MakeCheckpoint, reference_layers, relative_error
-from encoder_cases import encode
+from conftest import MakeCheckpoint, reference_layers
+from encoder_cases import CPU, Told, assert_same, encode
 
 from extractor.commands.store import _facts
 from extractor.encoders import Model
 from extractor.encoders.checkpoint import load_checkpoint
 from extractor.errors import ModelError, SettingsDiffer
-from extractor.progress import Silent
 from extractor.run.engine import run
 from extractor.run.options import Options
 from extractor.store import Store
 from extractor.store.run_folder import same_setting
 
-CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALLER: dict[str, Any] = {
     "num_hidden_layers": 1,
@@ -157,9 +155,7 @@ def assert_equals_the_reference(spec: str) -> None:
     model = AutoModel.from_pretrained(spec, trust_remote_code=False).eval()
     values = extractor(soft().numpy(), sampling_rate=16_000, return_tensors="pt").input_values[0]
     encoder = Model(spec, "fp32", CPU).encoder
-    ours = encode(encoder, encoder.normalise([soft()]))[0]
-    for a, b in zip(ours, reference_layers(model, values), strict=True):
-        assert relative_error(a, b) < FP32_RELATIVE
+    assert_same(encode(encoder, encoder.normalise([soft()])), [reference_layers(model, values)])
 
 
 @pytest.mark.parametrize("do_normalize", [True, False])
@@ -189,14 +185,6 @@ def test_a_flat_processor_file_is_better_than_a_guess(copy: Path) -> None:
     write(copy, processor={"do_normalize": True, "feature_extractor_type": "Wav2Vec2FeatureExtractor"})
     found = load_checkpoint(str(copy))
     assert found.normalise and found.provenance["normalisation"] == "True (processor_config.json)"
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def test_where_there_is_none_the_run_says_what_was_assumed_and_stores_it(copy: Path, tmp_path: Path) -> None:
@@ -320,8 +308,7 @@ def test_whispers_front_end_is_read_from_its_processor(tmp_path: Path) -> None:
     found = load_checkpoint(str(tmp_path))
     assert not any("assumed" in each for each in found.notes)
     encoder = Model(str(tmp_path), "fp32", CPU).encoder
-    for ours, theirs in zip(encode(encoder, [soft()])[0], reference(model, soft()), strict=True):
-        assert relative_error(ours, theirs[: len(ours)]) < FP32_RELATIVE
+    assert_same(encode(encoder, [soft()]), [reference(model, soft())])
     nested["feature_extractor"]["hop_length"] = 200
     write(tmp_path, processor=nested)
     with pytest.raises(ModelError, match=r"processor_config\.json: has hop_length 200; hser computes 160"):

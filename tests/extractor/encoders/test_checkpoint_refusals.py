@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MakeCheckpoint, make_model
-from safetensors.torch import load_file, save_file
+from encoder_cases import changed
 
 from extractor.encoders import checkpoint as checkpoints
 from extractor.encoders.checkpoint import load_checkpoint
@@ -239,14 +239,6 @@ NAME = "encoder.layers.0.attention.q_proj.weight"
 LAYER_NORM = {"feat_extract_norm": "layer"}
 
 
-def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
-    path = folder / "model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-    return folder
-
-
 def put(value: torch.Tensor, name: str = NAME) -> Callable[[dict[str, torch.Tensor]], object]:
     return lambda tensors: tensors.update({name: value})
 
@@ -379,7 +371,7 @@ def test_negative_variances_are_refused(checkpoint: MakeCheckpoint, tmp_path: Pa
     folder = shutil.copytree(checkpoint("hubert", conv_pos_batch_norm=True), tmp_path / "model")
     name = "encoder.pos_conv_embed.batch_norm.running_var"
     with pytest.raises(ModelError, match=f"{name} has variances below zero"):
-        load_checkpoint(str(changed(Path(folder), with_value(-1.0, name))))
+        load_checkpoint(str(changed(folder, with_value(-1.0, name))))
 
 
 # Files

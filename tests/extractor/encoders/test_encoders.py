@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FP32_RELATIVE, MakeCheckpoint, make_model, reference_layers, relative_error
-from encoder_cases import Kept, encode
+from encoder_cases import CPU, KINDS, Kept, assert_same, changed, encode, noises
 
 from extractor.encoders import (
     Model,
@@ -28,8 +29,6 @@ from extractor.encoders.spectral import SPECTRAL
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 from extractor.errors import ModelError, SettingsError
 
-CPU = torch.device("cpu")
-KINDS = ("hubert", "wavlm", "wav2vec2")  # this family; `test_whisper.py` has the other
 # Around the receptive field, around the stride, one second, and odd lengths.
 LENGTHS = (400, 719, 720, 16_000, 33_333, 5_001, 401)
 
@@ -62,8 +61,7 @@ SWITCHES.append(("wav2vec2", {"adapter_attn_dim": 8, "do_stable_layer_norm": Tru
 
 
 def waveforms(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randn(n, generator=generator) for n in lengths]
+    return noises(lengths)
 
 
 def build(model: Any, dtype: torch.dtype = torch.float32) -> Wav2Vec2Encoder:
@@ -76,12 +74,9 @@ def test_every_layer_equals_the_reference_on_each_recording_alone(
 ) -> None:
     model = make_model(kind, **switches)
     encoder, audio = build(model), waveforms()
-    for ours, waveform in zip(encode(encoder, audio), audio, strict=True):
-        theirs = reference_layers(model, waveform)
-        assert len(ours) == len(theirs) == encoder.num_layers
-        for a, b in zip(ours, theirs, strict=True):
-            assert a.shape == b.shape == (encoder.num_frames(len(waveform)), encoder.dim)
-            assert relative_error(a, b) < FP32_RELATIVE
+    theirs = [reference_layers(model, waveform) for waveform in audio]
+    assert_same(encode(encoder, audio), theirs)
+    assert {len(layers) for layers in theirs} == {encoder.num_layers}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,9 +90,7 @@ def test_nan_in_what_lies_between_recordings_changes_nothing(
     monkeypatch.setattr(
         wav2vec2, "blank_rows", lambda n, like: like.new_full((n, *like.shape[1:]), torch.nan)
     )
-    for a, b in zip(encode(encoder, audio), clean, strict=True):
-        for x, y in zip(a, b, strict=True):
-            assert torch.equal(x, y)
+    assert_same(encode(encoder, audio), clean, limit=0)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
@@ -110,9 +103,7 @@ def test_group_norm_of_all_at_once_gives_what_it_gives_one_by_one(
     encoder.cnn.at_once = True
     monkeypatch.setattr(cnn, "_NORMED_SAMPLES", 5_000)  # more than one group of utterances
     monkeypatch.setattr(cnn, "group_norm_gelu", partial(cnn.group_norm_gelu, backend=backend))
-    for a, b in zip(encode(encoder, audio), folded, strict=True):
-        for x, y in zip(a, b, strict=True):
-            assert relative_error(x, y) < FP32_RELATIVE
+    assert_same(encode(encoder, audio), folded)
 
 
 def test_normalising_all_at_once_gives_what_it_gives_one_by_one(checkpoint: MakeCheckpoint) -> None:
@@ -154,8 +145,7 @@ def test_scores_in_chunks_of_heads_and_queries_give_the_same(monkeypatch: pytest
     whole = encode(encoder, audio)
     for limit in (100_000, 1_000):  # two heads at a time; one head, a query at a time
         monkeypatch.setattr(transformer, "_SCORE_BYTES", limit)
-        for a, b in zip(encode(encoder, audio), whole, strict=True):
-            assert relative_error(a[-1], b[-1]) < FP32_RELATIVE
+        assert_same(encode(encoder, audio), whole)
 
 
 def test_unpacked_products_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +154,7 @@ def test_unpacked_products_give_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     model, audio = make_model("hubert"), waveforms()
     packed = encode(build(model), audio)
     monkeypatch.setattr(linear, "_packs", lambda device, dtype: False)
-    for a, b in zip(encode(build(model), audio), packed, strict=True):
-        assert relative_error(a[-1], b[-1]) < FP32_RELATIVE
+    assert_same(encode(build(model), audio), packed)
 
 
 def test_layers_behind_the_last_wanted_are_not_computed() -> None:
@@ -175,26 +164,20 @@ def test_layers_behind_the_last_wanted_are_not_computed() -> None:
 
 
 def test_old_weight_norm_parameters_are_read(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
-    from safetensors.torch import load_file, save_file
+    folder, model = checkpoint("hubert"), make_model("hubert")
+    conv = "encoder.pos_conv_embed.conv"
 
-    folder = checkpoint("hubert")
-    tensors = load_file(folder / "model.safetensors")
-    new = "encoder.pos_conv_embed.conv.parametrizations.weight.original"
-    for suffix, number in (("g", 0), ("v", 1)):
-        tensors[f"encoder.pos_conv_embed.conv.weight_{suffix}"] = tensors[f"{new}{number}"]
-    raw = {k: v for k, v in tensors.items() if new not in k}
-    model = make_model("hubert")
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for suffix, number in (("g", 0), ("v", 1)):
+            new = f"{conv}.parametrizations.weight.original{number}"
+            tensors[f"{conv}.weight_{suffix}"] = tensors.pop(new)
+
+    raw = dict(model.state_dict())
+    rename(raw)
     old = Wav2Vec2Encoder(raw, model.config, torch.float32, CPU)
-    assert relative_error(encode(old, waveforms())[3][-1], encode(build(model), waveforms())[3][-1]) == 0
-
-    # The loader of `transformers` takes the old names too.
-    raw = {k: v.clone().contiguous() for k, v in raw.items()}
-    save_file(raw, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    assert (
-        load_checkpoint(str(tmp_path)).provenance["weights"]
-        == load_checkpoint(str(folder)).provenance["weights"]
-    )
+    assert_same(encode(old, waveforms()), encode(build(model), waveforms()), limit=0)
+    renamed = load_checkpoint(str(changed(shutil.copytree(folder, tmp_path / "old"), rename)))
+    assert renamed.provenance["weights"] == load_checkpoint(str(folder)).provenance["weights"]
 
 
 @pytest.mark.parametrize("do_normalize", [True, False])
@@ -263,14 +246,13 @@ def test_bad_models_are_refused_by_name(tmp_path: Path, checkpoint: MakeCheckpoi
 
 
 def test_missing_weights_are_never_made_up(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
-    from safetensors.torch import load_file, save_file
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if "layers.2" in name]:
+            del tensors[name]
 
-    tensors = load_file(checkpoint() / "model.safetensors")
-    tensors = {k: v for k, v in tensors.items() if "layers.2" not in k}
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text((checkpoint() / "config.json").read_text())
+    folder = changed(shutil.copytree(checkpoint(), tmp_path / "model"), cut)
     with pytest.raises(ModelError, match=r"missing from the checkpoint.*layers\.2"):
-        load_checkpoint(str(tmp_path))
+        load_checkpoint(str(folder))
 
 
 def test_another_sample_rate_is_refused(tmp_path: Path) -> None:
@@ -378,6 +360,4 @@ def test_full_size_models_equal_the_reference(name: str) -> None:
         AutoConfig.for_model(row.family, **row.architecture), dtype=torch.float32
     ).eval()
     encoder, audio = build(model), waveforms((16_000, 50_001))
-    for ours, waveform in zip(encode(encoder, audio), audio, strict=True):
-        for a, b in zip(ours, reference_layers(model, waveform), strict=True):
-            assert relative_error(a, b) < FP32_RELATIVE
+    assert_same(encode(encoder, audio), [reference_layers(model, waveform) for waveform in audio])

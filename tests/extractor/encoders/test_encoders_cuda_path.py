@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEVICE, FP32_RELATIVE, make_model, relative_error
+from conftest import DEVICE, make_model, relative_error
+from encoder_cases import CPU, KINDS, assert_same, encode, noises
 from torch import Tensor
 
 from cuda_kernels.add_norm import kernel as add_norm_kernel
@@ -23,8 +24,6 @@ from extractor.encoders.fused import ATTENTION, Graphs, best_attention, pack_fra
 from extractor.encoders.wav2vec2 import Wav2Vec2Encoder
 from extractor.types import LatentMask
 
-CPU = torch.device("cpu")
-KINDS = ("hubert", "wavlm", "wav2vec2")
 LENGTHS = (400, 719, 8_000, 3_001)  # samples: one frame, around the stride, odd ones
 
 PRE_NORM = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
@@ -53,28 +52,8 @@ def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "_ROWS", 32)
 
 
-class Kept:
-    """A sink that keeps every layer's frames."""
-
-    def __init__(self) -> None:
-        self.layers: list[Tensor] = []
-
-    def add(self, layer: int, hidden: Tensor) -> None:
-        assert layer == len(self.layers)
-        self.layers.append(hidden.cpu().clone())  # graphs write over it
-
-
-def encode(encoder: Wav2Vec2Encoder, audio: list[Tensor], **options: Any) -> list[list[Tensor]]:
-    """``[utterance][layer]`` of ``[T, D]``."""
-    sink = Kept()
-    encoder.forward(audio, sink, **options)
-    split = [layer.split([encoder.num_frames(len(w)) for w in audio]) for layer in sink.layers]
-    return [[frames[i] for frames in split] for i in range(len(audio))]
-
-
 def waveforms(lengths: tuple[int, ...] = LENGTHS) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randn(n, generator=generator) for n in lengths]
+    return noises(lengths)
 
 
 def build(model: Any, kernels: str | None, device: torch.device = CPU) -> Wav2Vec2Encoder:
@@ -82,13 +61,6 @@ def build(model: Any, kernels: str | None, device: torch.device = CPU) -> Wav2Ve
     return Wav2Vec2Encoder(
         model.state_dict(), model.config, torch.float32, device, mask_embedding=mask, kernels=kernels
     )
-
-
-def assert_same(ours: list[list[Tensor]], theirs: list[list[Tensor]]) -> None:
-    for a, b in zip(ours, theirs, strict=True):
-        for x, y in zip(a, b, strict=True):
-            assert x.shape == y.shape
-            assert relative_error(x, y) < FP32_RELATIVE
 
 
 @pytest.mark.parametrize(
@@ -126,10 +98,7 @@ def test_layers_behind_the_last_wanted_are_not_computed() -> None:
     whole = encode(build(model, "torch"), audio)
     for last in (0, 1):
         some = encode(build(model, "torch"), audio, last_layer=last)
-        assert [len(layers) for layers in some] == [last + 1] * len(audio)
-        assert all(
-            torch.equal(a, b) for x, y in zip(some, whole, strict=True) for a, b in zip(x, y, strict=False)
-        )
+        assert_same(some, [layers[: last + 1] for layers in whole], limit=0)
 
 
 def test_masks_hide_the_same_frames() -> None:
@@ -189,8 +158,7 @@ def test_graphs_give_each_batch_of_a_room_what_it_gets_without(kind: str, norm: 
     # One room, other lengths, other numbers of recordings; the first time it is not recorded yet.
     for i, lengths in enumerate([(9_000, 2_000, 400), (500, 8_000, 3_333), (12_345, 700)]):
         audio = waveforms(lengths)
-        for ours, theirs in zip(encode(with_graphs, audio), encode(without, audio), strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert_same(encode(with_graphs, audio), encode(without, audio), limit=0)
         # The layers, and the first one's norm where it comes first: a graph without work is not recorded.
         launches = with_graphs.num_layers - 1 + with_graphs.pre_norm
         assert recorder.recorded == (0 if i == 0 else launches)
@@ -202,10 +170,9 @@ def test_only_the_layers_that_are_wanted_are_replayed() -> None:
     with_graphs, without = recording("hubert", PRE_NORM, recorder, "torch")
     audio = waveforms((2_000,))
     for _ in range(2):
-        (ours,) = encode(with_graphs, audio, last_layer=1)
-    (theirs,) = encode(without, audio, last_layer=1)
+        ours = encode(with_graphs, audio, last_layer=1)
     assert recorder.replayed == 2  # the norm before the first layer, and that layer
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert_same(ours, encode(without, audio, last_layer=1), limit=0)
 
 
 def test_only_so_many_rooms_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +192,8 @@ def test_where_graphs_cannot_be_recorded_it_says_so_once_and_goes_on(
     audio = waveforms((2_000,))
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
-            (ours,) = encode(with_graphs, audio)
-    assert all(torch.equal(a, b) for a, b in zip(ours, encode(without, audio)[0], strict=True))
+            ours = encode(with_graphs, audio)
+    assert_same(ours, encode(without, audio), limit=0)
     (message,) = [r.getMessage() for r in caplog.records]
     assert "without CUDA graphs" in message and "not permitted" in message
 

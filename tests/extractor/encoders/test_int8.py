@@ -11,32 +11,21 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from conftest import MakeCheckpoint, make_model, relative_error, shared
+from encoder_cases import CPU, Told
 from torch import Tensor
 
 from extractor import SettingsError, Store
 from extractor.audio.decode import DecodeOptions
 from extractor.encoders import Model, resolve_dtype
 from extractor.encoders.linear import Int8Linear, can_run_int8, quantise_rows
-from extractor.progress import Silent
 from extractor.run.engine import run
 from extractor.run.fidelity import LEAST_COSINE, check_int8, cosines
 from extractor.run.options import Options
 from extractor.types import Utterance
 
-CPU = torch.device("cpu")
 needs_vnni = pytest.mark.skipif(
     not can_run_int8(CPU), reason="int8 needs a CPU with AVX-512 VNNI and BF16; this one lacks them"
 )
-
-
-class Notes(Silent):
-    """Keeps what a run says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture
@@ -145,7 +134,7 @@ def test_a_run_in_int8_points_where_fp32_does(
 ) -> None:
     # In models this small errors average less than in real ones; these norms hold them back.
     model = str(checkpoint(kind, do_stable_layer_norm=True, feat_extract_norm="layer"))
-    rows, notes = {}, Notes()
+    rows, notes = {}, Told()
     for dtype in ("fp32", "int8"):
         run(noises, Options(model=model, dtype=dtype), tmp_path / dtype, notes)
         with Store(tmp_path / dtype) as store:
@@ -156,7 +145,7 @@ def test_a_run_in_int8_points_where_fp32_does(
     assert not np.array_equal(a, b)  # it is not bf16 or fp32 under another name
     cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     assert cosine.min() >= LEAST_COSINE
-    (said,) = [note for note in notes.said if note.startswith("int8 held against fp32 on 4 recordings")]
+    (said,) = [note for note in notes.notes if note.startswith("int8 held against fp32 on 4 recordings")]
     assert 0.999 <= float(said.split("embedding ")[1].split()[0]) < 1
 
 
@@ -175,18 +164,18 @@ def test_a_model_that_loses_too_much_is_refused_before_anything_is_written(
 
 @needs_vnni
 def test_recordings_that_cannot_be_read_are_not_heard(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    model, notes = Model(str(checkpoint()), "int8", CPU), Notes()
+    model, notes = Model(str(checkpoint()), "int8", CPU), Told()
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
     bad = Utterance("bad", str(tmp_path / "bad.wav"))
     check_int8(model, [bad], DecodeOptions(), False, notes)
-    assert notes.said == ["int8 was not held against fp32: no recording could be read"]
+    assert notes.notes == ["int8 was not held against fp32: no recording could be read"]
 
     noise = 0.1 * np.random.default_rng(0).standard_normal(8 * 16_000)
     soundfile.write(tmp_path / "good.wav", noise, 16_000)
     # A segment, of which the first seconds are heard, and a whole recording.
     segment, whole = (Utterance(n, str(tmp_path / "good.wav"), s) for n, s in (("a", 2.0), ("b", None)))
     check_int8(model, [bad, segment, whole], DecodeOptions(), False, notes)
-    assert notes.said[1].startswith("int8 held against fp32 on 2 recordings")
+    assert notes.notes[1].startswith("int8 held against fp32 on 2 recordings")
 
 
 @needs_vnni

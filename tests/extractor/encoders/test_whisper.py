@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,18 @@ import pytest
 import soundfile
 import torch
 from conftest import BF16_COSINE, FP32_RELATIVE, reference_layers, relative_error
-from encoder_cases import Kept, encode
+from encoder_cases import CPU, Kept, Told, assert_same, changed, encode, noises
 
 from extractor.encoders import Model, whisper
 from extractor.encoders.checkpoint import load_checkpoint
 from extractor.encoders.families import MODELS
 from extractor.encoders.whisper import LogMel, WhisperEncoder, attend
 from extractor.errors import ModelError, SettingsError
-from extractor.progress import Silent
 from extractor.run.engine import run
 from extractor.run.options import Options
 from extractor.store import Store
 from extractor.types import LatentMask
 
-CPU = torch.device("cpu")
 # A context of two seconds: every length of the silence behind a recording is soon tried.
 TINY: dict[str, Any] = {
     "d_model": 48,
@@ -75,10 +74,15 @@ def feature_extractor(config: Any) -> Any:
     return WhisperFeatureExtractor(config.num_mel_bins, chunk_length=config.max_source_positions // 50)
 
 
-def reference(model: Any, waveform: torch.Tensor) -> list[torch.Tensor]:
+def context(model: Any, waveform: torch.Tensor) -> list[torch.Tensor]:
     """All layers over the whole context: ``L`` of ``[P, D]``."""
     mel = feature_extractor(model.config)(waveform.numpy(), sampling_rate=16_000, return_tensors="pt")
     return reference_layers(model.encoder, mel.input_features[0])
+
+
+def reference(model: Any, waveform: torch.Tensor) -> list[torch.Tensor]:
+    """Of all layers the recording's own frames."""
+    return [layer[: len(waveform) // 320] for layer in context(model, waveform)]
 
 
 def build(model: Any, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
@@ -86,8 +90,7 @@ def build(model: Any, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
 
 
 def waveforms(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return [0.1 * torch.randn(n, generator=generator) for n in lengths]
+    return noises(lengths, scale=0.1)
 
 
 @pytest.fixture(params=[1, 3], ids=["one by one", "three together"])
@@ -103,12 +106,9 @@ def test_every_layer_equals_the_reference_on_each_recording_alone(
 ) -> None:
     model = make_whisper(**switches)
     encoder, audio = build(model), waveforms()
-    for ours, waveform in zip(encode(encoder, audio), audio, strict=True):
-        theirs = reference(model, waveform)
-        assert len(ours) == len(theirs) == encoder.num_layers
-        for a, b in zip(ours, theirs, strict=True):
-            assert a.shape == (len(waveform) // 320, encoder.dim)
-            assert relative_error(a, b[: len(a)]) < FP32_RELATIVE
+    theirs = [reference(model, waveform) for waveform in audio]
+    assert_same(encode(encoder, audio), theirs)
+    assert {len(layers) for layers in theirs} == {encoder.num_layers}
 
 
 def test_silence_that_is_computed_once_is_that_of_the_whole_context() -> None:
@@ -117,7 +117,7 @@ def test_silence_that_is_computed_once_is_that_of_the_whole_context() -> None:
     encoder = build(model)
     for waveform in waveforms((*range(320, 32_000, 231), *range(8_900, 9_400, 40), 32_000)):
         (ours,) = encoder.embed([waveform])
-        assert relative_error(ours, reference(model, waveform)[0]) < FP32_RELATIVE
+        assert relative_error(ours, context(model, waveform)[0]) < FP32_RELATIVE
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])
@@ -142,9 +142,7 @@ def test_frames_are_those_that_lie_in_the_recording() -> None:
 
 def test_a_recording_gives_bit_for_bit_the_same_among_others() -> None:
     encoder, audio = build(make_whisper()), waveforms()
-    for packed, waveform in zip(encode(encoder, audio), audio, strict=True):
-        for a, b in zip(packed, encode(encoder, [waveform])[0], strict=True):
-            assert torch.equal(a, b)
+    assert_same(encode(encoder, audio), [encode(encoder, [w])[0] for w in audio], limit=0)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -161,12 +159,8 @@ def test_nan_in_one_recording_and_in_fresh_memory_stays_there(together: int) -> 
 @pytest.mark.parametrize("last_layer", [0, 1, 2])
 def test_layers_behind_the_last_wanted_are_not_computed_and_change_nothing(last_layer: int) -> None:
     encoder, audio = build(make_whisper()), waveforms()
-    for some, every in zip(
-        encode(encoder, audio, last_layer=last_layer), encode(encoder, audio), strict=True
-    ):
-        assert len(some) == last_layer + 1
-        for a, b in zip(some, every[: last_layer + 1], strict=True):
-            assert relative_error(a, b) < FP32_RELATIVE
+    every = encode(encoder, audio)
+    assert_same(encode(encoder, audio, last_layer=last_layer), [layers[: last_layer + 1] for layers in every])
 
 
 def test_bf16_points_where_fp32_does(together: int) -> None:
@@ -283,23 +277,10 @@ def test_another_front_end_is_refused(
 
 
 def test_missing_weights_are_never_made_up(folder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if "encoder.conv2" not in k}
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    copy = shutil.copytree(folder, tmp_path / "model")
+    changed(copy, lambda tensors: [tensors.pop(name) for name in [*tensors] if "encoder.conv2" in name])
     with pytest.raises(ModelError, match=r"missing from the checkpoint.*conv2"):
-        load_checkpoint(str(tmp_path))
-
-
-class Told(Silent):
-    """A progress that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
+        load_checkpoint(str(copy))
 
 
 def test_longer_recordings_are_windowed_by_what_it_takes_at_once(folder: Path, tmp_path: Path) -> None:
@@ -353,7 +334,8 @@ def test_full_size_models_equal_the_reference_and_bf16_points_there(name: str) -
     model = WhisperModel(WhisperConfig(**size, **decoder)).eval()
     encoder, audio = build(model), waveforms((16_000, 50_001, 480_000))
     half = encode(build(model, torch.bfloat16), audio)
-    for ours, rough, waveform in zip(encode(encoder, audio), half, audio, strict=True):
-        for a, c, b in zip(ours, rough, reference(model, waveform), strict=True):
-            assert relative_error(a, b[: len(a)]) < FP32_RELATIVE
+    exact = encode(encoder, audio)
+    assert_same(exact, [reference(model, waveform) for waveform in audio])
+    for ours, rough in zip(exact, half, strict=True):
+        for a, c in zip(ours, rough, strict=True):
             assert torch.cosine_similarity(c.float().mean(0), a.mean(0), dim=0) > BF16_COSINE
