@@ -11,7 +11,7 @@
 
 In each folder stands the definition, the path of every device without Triton (in ``reference.py`` where it is
 long), beside ``kernel.py``, the Triton path; the folder's own function takes ``backend="auto" | "torch" |
-"triton"`` (`backend.resolve`). Batches are ragged: recordings lie one behind the other in a packed tensor, with
-their lengths beside it (`packing`, where several kernels share them), and none sees another or any padding.
-Forward only: nothing here is trained.
+"triton"`` (`backend.resolve`). Batches are ragged: recordings lie one behind the other in a packed tensor,
+with their lengths beside it (`packing`, where several kernels share them), and none sees another or any
+padding. Forward only: nothing here is trained.
 """

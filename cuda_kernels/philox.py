@@ -21,6 +21,10 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # what each half of the key grows by from round to round
 MASK = 0xFFFFFFFF
 
+FLAT_BELOW = 20.0  # Hz, the lower end of hearing: without it most of brown noise would be slow drift
+MAX_EXPONENT = 10.0  # either way: 400^5, at 8 kHz, is still well within float32
+SHORTEST = 2048  # samples the spectrum is shaped over at least: bins of 7.8 Hz at 16 kHz
+
 # Counters made at once, about: 64-bit words of a few arrays of this length stay in a core's second cache.
 CHUNK = 8192
 
@@ -56,14 +60,6 @@ def philox4x32(counter: tuple[Any, Any, Any, Any], key: int) -> tuple[Any, Any, 
         c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & MASK, p1, ((p0 >> 32) ^ c3 ^ k1) & MASK, p0
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
     return c0, c1 & MASK, c2, c3 & MASK
-
-
-def words(key: int, first: int, count: int) -> np.ndarray:
-    """uint32 ``[count, 4]``: words of counters (lower half of i, upper half, 0, 0), i from ``first``."""
-    _check(key, count, first)
-    index = np.arange(first, first + count, dtype=np.uint64)
-    lanes = philox4x32((index & MASK, index >> 32, np.zeros_like(index), np.zeros_like(index)), key)
-    return np.stack(lanes, axis=1).astype(np.uint32)
 
 
 def uniforms(key: int, count: int, first: int = 0) -> np.ndarray:
@@ -116,6 +112,36 @@ def white_noise(
             torch.mul(radius, angle.cos(), out=rows[:, lane])
             torch.mul(radius, angle.sin_(), out=rows[:, lane + 1])
     return noise.view(-1)[:num_samples]
+
+
+def coloured_noise(
+    key: int,
+    num_samples: int,
+    exponent: float,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Noise ``[num_samples]`` at 16 kHz with power ~ 1 / f^exponent: 0 white, 1 pink, 2 brown.
+
+    float32 (None) or float64. ``white_noise(key, N)``, N the power of two that holds ``num_samples``
+    (``SHORTEST`` at least), is weighted by ``max(f, FLAT_BELOW)^(-exponent / 2)`` in the frequency domain, f
+    in Hz, without its DC, and cut to its first ``num_samples``; their mean square is then made 1. Raises
+    ValueError for an exponent beyond ``MAX_EXPONENT`` and for a negative length.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    if not abs(exponent) <= MAX_EXPONENT:
+        raise ValueError(f"exponent {exponent}: must be within {-MAX_EXPONENT:g} to {MAX_EXPONENT:g}")
+    if num_samples < 0:
+        raise ValueError(f"num_samples {num_samples}: must not be negative")
+    n_fft = max(SHORTEST, 1 << max(num_samples - 1, 0).bit_length())
+    spectrum = torch.fft.rfft(white_noise(key, n_fft, device, dtype))  # [n_fft / 2 + 1]
+    hertz = torch.arange(len(spectrum), device=device, dtype=dtype) * (16_000 / n_fft)
+    weights = (hertz / FLAT_BELOW).clamp_(min=1.0).pow_(-exponent / 2)
+    weights[0] = 0.0
+    noise = torch.fft.irfft(spectrum.mul_(weights), n=n_fft)[:num_samples]
+    return noise / noise.square().mean().sqrt() if num_samples else noise
 
 
 def _check(key: int, count: int, first: int = 0) -> None:

@@ -44,7 +44,7 @@ def _normal_pair(word, angle_word):
 
 @triton.jit
 def philox_words(key, counter):
-    """The four words of `philox.words`, uint32 ``[N]`` each, for counters int64 ``[N]``."""
+    """The four words of `philox.philox4x32`, uint32 ``[N]`` each, for counters int64 ``[N]``."""
     zero = tl.zeros_like(counter).to(tl.uint32)
     return tl.philox(key, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), zero, zero)
 

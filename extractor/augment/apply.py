@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cuda_kernels.noise import coloured_noise
+from cuda_kernels.philox import coloured_noise
 from cuda_kernels.resample import resample
 from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms, silent

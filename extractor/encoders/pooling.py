@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cuda_kernels.packing import on_device
 from cuda_kernels.pool import pool_rows, row_starts
 from extractor.errors import SettingsError, unknown
 
@@ -120,8 +121,8 @@ class Pooler:
             torch.arange(s + p.keep.start, s + p.keep.stop) for s, p in zip(starts[:-1], pieces, strict=True)
         ]
         self.utterances = [p.utterance for p in pieces]
-        self.indices = self._moved(torch.tensor(self.utterances))
-        self.kept = self._moved(torch.cat(kept)) if partial else None
+        self.indices = on_device(torch.tensor(self.utterances), self.device)
+        self.kept = on_device(torch.cat(kept), self.device) if partial else None
         self.starts = row_starts(self.lengths, self.device)
         self.before = self._saved()
 
@@ -130,7 +131,7 @@ class Pooler:
         touched = sorted(set(self.utterances))
         merged: dict[str, Tensor] = {}
         if self.windowed:
-            indices = self._moved(torch.tensor(touched))
+            indices = on_device(torch.tensor(touched), self.device)
             merged = {name: s[indices] for name, s in self.state.items()}
         num_frames = [[len(rows) for rows in self.frames[u]] for u in touched]
         return touched, merged, self.count[touched], num_frames
@@ -144,12 +145,6 @@ class Pooler:
         for u, lengths in zip(touched, num_frames, strict=True):
             for rows, length in zip(self.frames[u], lengths, strict=True):
                 del rows[length:]
-
-    def _moved(self, values: Tensor) -> Tensor:
-        """On the device, without waiting for what it does at the moment."""
-        if self.device.type != "cuda":
-            return values.to(self.device)
-        return values.pin_memory().to(self.device, non_blocking=True)
 
     def add(self, layer: int, hidden: Tensor) -> None:
         """``hidden [sum of frames, D]`` of the pieces that `begin` was told of."""
@@ -192,7 +187,7 @@ class Pooler:
 
     def embeddings(self) -> Embeddings:
         """Begin to move everything to the host: on CUDA into pinned memory, with one wait for all."""
-        count = self._moved(torch.from_numpy(self.count[:, :, None])).to(self.state["mean"].dtype)
+        count = on_device(torch.from_numpy(self.count[:, :, None]), self.device).to(self.state["mean"].dtype)
         statistics = {**self.state, "count": count}
         finishers = {name: POOLINGS[name].finish for name in self.poolings}
         results = {name: f(statistics).float() for name, f in finishers.items() if f is not None}

@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ _PARTS = {
 }
 
 _LISTED = 6  # names of what is not used, in a line
+_NOT_ONE_MODEL = "config.json and weights are not of one model: fetch both anew"
 
 Read = Callable[[], Tensor]
 
@@ -78,17 +79,17 @@ def read_tensors(
             embedding alone may be missing.
     """
     found: dict[str, tuple[Path, Read]] = {}
-    others: list[str] = []
-    places: dict[str, Path] = {}
+    others: dict[str, Path] = {}
     stem = ""  # what stands before the names of the encoder's own tensors
-    tensors: dict[str, Tensor] = {}
-    with _open_all(files) as opened:
-        for path, readers in opened:
-            for name, read in readers.items():
+    with ExitStack() as stack:
+        for path in files.weights():
+            opened = (
+                _safetensors(files, path, stack) if path.suffix == ".safetensors" else _pickle(files, path)
+            )
+            for name, read in opened.items():
                 ours = next((n for n in _names(name, prefixes) if n in wanted), None)
                 if ours is None:
-                    others.append(name)
-                    places[name] = path
+                    others[name] = path
                 elif ours in found:
                     raise files.refusal(path, f"has {ours} for the second time, as {name}")
                 else:
@@ -99,14 +100,15 @@ def read_tensors(
             raise _incomplete(files, missing, len(wanted), [*found, *others], fields)
         for name in _contradictions(others, wanted, stem):
             raise files.refusal(
-                places[name],
+                others[name],
                 f"has {name}, which the encoder that config.json describes has not",
-                "config.json and weights are not of one model: fetch both anew",
+                _NOT_ONE_MODEL,
             )
-        for name in wanted:
-            if name in found:
-                path, read = found[name]
-                tensors[name] = _checked(files, path, name, read, wanted[name], fields)
+        tensors = {
+            name: _checked(files, name, *found[name], wanted[name], fields)
+            for name in wanted
+            if name in found
+        }
     return tensors, sorted(others)
 
 
@@ -135,22 +137,8 @@ def _names(name: str, prefixes: Iterable[str]) -> Iterator[str]:
             yield name.removeprefix(prefix)
 
 
-@contextmanager
-def _open_all(files: CheckpointFiles) -> Iterator[list[tuple[Path, Mapping[str, Read]]]]:
-    """Each file and what reads its tensors, by name. A file's own fault is a ModelError that names it."""
-    with ExitStack() as stack:
-        yield [
-            (
-                path,
-                _open_safetensors(files, path, stack)
-                if path.suffix == ".safetensors"
-                else _pickled(files, path),
-            )
-            for path in files.weights()
-        ]
-
-
-def _open_safetensors(files: CheckpointFiles, path: Path, stack: ExitStack) -> Mapping[str, Read]:
+def _safetensors(files: CheckpointFiles, path: Path, stack: ExitStack) -> Mapping[str, Read]:
+    """What reads the tensors of a file, by name, as long as ``stack`` is open. Raises ModelError."""
     try:
         file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
         return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -158,7 +146,7 @@ def _open_safetensors(files: CheckpointFiles, path: Path, stack: ExitStack) -> M
         raise _unreadable(files, path, e) from e
 
 
-def _pickled(files: CheckpointFiles, path: Path) -> Mapping[str, Read]:
+def _pickle(files: CheckpointFiles, path: Path) -> Mapping[str, Read]:
     try:
         values = _load_pickle(path)
     # A pickle can make torch's reader raise anything: that is the file's own fault.
@@ -170,7 +158,7 @@ def _pickled(files: CheckpointFiles, path: Path) -> Mapping[str, Read]:
             "holds something else than tensors by their names",
             "save the model with transformers' save_pretrained",
         )
-    return {str(name): partial(_as_it_is, value) for name, value in values.items()}
+    return {str(name): partial(torch.Tensor.detach, value) for name, value in values.items()}
 
 
 def _load_pickle(path: Path) -> Any:
@@ -183,17 +171,8 @@ def _load_pickle(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 def _checked(
-    files: CheckpointFiles,
-    path: Path,
-    name: str,
-    read: Read,
-    wanted: Tensor,
-    fields: Mapping[str, Any],
+    files: CheckpointFiles, name: str, path: Path, read: Read, wanted: Tensor, fields: Mapping[str, Any]
 ) -> Tensor:
     """One tensor in memory of its own, so that the file may go."""
     try:
@@ -202,15 +181,11 @@ def _checked(
         raise _unreadable(files, path, e) from e
     if tensor.shape != wanted.shape:
         by = _fields_of({*wanted.shape} - {*tensor.shape}, fields)
-        raise files.refusal(
-            path, f"{name} is {list(tensor.shape)}, config.json makes it {list(wanted.shape)}{by}",
-            "config.json and weights are not of one model: fetch both anew",
-        )  # fmt: skip
+        problem = f"{name} is {list(tensor.shape)}, config.json makes it {list(wanted.shape)}{by}"
+        raise files.refusal(path, problem, _NOT_ONE_MODEL)
     if tensor.layout is not torch.strided or (wanted.is_floating_point() and tensor.dtype not in _FLOATS):
-        raise files.refusal(
-            path, f"{name} is of {str(tensor.dtype).removeprefix('torch.')}, which hser does not read",
-            "name the model in fp32, fp16 or bf16",
-        )  # fmt: skip
+        problem = f"{name} is of {str(tensor.dtype).removeprefix('torch.')}, which hser does not read"
+        raise files.refusal(path, problem, "name the model in fp32, fp16 or bf16")
     tensor = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     # The sum of what is not finite is not: that is the fastest pass. Only finite values may overflow in it.
     if name != MASK_EMBEDDING and not tensor.sum().isfinite() and not tensor.isfinite().all():
@@ -273,16 +248,9 @@ def describe_unused(names: Iterable[str], prefixes: Iterable[str]) -> str | None
         parts.setdefault(part, Counter())[first] += 1
     if not parts:
         return None
-    return "not used of the checkpoint: " + "; ".join(
-        f"{part} ({_listed(counts)}: {_counted(sum(counts.values()), 'tensor')})"
-        for part, counts in parts.items()
-    )
-
-
-def _listed(counts: Counter[str]) -> str:
-    names = ["".join(c if c.isprintable() else "?" for c in name) for name in counts]
-    return ", ".join(names[:_LISTED]) + (f", {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    lines = []
+    for part, counts in parts.items():
+        names = ["".join(c if c.isprintable() else "?" for c in name) for name in counts]
+        listed = ", ".join(names[:_LISTED]) + (f", {len(names) - _LISTED} more" if names[_LISTED:] else "")
+        lines.append(f"{part} ({listed}: {counts.total()} tensor{'s' if counts.total() != 1 else ''})")
+    return f"not used of the checkpoint: {'; '.join(lines)}"

@@ -10,10 +10,11 @@ import torch
 import triton
 import triton.language as tl
 from conftest import BACKENDS, DEVICE, relative_error
+from test_philox import words
 from torch import Tensor
 
 from cuda_kernels.backend import interpreted
-from cuda_kernels.philox import white_noise, words
+from cuda_kernels.philox import white_noise
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms, kernel, silent
 
 # Both paths compute in float64 and round once, to float32 (6e-8), but for the noise: that is drawn in

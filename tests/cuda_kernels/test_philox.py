@@ -11,8 +11,15 @@ import pytest
 import torch
 
 from cuda_kernels import philox
-from cuda_kernels.noise import MAX_EXPONENT, coloured_noise
-from cuda_kernels.philox import derive_key, philox4x32, uniforms, white_noise, words
+from cuda_kernels.philox import (
+    MASK,
+    MAX_EXPONENT,
+    coloured_noise,
+    derive_key,
+    philox4x32,
+    uniforms,
+    white_noise,
+)
 
 SAMPLE_RATE = 16_000
 
@@ -34,6 +41,13 @@ AS_ARRAYS: dict[str, Callable[[int], Any]] = {
 # The probability that a right generator fails a bound of so many standard deviations is below 1e-6; keys are
 # fixed, so that it was tried once and for all.
 DEVIATIONS = 5
+
+
+def words(key: int, first: int, count: int) -> np.ndarray:
+    """uint32 ``[count, 4]``: words of counters (lower half of i, upper half, 0, 0), i from ``first``."""
+    index = np.arange(first, first + count, dtype=np.uint64)
+    lanes = philox4x32((index & MASK, index >> 32, np.zeros_like(index), np.zeros_like(index)), key)
+    return np.stack(lanes, axis=1).astype(np.uint32)
 
 
 @pytest.mark.parametrize("kind", AS_ARRAYS)
@@ -155,7 +169,7 @@ def test_wrong_arguments_are_refused() -> None:
         with pytest.raises(ValueError, match="key"):
             white_noise(key, 1)
     with pytest.raises(ValueError, match="negative"):
-        words(0, -1, 1)
+        uniforms(0, 1, first=-1)
     with pytest.raises(ValueError, match="negative"):
         white_noise(0, -1)
     with pytest.raises(TypeError, match="float16"):
