@@ -12,7 +12,7 @@ import os
 import pty
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,76 +214,51 @@ def part(whole: Path, tmp_path: Path) -> Path:
 DATASET = "embeddings/mean"
 
 
-def _replace(part: Path) -> tuple[h5py.File, np.ndarray, dict[str, Any]]:
-    h5 = h5py.File(part, "r+")
-    values, attributes = h5[DATASET][:], dict(h5[DATASET].attrs)
-    del h5[DATASET]
-    return h5, values, attributes
+ELSEWHERE = "../../elsewhere.h5"
+# Where in the part stands what instead.
+LINKS: dict[str, tuple[str, Callable[[h5py.File], object]]] = {
+    "external link": (DATASET, lambda h5: h5py.ExternalLink(ELSEWHERE, DATASET)),
+    "soft link": (DATASET, lambda h5: h5py.SoftLink("/start")),
+    "link to a group elsewhere": ("embeddings", lambda h5: h5py.ExternalLink(ELSEWHERE, "embeddings")),
+    "groups in a ring": ("labels/again", lambda h5: h5["/"]),
+}
 
 
-def external_link(part: Path) -> None:
-    with _replace(part)[0] as h5:
-        h5[DATASET] = h5py.ExternalLink("../../elsewhere.h5", DATASET)
-
-
-def soft_link(part: Path) -> None:
-    with _replace(part)[0] as h5:
-        h5[DATASET] = h5py.SoftLink("/start")
-
-
-def link_to_a_group_elsewhere(part: Path) -> None:
+def point_out(part: Path, way: str) -> None:
+    """Have a part point out of itself, one way or another."""
     with h5py.File(part, "r+") as h5:
-        del h5["embeddings"]
-        h5["embeddings"] = h5py.ExternalLink("../../elsewhere.h5", "embeddings")
-
-
-def external_storage(part: Path) -> None:
-    h5, values, attributes = _replace(part)
-    with h5:
-        raw = part.parents[2] / "raw.bin"
-        raw.write_bytes(values.tobytes())
-        made = h5.create_dataset(DATASET, values.shape, values.dtype, external=[(str(raw), 0, values.nbytes)])
+        values, attributes = h5[DATASET][:], dict(h5[DATASET].attrs)
+        if way in LINKS:
+            name, link = LINKS[way]
+            h5.pop(name, None)
+            h5[name] = link(h5)
+            return
+        del h5[DATASET]
+        if way == "external storage":
+            raw = part.parents[2] / "raw.bin"
+            raw.write_bytes(values.tobytes())
+            storage = [(str(raw), 0, values.nbytes)]
+            made = h5.create_dataset(DATASET, values.shape, values.dtype, external=storage)
+        else:
+            made = make_virtual(h5, values, "parts/part-00000001.h5" if "contents" in way else ELSEWHERE)
         made.attrs.update(attributes)
+        if way == "virtual as contents":  # says that it is a table of contents, which may be virtual
+            h5.attrs["kind"] = "contents"
 
 
-def virtual(part: Path, source: str = "../../elsewhere.h5") -> None:
-    h5, values, attributes = _replace(part)
-    with h5:
-        layout = h5py.VirtualLayout(values.shape, values.dtype)
-        layout[...] = h5py.VirtualSource(source, DATASET, values.shape, values.dtype)
-        h5.create_virtual_dataset(DATASET, layout).attrs.update(attributes)
+def make_virtual(h5: h5py.File, like: Any, source: str) -> h5py.Dataset:
+    layout = h5py.VirtualLayout(like.shape, like.dtype)
+    layout[...] = h5py.VirtualSource(source, DATASET, like.shape, like.dtype)
+    return h5.create_virtual_dataset(DATASET, layout)
 
 
-def virtual_as_contents(part: Path) -> None:
-    """Says of itself that it is a table of contents, which may be virtual."""
-    virtual(part, "parts/part-00000001.h5")
-    with h5py.File(part, "r+") as h5:
-        h5.attrs["kind"] = "contents"
-
-
-def groups_in_a_ring(part: Path) -> None:
-    with h5py.File(part, "r+") as h5:
-        h5["labels/again"] = h5["/"]
-
-
-WAYS_OUT = (
-    external_link,
-    soft_link,
-    link_to_a_group_elsewhere,
-    external_storage,
-    virtual,
-    virtual_as_contents,
-    groups_in_a_ring,
-)
-
-
-@pytest.mark.parametrize("way", WAYS_OUT)
+@pytest.mark.parametrize("way", [*LINKS, "external storage", "virtual", "virtual as contents"])
 def test_a_part_that_points_out_of_itself_is_refused_by_every_reader(
-    way: Any, part: Path, whole: Path
+    way: str, part: Path, whole: Path
 ) -> None:
     run_folder, message = part.parents[1], "which in no file of a run is so"
     assert Store(run_folder).load(pooling="mean").shape[0] == 3
-    way(part)
+    point_out(part, way)
     for reader in (
         lambda: Store(run_folder),
         lambda: verify(run_folder),
@@ -296,15 +271,15 @@ def test_a_part_that_points_out_of_itself_is_refused_by_every_reader(
     assert part.exists()  # not ours to remove
 
 
-@pytest.mark.parametrize("way", [external_link, external_storage, virtual])
-def test_a_packed_file_that_points_out_of_itself_is_refused(way: Any, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["external link", "external storage", "virtual"])
+def test_a_packed_file_that_points_out_of_itself_is_refused(way: str, whole: Path, tmp_path: Path) -> None:
     from extractor.store.pack import pack
 
     (tmp_path / "a" / "b").mkdir(parents=True)
     packed = tmp_path / "a" / "b" / "packed.h5"
     pack(whole, packed)
     assert len(Store(packed)) == 3
-    way(packed)
+    point_out(packed, way)
     with pytest.raises(StoreError, match="which in no file of a run is so"):
         Store(packed)
 
@@ -317,11 +292,7 @@ def test_the_table_of_contents_names_parts_of_its_run_alone(whole: Path, tmp_pat
     outside = ("/etc/passwd", "../elsewhere.h5", "parts/../../elsewhere.h5", "elsewhere.h5")
     for source in outside:
         with h5py.File(contents, "r+") as h5:
-            shape, dtype = h5[DATASET].shape, h5[DATASET].dtype
-            del h5[DATASET]
-            layout = h5py.VirtualLayout(shape, dtype)
-            layout[...] = h5py.VirtualSource(source, DATASET, shape, dtype)
-            h5.create_virtual_dataset(DATASET, layout)
+            make_virtual(h5, h5.pop(DATASET), source)
         with pytest.raises(StoreError, match="embeddings/mean is read from"):
             Store(contents)
 
