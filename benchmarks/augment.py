@@ -35,9 +35,9 @@ from extractor.augment import (
     Augmentation,
     LatentMask,
     OneOf,
+    Original,
     PitchShift,
     Pool,
-    Source,
     SpecAugment,
     TimeStretch,
     draw,
@@ -64,7 +64,7 @@ class Corpus:
     def __init__(self, waveforms: Sequence[np.ndarray]) -> None:
         self.waveforms = waveforms
         self.planned = planned_batches(waveforms, CPU_BATCH)
-        self.sources = [Source(str(i), len(w), "neutral", "speaker") for i, w in enumerate(waveforms)]
+        self.sources = [Original(str(i), len(w), "neutral", "speaker") for i, w in enumerate(waveforms)]
         self.pool = Pool(self.sources)
 
     def timed(self, work: Callable[[], object]) -> float:

@@ -324,12 +324,12 @@ def check_augment(device: str) -> Iterator[Finding]:
 
 def recipes() -> dict[str, Recipe]:
     """By the text of what is asked for: each row's defaults, and what these leave out."""
-    from extractor.augment import AUGMENTATIONS, LatentMask, Pool, Source, draw, parse
+    from extractor.augment import AUGMENTATIONS, LatentMask, Original, Pool, draw, parse
 
-    pool = Pool([Source(str(i), n, "neutral", "speaker") for i, n in enumerate(AUGMENTED)])
+    pool = Pool([Original(str(i), n, "neutral", "speaker") for i, n in enumerate(AUGMENTED)])
     texts = [name for name, row in AUGMENTATIONS.items() if row is not LatentMask]  # no audio: the encoder's
     texts += ["noise:color=pink", "stretch+specaugment+gain+noise+timemask"]
-    first = pool.partners(Source("none", 1, "neutral"), "neutral", same_speaker=False)[0]
+    first = pool.partners(Original("none", 1, "neutral"), "neutral", same_speaker=False)[0]
     return {text: draw(parse(text), first, 7, 1, pool) for text in texts}
 
 

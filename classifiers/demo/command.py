@@ -139,7 +139,7 @@ def embed(corpus: str, model: str, out: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class Embeddings:
     """Recordings of a store, and how near they are to each other: ``[N]`` or ``[N, D]``."""
 
     units: np.ndarray  # float32 [N, D], of length 1
@@ -172,12 +172,12 @@ class Embedded:
 
         return nearest(self.units, self.units, k, [(self.voices, self.voices)])
 
-    def only(self, rows: np.ndarray) -> Embedded:
+    def only(self, rows: np.ndarray) -> Embeddings:
         ids = [self.ids[row] for row in rows.tolist()]
-        return Embedded(self.units[rows], ids, self.emotions[rows], self.speakers[rows])
+        return Embeddings(self.units[rows], ids, self.emotions[rows], self.speakers[rows])
 
 
-def read_embedded(store: Store) -> Embedded:
+def read_embeddings(store: Store) -> Embeddings:
     """The last layer's poolings side by side, each dimension standardised over the store."""
     import numpy as np
 
@@ -186,10 +186,10 @@ def read_embedded(store: Store) -> Embedded:
 
     poolings = [store.load(store.layers[-1], pooling) for pooling in store.poolings]
     labels = (np.array(store.labels(name), np.str_) for name in ("emotion", "speaker"))
-    return Embedded(unit(standardise(np.concatenate(poolings, axis=1))), store.ids, *labels)
+    return Embeddings(unit(standardise(np.concatenate(poolings, axis=1))), store.ids, *labels)
 
 
-def share_of_same_emotion(recordings: Embedded) -> tuple[float, float]:
+def share_of_same_emotion(recordings: Embeddings) -> tuple[float, float]:
     """How often the nearest neighbour has the query's emotion, and how often a random one would."""
     import numpy as np
 
@@ -207,7 +207,7 @@ def share_of_same_emotion(recordings: Embedded) -> tuple[float, float]:
     return float(same.mean()), float(chance.mean())
 
 
-def choose_queries(recordings: Embedded) -> list[int]:
+def choose_queries(recordings: Embeddings) -> list[int]:
     """One recording of each emotion, by different speakers where it can be; without labels a few."""
     import numpy as np
 
@@ -224,7 +224,7 @@ def show_neighbours(store: Store) -> None:
     """Print the nearest neighbours of a few recordings, and how many have the same emotion."""
     import numpy as np
 
-    found = read_embedded(store)
+    found = read_embeddings(store)
     heading("Which recordings sound alike")
     others = " by other speakers" if found.parts_speakers else ""
     click.echo(

@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 from classifiers.service.audio import audio_of
 from classifiers.service.corpus_map import LABELS, CorpusMap
 from classifiers.service.guard import LOCAL_HOSTS, Guard
-from classifiers.service.uploads import Limits, Refused, Uploads
+from classifiers.service.uploads import Limits, Refusal, Uploads
 from extractor.errors import HserError, InputError, SettingsError
 from extractor.run.recipe import channel_of
 from extractor.types import SAMPLE_RATE, Failure, Utterance
@@ -77,7 +77,7 @@ def make_app(
     app.get("/api/audio/{position}")(page.audio)
     app.post("/api/query")(page.query)
     app.mount("/static", StaticFiles(directory=STATIC))
-    for kind in (StarletteHTTPException, RequestValidationError, ClientDisconnect, Refused, HserError):
+    for kind in (StarletteHTTPException, RequestValidationError, ClientDisconnect, Refusal, HserError):
         app.add_exception_handler(kind, _in_words)
     return app
 
@@ -140,7 +140,7 @@ class _Page:
             raise HTTPException(415, "send the recording itself as the body, with a type such as audio/wav")
         stated = request.headers.get("content-length", "")
         if stated.isdecimal() and int(stated) > self.uploads.limits.num_bytes:
-            raise Refused(413, f"larger than {self.uploads.limits.num_bytes / 2**20:g} MB")
+            raise Refusal(413, f"larger than {self.uploads.limits.num_bytes / 2**20:g} MB")
         place, hits = await self.uploads.take(request.stream())
         return {"x": place[0], "y": place[1], **self._found(hits)}
 
@@ -187,7 +187,7 @@ async def _in_words(_: Request, error: Exception) -> JSONResponse:
         case RequestValidationError():
             first = error.errors()[0]
             return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
-        case Refused():
+        case Refusal():
             headers = {"Retry-After": "2"} if error.status == 503 else None
             return JSONResponse({"error": error.reason}, error.status, headers)
         case InputError() | SettingsError():

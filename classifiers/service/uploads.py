@@ -40,7 +40,7 @@ class Limits:
     workers: int = 2  # of which so many are looked up
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """An upload that is not answered: ``status`` of HTTP, and the reason for a person."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -62,7 +62,7 @@ class Uploads(Generic[_Answer]):
         self._held = 0  # bytes
 
     async def take(self, chunks: AsyncIterator[bytes]) -> _Answer:
-        """The answer to one upload. Raises Refused, InputError, or what ``answer`` raises.
+        """The answer to one upload. Raises Refusal, InputError, or what ``answer`` raises.
 
         One that is still being received takes no place: a slow sender is in nobody's way.
         """
@@ -77,7 +77,7 @@ class Uploads(Generic[_Answer]):
 
     def _refuse_if_busy(self) -> None:
         if self._taken >= self.limits.at_once or self._held > self.limits.held_bytes:
-            raise Refused(503, "busy with other recordings; try again in a moment")
+            raise Refusal(503, "busy with other recordings; try again in a moment")
 
     async def _answered(self, data: bytearray) -> _Answer:
         self._taken += 1
@@ -87,7 +87,7 @@ class Uploads(Generic[_Answer]):
                 # Shielded: a place is free when the thread ends, not when nobody waits any more.
                 return await asyncio.shield(asyncio.wrap_future(working))
         except TimeoutError:
-            raise Refused(504, f"took longer than {self.limits.time:g} s; try a shorter one") from None
+            raise Refusal(504, f"took longer than {self.limits.time:g} s; try a shorter one") from None
         finally:
             if working.cancel() or working.done():
                 self._taken -= 1
@@ -106,7 +106,7 @@ class Uploads(Generic[_Answer]):
             data += chunk
             self._held += len(chunk)
             if len(data) > self.limits.num_bytes:
-                raise Refused(413, f"larger than {self.limits.num_bytes / 2**20:g} MB")
+                raise Refusal(413, f"larger than {self.limits.num_bytes / 2**20:g} MB")
             self._refuse_if_busy()
 
     def _look_up(self, data: bytearray) -> _Answer:

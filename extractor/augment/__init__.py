@@ -24,8 +24,8 @@ from extractor.augment.drawing import (
     Compose,
     OneOf,
     Operation,
+    Original,
     Pool,
-    Source,
 )
 from extractor.augment.spectral import PitchShift, SpecAugment, TimeStretch
 from extractor.augment.table import (
@@ -59,10 +59,10 @@ __all__ = [
     "LatentMasks",
     "OneOf",
     "Operation",
+    "Original",
     "PitchShift",
     "Pool",
     "Recipe",
-    "Source",
     "SpecAugment",
     "TimeMask",
     "TimeStretch",

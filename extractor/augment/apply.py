@@ -28,16 +28,19 @@ from extractor.augment.table import COLOURS, AddNoise, Band, Join, LatentMasks, 
 from extractor.types import SAMPLE_RATE
 
 Result: TypeAlias = "Tensor | str"  # float32 [n], or why there is none
+Todo: TypeAlias = Sequence[Operations]
+Waveforms: TypeAlias = Sequence[Tensor]
+Clips: TypeAlias = Mapping[Clip, Tensor]
 # Of one kind, for several recordings: operations, waveforms, other audio, backend -> results
-Pass: TypeAlias = Callable[[Sequence[Operations], Sequence[Tensor], Mapping[Clip, Tensor], str], list[Result]]
+Pass: TypeAlias = Callable[[Todo, Waveforms, Clips, str], list[Result]]
 
 SILENT = "the recording is silent: there is no level that {} could be matched to"
 
 
 def augment(
     recipes: Sequence[Recipe],
-    waveforms: Sequence[Tensor],
-    clips: Mapping[Clip, Tensor],
+    waveforms: Waveforms,
+    clips: Clips,
     backend: str = "auto",
 ) -> list[Tensor | str]:
     """Each waveform as its recipe says: float32 ``[n]`` to ``[n']``, or the reason why that cannot be.
@@ -80,9 +83,7 @@ def passes(recipe: Recipe) -> list[tuple[Pass, Operations]]:
     return found
 
 
-def _spectral(
-    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
-) -> list[Result]:
+def _spectral(todo: Todo, waveforms: Waveforms, clips: Clips, backend: str) -> list[Result]:
     """A stretch, masks, or a stretch and then masks."""
     edits, lengths = [], []
     for operations, x in zip(todo, waveforms, strict=True):
@@ -115,9 +116,7 @@ def _within(spans: Spans, end: int) -> Spans:
     return tuple((first, min(last, end)) for first, last in spans if first < end)
 
 
-def _pitch(
-    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
-) -> list[Result]:
+def _pitch(todo: Todo, waveforms: Waveforms, clips: Clips, backend: str) -> list[Result]:
     """Stretch by the ratio, then play so much faster."""
     ratios = [pitch_ratio(operation.semitones) for (operation,) in todo if isinstance(operation, Shift)]
     # Rounded up: resampled back, that is as long as before or a little longer, and is then cut.
@@ -141,7 +140,7 @@ def _pitch(
 
 
 def _edited(
-    waveforms: Sequence[Tensor], edits: Sequence[SpectralEdit], lengths: Sequence[int], backend: str
+    waveforms: Waveforms, edits: Sequence[SpectralEdit], lengths: Sequence[int], backend: str
 ) -> list[Tensor]:
     packed = edit_by_spectrogram(
         torch.cat(list(waveforms)), list(map(len, waveforms)), edits, lengths, backend
@@ -149,9 +148,7 @@ def _edited(
     return list(packed.split(list(lengths)))
 
 
-def _waveform(
-    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
-) -> list[Result]:
+def _waveform(todo: Todo, waveforms: Waveforms, clips: Clips, backend: str) -> list[Result]:
     """Gain, noise, silence: each of them or not, in this order."""
     edits: list[WaveformEdit] = []
     noises: dict[int, Tensor] = {}  # those that are stored
@@ -193,7 +190,7 @@ def _waveform(
     return results
 
 
-def _noise(operation: AddNoise, x: Tensor, clips: Mapping[Clip, Tensor]) -> Tensor:
+def _noise(operation: AddNoise, x: Tensor, clips: Clips) -> Tensor:
     """As long as ``x``: of a colour, or cut from a recording."""
     if operation.color is not None and operation.key is not None:
         return coloured_noise(operation.key, len(x), COLOURS[operation.color], x.device, x.dtype)
@@ -210,13 +207,11 @@ def cut(clip: Tensor, start: int, n: int) -> Tensor:
     return clip.repeat(-(-(start + n) // len(clip)))[start : start + n]
 
 
-def _silent(waveforms: Sequence[Tensor]) -> list[bool]:
+def _silent(waveforms: Waveforms) -> list[bool]:
     return silent(torch.cat(list(waveforms)), list(map(len, waveforms))) if waveforms else []
 
 
-def _band(
-    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
-) -> list[Result]:
+def _band(todo: Todo, waveforms: Waveforms, clips: Clips, backend: str) -> list[Result]:
     bands = [operation for (operation,) in todo if isinstance(operation, Band)]
     return [band_pass(x, band.low, band.high) for x, band in zip(waveforms, bands, strict=True)]
 
@@ -271,9 +266,7 @@ def _response(low: float, high: float, n_fft: int) -> Tensor:
     return torch.fft.rfft(circular).real
 
 
-def _join(
-    todo: Sequence[Operations], waveforms: Sequence[Tensor], clips: Mapping[Clip, Tensor], backend: str
-) -> list[Result]:
+def _join(todo: Todo, waveforms: Waveforms, clips: Clips, backend: str) -> list[Result]:
     """The other recording at this one's RMS, before or behind it."""
     joins = [operation for (operation,) in todo if isinstance(operation, Join)]
     others = [clips[Clip(join.clip)] for join in joins]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extractor.augment.drawing import NOISE, NOTHING, RECORDING, Augmentation, Clip, Pool, Source
+from extractor.augment.drawing import NOISE, NOTHING, RECORDING, Augmentation, Clip, Original, Pool
 from extractor.augment.table import Recipe, draw
 from extractor.augment.text import parse, parse_recipe
 from extractor.errors import CannotAugment, InputError, SettingsError
@@ -132,7 +132,7 @@ class Copies:
     def pool(self, originals: Mapping[str, tuple[Utterance, int]]) -> Pool:
         """What may be drawn from. ``originals``: by id, with lengths at 16 kHz."""
         found = originals.items() if self.needs_partners else ()
-        return Pool((Source(name, n, *self.drawn_by(u)[1:]) for name, (u, n) in found), self._noise)
+        return Pool((Original(name, n, *self.drawn_by(u)[1:]) for name, (u, n) in found), self._noise)
 
     def draw(
         self, utterance: Utterance, num_samples: int, pool: Pool
@@ -144,7 +144,7 @@ class Copies:
         number, original = self.number(utterance), self.original(utterance)
         if number == 0:
             return utterance, num_samples, None
-        source = Source(original, num_samples, *self.drawn_by(utterance)[1:])
+        source = Original(original, num_samples, *self.drawn_by(utterance)[1:])
         try:
             recipe = draw(self.config.augmentation, source, self.config.seed, number, pool)
         except CannotAugment as error:

@@ -1,7 +1,7 @@
 """What is drawn for a copy: by which numbers, from which recordings, and what it makes of them.
 
     Random                      random numbers, functions of what they are drawn for, never of a state
-    Source   Clip   Pool        an original, other audio, and all that may be drawn from
+    Original   Clip   Pool        an original, other audio, and all that may be drawn from
     Augmentation -> Operation   what is asked for, in ranges; what was drawn, in numbers
     OneOf  Compose              augmentations made of others
 
@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeAlias, TypeVar
 
-from extractor.augment.parameters import Number, Range, Row
+from extractor.augment.parameters import Number, Range, TableRow
 from extractor.errors import SettingsError
 
 K = TypeVar("K", bound=Hashable)
@@ -102,7 +102,7 @@ class Random:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Original:
     """An original recording, as far as drawing needs to know it; "" where a label is not known."""
 
     id: str
@@ -124,7 +124,7 @@ class Pool:
     """Candidates in the order of their ids, found by label without a pass over all recordings."""
 
     def __init__(
-        self, sources: Iterable[Source] = (), noise: Mapping[str, Sequence[Clip]] | None = None
+        self, sources: Iterable[Original] = (), noise: Mapping[str, Sequence[Clip]] | None = None
     ) -> None:
         """``sources``: originals, ids unique. ``noise``: the clips of each folder, as it was written."""
         self._sources = sorted(sources, key=lambda source: source.id)
@@ -133,21 +133,21 @@ class Pool:
             folder: tuple(sorted(clips, key=lambda clip: clip.id)) for folder, clips in (noise or {}).items()
         }
 
-    def _grouped(self, key: Callable[[Source], K]) -> dict[K, list[Source]]:
-        groups: dict[K, list[Source]] = {}
+    def _grouped(self, key: Callable[[Original], K]) -> dict[K, list[Original]]:
+        groups: dict[K, list[Original]] = {}
         for source in self._sources:
             groups.setdefault(key(source), []).append(source)
         return groups
 
     @cached_property
-    def by_emotion(self) -> dict[str, list[Source]]:
+    def by_emotion(self) -> dict[str, list[Original]]:
         return self._grouped(lambda source: source.emotion)
 
     @cached_property
-    def by_emotion_and_speaker(self) -> dict[tuple[str, str], list[Source]]:
+    def by_emotion_and_speaker(self) -> dict[tuple[str, str], list[Original]]:
         return self._grouped(lambda source: (source.emotion, source.speaker))
 
-    def partners(self, source: Source, emotion: str, same_speaker: bool) -> Partners:
+    def partners(self, source: Original, emotion: str, same_speaker: bool) -> Partners:
         """Recordings of ``emotion`` other than ``source``; none where a label is not known."""
         if not emotion or (same_speaker and not source.speaker):
             return Partners([], None)
@@ -164,13 +164,13 @@ class Pool:
 class Partners:
     """A sorted list less the recording itself (at ``itself``), which is skipped, not copied around."""
 
-    found: Sequence[Source]
+    found: Sequence[Original]
     itself: int | None
 
     def __len__(self) -> int:
         return len(self.found) - (self.itself is not None)
 
-    def __getitem__(self, index: int) -> Source:
+    def __getitem__(self, index: int) -> Original:
         return self.found[index + (self.itself is not None and index >= self.itself)]
 
 
@@ -180,7 +180,7 @@ Operations: TypeAlias = "tuple[Operation, ...]"
 
 
 @dataclass(frozen=True, slots=True)
-class Augmentation(Row):
+class Augmentation(TableRow):
     """What is asked for: ranges, from which each copy's operations are drawn.
 
     What it needs and whether it can work at all is asked of an augmentation made of others (``inner``) as
@@ -191,14 +191,14 @@ class Augmentation(Row):
         default=1.0, kw_only=True
     )
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         """The operations for one copy of ``source``, given that this is applied at all.
 
         Raises CannotAugment where this recording leaves nothing to draw from.
         """
         raise NotImplementedError
 
-    def drawn(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def drawn(self, source: Original, random: Random, pool: Pool) -> Operations:
         """With probability ``p`` what `draw` gives, else nothing."""
         if self.p < 1 and random.uniform() >= self.p:
             return ()
@@ -243,7 +243,7 @@ class Operation(Augmentation):
         """Other audio that this takes."""
         return None
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         return (self if self.p == 1 else replace(self, p=1.0),)
 
     def check(self, pool: Pool) -> None:
@@ -264,7 +264,7 @@ class Nothing(Operation):
 
     name: ClassVar[str] = NOTHING
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         return ()
 
 
@@ -294,7 +294,7 @@ class OneOf(Augmentation):
     def inner(self) -> tuple[Augmentation, ...]:
         return tuple(augmentation for augmentation, _ in self.weighted)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         chosen = random.weighted([weight for _, weight in self.weighted])
         return self.inner[chosen].drawn(source, random.inside(chosen), pool)
 
@@ -334,7 +334,7 @@ class Compose(Augmentation):
     def inner(self) -> tuple[Augmentation, ...]:
         return tuple(self.items)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         operations: list[Operation] = []
         for place, item in enumerate(self.items):
             drawn = item.drawn(source, random.inside(place), pool)

@@ -254,13 +254,13 @@ class Parameter:
     says: str
 
 
-def parameters(row: type[Row]) -> Mapping[str, Parameter]:
+def parameters(row: type[TableRow]) -> Mapping[str, Parameter]:
     """The parameters of a row of the tables, in the order in which they are written."""
     return _parameters(row)  # type: ignore[arg-type]  # mypy takes a dataclass's own hash for its type's
 
 
 @cache
-def _parameters(row: type[Row]) -> Mapping[str, Parameter]:
+def _parameters(row: type[TableRow]) -> Mapping[str, Parameter]:
     hints = get_type_hints(row, include_extras=True)
     # A keyword-only one is inherited, and so comes first in the fields; it is written last.
     in_order = sorted(fields(row), key=lambda f: f.kw_only is True)
@@ -269,7 +269,7 @@ def _parameters(row: type[Row]) -> Mapping[str, Parameter]:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """A row of a table: its parameters are checked when it is made, and it can be written down.
 
     Raises SettingsError, which names the row, the parameter, its value and what it must be.
@@ -311,7 +311,7 @@ class Row:
         return f"{self.name}:{written}" if written else self.name
 
 
-def make(kind: str, table: Mapping[str, type[Row]], name: str, values: Mapping[str, object]) -> Any:
+def make(kind: str, table: Mapping[str, type[TableRow]], name: str, values: Mapping[str, object]) -> Any:
     """The row ``name`` of ``table`` with these parameters. Raises SettingsError for unknown names."""
     if name not in table:
         raise SettingsError(unknown(kind, name, table))

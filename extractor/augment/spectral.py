@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, ClassVar, NamedTuple
 
-from extractor.augment.drawing import DECIMALS, Augmentation, Operation, Operations, Pool, Random, Source
+from extractor.augment.drawing import DECIMALS, Augmentation, Operation, Operations, Original, Pool, Random
 from extractor.augment.parameters import Choice, Interval, Number, Parts, Range, Spans, Whole
 from extractor.types import SAMPLE_RATE
 
@@ -47,7 +47,7 @@ class TimeStretch(Augmentation):
     name: ClassVar[str] = "stretch"
     rate: Annotated[Range, Interval(0.25, 4), "times as fast"] = (0.8, 1.25)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         return (Stretch(random.within(self.rate)),)
 
 
@@ -120,9 +120,16 @@ class SpecAugment(Augmentation):
         given = {f: getattr(self, f) for f in Policy._fields if getattr(self, f) is not None}
         return POLICIES[self.policy]._replace(**given)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         bounds, tau = self.bounds, num_frames(source.num_samples)
-        warp = _draw_warp(min(bounds.warp, tau // 4), tau - 1, random)
+        warp: tuple[float | None, float | None] = (None, None)
+        if most := min(bounds.warp, tau // 4):
+            point = random.within((most, tau - 1 - most))
+            moved = round(point + random.within((-most, most)), DECIMALS)
+            warp = (
+                point,
+                min(max(moved, 0.5), tau - 1.5),
+            )  # never onto an end: the rate there would be infinite
         bands, spans = [], []
         for _ in range(bounds.frequency_masks):
             f = random.whole(0, bounds.frequency_width)
@@ -134,18 +141,6 @@ class SpecAugment(Augmentation):
             spans.append((first, first + t))
         filled = (tuple(span for span in each if span[0] < span[1]) for each in (bands, spans))
         return (MaskSpectrogram(*warp, *filled),)
-
-
-def _draw_warp(most: int, last: int, random: Random) -> tuple[float | None, float | None]:
-    """A point of frames 0 .. last, ``most`` frames from both ends at least, and where it moves to.
-
-    It moves by up to ``most``, but never onto an end: the rate there would be infinite.
-    """
-    if not most:
-        return None, None
-    point = random.within((most, last - most))
-    moved = round(point + random.within((-most, most)), DECIMALS)
-    return point, min(max(moved, 0.5), last - 0.5)
 
 
 def bin_of(channel: int) -> int:
@@ -179,7 +174,7 @@ class PitchShift(Augmentation):
     name: ClassVar[str] = "pitch"
     semitones: Annotated[Range, Interval(-24, 24, "semitones"), "higher by"] = (-2.0, 2.0)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         return (Shift(random.within(self.semitones)),)
 
 

@@ -22,9 +22,9 @@ from extractor.augment.drawing import (
     Clip,
     Operation,
     Operations,
+    Original,
     Pool,
     Random,
-    Source,
 )
 from extractor.augment.parameters import Choice, Flag, Interval, Name, Number, Parts, Range, Spans, Whole
 from extractor.augment.spectral import (
@@ -95,7 +95,7 @@ class LatentMask(Augmentation):
     def inside_encoder(self) -> bool:
         return True
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         asked = (self.time_prob, self.time_length, self.channel_prob, self.channel_length)
         return (LatentMasks(*asked, random.key()),)
 
@@ -147,28 +147,28 @@ class CopyPaste(Augmentation):
     def needs_partners(self) -> bool:
         return True
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         possible = [pool.partners(source, e, self.same_speaker) for e in self._emotions(source)]
         found = [partners for partners in possible if len(partners)]
         if not found:
-            raise CannotAugment(self._why_none(source))
+            raise CannotAugment(f"copypaste, {self._why_none(source)}")
         partners = found[random.index(len(found))]
         partner = partners[random.index(len(partners))]
         ends = ENDS[self.order]
         return (Join(partner.id, ends[random.index(len(ends))], partner.num_samples),)
 
-    def _emotions(self, source: Source) -> list[str]:
+    def _emotions(self, source: Original) -> list[str]:
         """What the partner's emotion may be; "" where it would be the source's and that is not known."""
         return [NEUTRAL if kind == NEUTRAL_PARTNER else source.emotion for kind in KINDS[self.kind]]
 
-    def _why_none(self, source: Source) -> str:
+    def _why_none(self, source: Original) -> str:
         if self.kind == SAME_EMOTION and not source.emotion:
-            return "copypaste, kind=se-cp: this recording's emotion is not known"
+            return "kind=se-cp: this recording's emotion is not known"
         if self.same_speaker and not source.speaker:
-            return "copypaste, same_speaker=yes: this recording's speaker is not known"
+            return "same_speaker=yes: this recording's speaker is not known"
         emotion = " or ".join(dict.fromkeys(filter(None, self._emotions(source))))
         speaker = f" of speaker {source.speaker!r}" if self.same_speaker else ""
-        return f"copypaste, kind={self.kind}: the corpus has no other {emotion} recording{speaker}"
+        return f"kind={self.kind}: the corpus has no other {emotion} recording{speaker}"
 
     def check(self, pool: Pool) -> None:
         if set(pool.by_emotion) <= {""}:
@@ -200,7 +200,7 @@ class Gain(Augmentation):
     name: ClassVar[str] = "gain"
     db: Annotated[Range, Interval(-_DB, _DB, "dB"), "louder by"] = (-6.0, 6.0)
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         return (Scale(random.within(self.db)),)
 
 
@@ -251,7 +251,7 @@ class AdditiveNoise(Augmentation):
         if self.folder is None and self.color is None:
             object.__setattr__(self, "color", "white")
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         snr_db = random.within(self.snr_db)
         if self.folder is None:
             return (AddNoise(snr_db, color=self.color, key=random.key()),)
@@ -287,7 +287,7 @@ class TimeMask(Augmentation):
     width: Annotated[Range, Interval(0, 60, "s", above=True), "of one mask"] = (0.05, 0.2)
     count: Annotated[int, Whole(1, 100), "how many"] = 1
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         most = source.num_samples // (2 * self.count)
         spans = []
         for _ in range(self.count):
@@ -342,7 +342,7 @@ class BandPass(Augmentation):
             return BANDS[self.band]
         return self.low or 0.0, SAMPLE_RATE / 2 if self.high is None else self.high
 
-    def draw(self, source: Source, random: Random, pool: Pool) -> Operations:
+    def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         return (Band(*self.edges),)
 
 
@@ -403,7 +403,7 @@ class Recipe:
         return next((operation for operation in self.operations if isinstance(operation, LatentMasks)), None)
 
 
-def draw(augmentation: Augmentation, source: Source, seed: int, copy: int, pool: Pool) -> Recipe:
+def draw(augmentation: Augmentation, source: Original, seed: int, copy: int, pool: Pool) -> Recipe:
     """The recipe of copy number ``copy`` of ``source``: a function of its arguments alone.
 
     Of ``pool``, it depends on the candidates of this recording. Raises CannotAugment where the recording

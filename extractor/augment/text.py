@@ -32,9 +32,9 @@ _VALUE = re.compile(rf'"(?:[^"\\]|\\.)*"|(?:{"|".join(map(re.escape, WITH_PLUS))
 
 # What a text says, before any name is looked up: a part is a name or a choice in parentheses, with the values
 # behind it; a choice has a weight, as written, for each chain that may be taken.
-Part: TypeAlias = "tuple[str | Choice, dict[str, str]]"
+Part: TypeAlias = "tuple[str | Alternatives, dict[str, str]]"
 Chain: TypeAlias = "tuple[Part, ...]"
-Choice: TypeAlias = "tuple[tuple[str | None, Chain], ...]"
+Alternatives: TypeAlias = "tuple[tuple[str | None, Chain], ...]"
 
 
 def parse(texts: str | Sequence[str]) -> Augmentation:
@@ -83,7 +83,7 @@ def parse_recipe(text: str) -> Recipe:
     return Recipe(tuple(operations))
 
 
-def _one_of(choice: Choice, **p: Any) -> OneOf:
+def _one_of(choice: Alternatives, **p: Any) -> OneOf:
     pairs = []
     for text, chain in choice:
         augmentation = _chain(chain)
@@ -154,7 +154,7 @@ class _Reader:
         self.at = 0
         self.depth = 0
 
-    def whole(self) -> Choice:
+    def whole(self) -> Alternatives:
         choice = self.choice()
         self.skip()
         if self.at < len(self.text):
@@ -184,7 +184,7 @@ class _Reader:
             self.at = match.end()
         return match
 
-    def choice(self) -> Choice:
+    def choice(self) -> Alternatives:
         alternatives = [self.alternative()]
         while self.take("|"):
             alternatives.append(self.alternative())

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from classifiers.demo import command as cli_demo
 from classifiers.demo.command import (
     DISCLAIMER,
-    Embedded,
+    Embeddings,
     choose_queries,
     command,
     demo,
@@ -26,13 +26,13 @@ from classifiers.demo.synthetic import write_corpus
 from extractor import Store
 
 
-def recordings(vectors: list[list[float]], emotions: str = "", speakers: str = "") -> Embedded:
+def recordings(vectors: list[list[float]], emotions: str = "", speakers: str = "") -> Embeddings:
     """A letter each is its emotion and its speaker; a blank is none."""
     made = np.array(vectors, np.float32)
     made /= np.linalg.norm(made, axis=1, keepdims=True)
     ids = [f"r{i}" for i in range(len(made))]
     labels = (np.char.strip(list(of or " " * len(ids))) for of in (emotions, speakers))
-    return Embedded(made, ids, *labels)
+    return Embeddings(made, ids, *labels)
 
 
 # The whole

@@ -15,9 +15,9 @@ from extractor.augment import (
     NOISE,
     OPERATIONS,
     Clip,
+    Original,
     Pool,
     Recipe,
-    Source,
     draw,
     parse,
     parse_recipe,
@@ -51,18 +51,16 @@ def noise(n: int = N, seed: int = 0, scale: float = 0.1) -> Tensor:
     return scale * torch.randn(n, generator=torch.Generator().manual_seed(seed))
 
 
-def one(text: str, x: Tensor, **clips: Tensor) -> Tensor:
+def either(text: str, x: Tensor, **clips: Tensor) -> Tensor | str:
     """A waveform by a recipe; recordings to join by name."""
     recipe = parse_recipe(text)
     (result,) = augment([recipe], [x], {clip: clips[clip.id] for clip in recipe.clips})
-    assert not isinstance(result, str), result
     return result
 
 
-def reason(text: str, x: Tensor, **clips: Tensor) -> str:
-    recipe = parse_recipe(text)
-    (result,) = augment([recipe], [x], {clip: clips[clip.id] for clip in recipe.clips})
-    assert isinstance(result, str)
+def one(text: str, x: Tensor, **clips: Tensor) -> Tensor:
+    result = either(text, x, **clips)
+    assert not isinstance(result, str), result
     return result
 
 
@@ -90,7 +88,6 @@ def test_a_stretched_sine_keeps_its_frequency_and_changes_its_length(rate: float
     x = sine(hertz)
     y = one(f"stretch:rate={rate}", x)
     assert len(y) == round(N / rate)
-    assert abs(len(y) - N / rate) <= HOP
     assert frequency(y) == pytest.approx(hertz, abs=1)
     # The bins of a sine come out of phase with each other, the more so the more often the frames where it
     # sets in are repeated (Laroche and Dolson 1999, "phasiness"): never louder, and within the usual rates
@@ -112,15 +109,14 @@ def test_a_shifted_sine_moves_by_its_semitones_and_keeps_its_length(semitones: f
 
 @pytest.mark.parametrize("n", [1, 159, 400, 16_001])
 def test_lengths_are_as_planned_for_any_recording(n: int) -> None:
-    for text in (
+    for text in [
         "stretch:rate=0.77",
         "stretch:rate=3.9",
         "pitch:semitones=-7.3",
         "pitch:semitones=5",
         "masks",
-    ):
-        recipe = parse_recipe(text)
-        assert len(one(text, noise(n))) == recipe.num_samples(n)
+    ]:
+        assert len(one(text, noise(n))) == parse_recipe(text).num_samples(n)
 
 
 def test_a_rate_of_one_and_a_shift_of_nothing_change_nothing() -> None:
@@ -338,14 +334,17 @@ SILENCE = torch.zeros(N)
 
 
 def test_what_has_no_level_is_refused_with_a_reason() -> None:
-    x = noise()
-    join = "join:clip=b,at=end,partner_samples=9"
-    assert "the recording is silent" in reason("noise:snr_db=5,color=white,key=1", SILENCE)
-    assert "the recording is silent" in reason("noise:snr_db=5,color=pink,key=1+gain:db=3", SILENCE)
-    assert "noise recording that was drawn is silent" in reason("noise:snr_db=5,clip=b,start=0", x, b=SILENCE)
-    assert "the recording is silent" in reason(join, SILENCE, b=x)
-    assert "'b', is silent" in reason("gain:db=1+" + join, x, b=SILENCE)
-    assert "no samples" in reason("gain:db=1", x[:0])
+    x, join = noise(), "join:clip=b,at=end,partner_samples=9"
+    for text, audio, other, reason in (
+        ("noise:snr_db=5,color=white,key=1", SILENCE, x, "the recording is silent"),
+        ("noise:snr_db=5,color=pink,key=1+gain:db=3", SILENCE, x, "the recording is silent"),
+        ("noise:snr_db=5,clip=b,start=0", x, SILENCE, "noise recording that was drawn is silent"),
+        (join, SILENCE, x, "the recording is silent"),
+        ("gain:db=1+" + join, x, SILENCE, "'b', is silent"),
+        ("gain:db=1", x[:0], x, "no samples"),
+    ):
+        result = either(text, audio, b=other)
+        assert isinstance(result, str) and reason in result
     assert torch.equal(one("gain:db=3+silence:spans=5-9", SILENCE), SILENCE)
 
 
@@ -445,7 +444,7 @@ def test_real_recordings_through_the_whole_table() -> None:
     files = sorted(shared("emodb").rglob("*.wav"))[:8]
     audio = {file.stem: torch.from_numpy(soundfile.read(file, dtype="float32")[0]) for file in files}
     sources = [
-        Source(name, len(x), "neutral" if i % 2 else "anger", name[:2])
+        Original(name, len(x), "neutral" if i % 2 else "anger", name[:2])
         for i, (name, x) in enumerate(audio.items())
     ]
     pool = Pool(sources)

@@ -18,8 +18,8 @@ from extractor import InputError, SettingsDiffer, SettingsError, Store, extract
 from extractor.augment import (
     Compose,
     Gain,
+    Original,
     Pool,
-    Source,
     SpecAugment,
     TimeStretch,
     draw,
@@ -131,7 +131,7 @@ def test_each_copy_is_drawn_by_its_own_number(corpus: Path, tmp_path: Path) -> N
     lengths = dict(zip(store.ids, store.num_samples.tolist(), strict=True))
     for name, original, number in zip(store.ids, store.labels("original"), store.labels("copy"), strict=True):
         if number != "0":
-            source = Source(original, lengths[original])
+            source = Original(original, lengths[original])
             assert recipes[name] == draw(drawn, source, 7, int(number), Pool()).text
     copies = [recipe for recipe in recipes.values() if recipe != "none"]
     assert len(set(copies)) == len(copies) == 36
