@@ -66,7 +66,7 @@ NOWHERE: dict[str, tuple[str, ...]] = {
 }
 # Where files are opened for reading that could have others read.
 ONE_PLACE = {
-    "h5py.File": ("extractor/store/parts.py", "extractor/store/outside.py"),
+    "h5py.File": ("extractor/store/hdf5.py",),
     "faiss.read_index": ("extractor/index/generation.py",),
 }
 

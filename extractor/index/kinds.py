@@ -117,14 +117,6 @@ def _lists(num_lists: int) -> str:
     return f"IVF{num_lists}_HNSW{HNSW_LINKS}" if num_lists >= MANY_LISTS[-1][1] else f"IVF{num_lists}"
 
 
-def _flat(rows: int, dim: int, memory: int) -> Parameters:
-    return Parameters("Flat")
-
-
-def _hnsw(rows: int, dim: int, memory: int) -> Parameters:
-    return Parameters(f"HNSW{HNSW_LINKS},Flat")
-
-
 def _ivf(rows: int, dim: int, memory: int) -> Parameters:
     num_lists, training_rows = lists_of(rows, dim, memory)
     return Parameters(f"{_lists(num_lists)},Flat", num_lists, training_rows)
@@ -144,14 +136,6 @@ def _ivfpq(rows: int, dim: int, memory: int) -> Parameters:
     return Parameters(factory, num_lists, training_rows)
 
 
-def _no_effort(parameters: Parameters) -> Iterator[Effort]:
-    yield {}
-
-
-def _hnsw_efforts(parameters: Parameters) -> Iterator[Effort]:
-    yield from ({"efSearch": 1 << power} for power in range(4, 13))
-
-
 def _ivf_efforts(parameters: Parameters) -> Iterator[Effort]:
     num_lists = parameters.num_lists
     yield from ({"nprobe": 1 << power} for power in range((num_lists - 1).bit_length()))
@@ -162,14 +146,6 @@ def _ivfpq_efforts(parameters: Parameters) -> Iterator[Effort]:
     refined = [{"k_factor": 8}, {"k_factor": 64}] if parameters.refined else [{}]
     for ranked in refined:
         yield from (effort | ranked for effort in _ivf_efforts(parameters))
-
-
-def _flat_search(faiss: Any, effort: Effort, selector: Any) -> Any:
-    return faiss.SearchParameters(sel=selector)
-
-
-def _hnsw_search(faiss: Any, effort: Effort, selector: Any) -> Any:
-    return faiss.SearchParametersHNSW(sel=selector, efSearch=effort["efSearch"])
 
 
 def _ivf_search(faiss: Any, effort: Effort, selector: Any) -> Any:
@@ -184,17 +160,44 @@ def _ivfpq_search(faiss: Any, effort: Effort, selector: Any) -> Any:
 
 
 KINDS: dict[str, Kind] = {
-    "flat": Kind(True, True, 0, _flat, lambda dim: 4 * dim, _no_effort, _flat_search),
-    "ivf": Kind(False, True, LEAST_ROWS_A_LIST, _ivf, lambda dim: 4 * dim + 8, _ivf_efforts, _ivf_search),
-    "ivfpq": Kind(
-        False,
-        False,
-        LEAST_ROWS_A_LIST * PQ_CENTROIDS,
-        _ivfpq,
-        lambda dim: 2 * dim + CODED_BYTES,
-        _ivfpq_efforts,
-        _ivfpq_search,
+    "flat": Kind(
+        exact=True,
+        true_similarities=True,
+        least_rows=0,
+        parameters=lambda rows, dim, memory: Parameters("Flat"),
+        bytes_a_row=lambda dim: 4 * dim,
+        efforts=lambda parameters: iter([{}]),
+        search_parameters=lambda faiss, effort, selector: faiss.SearchParameters(sel=selector),
     ),
-    # Links: twice as many on the lowest level as above, of 4 bytes
-    "hnsw": Kind(False, True, 1, _hnsw, lambda dim: 4 * dim + 8 * HNSW_LINKS, _hnsw_efforts, _hnsw_search),
+    "ivf": Kind(
+        exact=False,
+        true_similarities=True,
+        least_rows=LEAST_ROWS_A_LIST,
+        parameters=_ivf,
+        bytes_a_row=lambda dim: 4 * dim + 8,
+        efforts=_ivf_efforts,
+        search_parameters=_ivf_search,
+    ),
+    "ivfpq": Kind(
+        exact=False,
+        true_similarities=False,
+        least_rows=LEAST_ROWS_A_LIST * PQ_CENTROIDS,
+        parameters=_ivfpq,
+        bytes_a_row=lambda dim: 2 * dim + CODED_BYTES,
+        efforts=_ivfpq_efforts,
+        search_parameters=_ivfpq_search,
+    ),
+    "hnsw": Kind(
+        exact=False,
+        true_similarities=True,
+        least_rows=1,
+        parameters=lambda rows, dim, memory: Parameters(f"HNSW{HNSW_LINKS},Flat"),
+        bytes_a_row=lambda dim: (
+            4 * dim + 8 * HNSW_LINKS
+        ),  # twice as many links on the lowest level, of 4 bytes
+        efforts=lambda parameters: ({"efSearch": 1 << power} for power in range(4, 13)),
+        search_parameters=lambda faiss, effort, selector: faiss.SearchParametersHNSW(
+            sel=selector, efSearch=effort["efSearch"]
+        ),
+    ),
 }

@@ -8,8 +8,8 @@ What is written is the run's manifest (`RunWriter.edit_manifest`): before or aft
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path, PurePath
@@ -126,44 +126,30 @@ def _match(
 
     By path and span; then by id and span; then, where no other has it, by file name and span.
     """
-    by_path = {(u.path, u.start, u.end): name for name, u in stored.items()}
     found: dict[str, Utterance] = {}
-    pending: list[Utterance] = []
-    for u in given:
-        name = by_path.get((u.path, u.start, u.end))
-        if name is None or name in found:
-            pending.append(u)
-        else:
-            found[name] = u
+    pending = dict(enumerate(given))
+
+    def step(key: Callable[[Utterance], Hashable], among: Callable[[Utterance], bool] = bool) -> None:
+        """What is left on both sides and has equal keys, in order."""
+        waiting: dict[Hashable, deque[str]] = defaultdict(deque)
+        for name, u in stored.items():
+            if name not in found and among(u):
+                waiting[key(u)].append(name)
+        for i, u in list(pending.items()):
+            if there := waiting.get(key(u)):
+                found[there.popleft()] = pending.pop(i)
+
+    step(lambda u: (u.id, u.path, u.start, u.end))
+    step(lambda u: (u.path, u.start, u.end))
     if not pending:  # nearly always: a million file names take seconds
         return found, []
-
     names = Counter(map(_name_and_span, stored.values()))
     given_names = Counter(map(_name_and_span, given))
-    by_name = {_name_and_span(u): name for name, u in stored.items()}
-
-    def with_id(u: Utterance) -> str | None:
-        there = stored.get(u.id)
-        if there is None or (there.start, there.end) != (u.start, u.end):
-            return None
-        # Of several recordings of one file name the ids, if made of it, say too little.
-        folders = {PurePath(each.path).parent.name for each in (u, there)}
-        return u.id if names[_name_and_span(there)] == 1 or len(folders) == 1 else None
-
-    def with_name(u: Utterance) -> str | None:
-        key = _name_and_span(u)
-        return by_name[key] if names[key] == given_names[key] == 1 else None
-
-    for step in (with_id, with_name):
-        left = []
-        for u in pending:
-            name = step(u)
-            if name is None or name in found:
-                left.append(u)
-            else:
-                found[name] = u
-        pending = left
-    return found, [u.id for u in pending]
+    # Of several recordings of one file name the ids, if made of it, say too little.
+    step(lambda u: (u.id, u.start, u.end), lambda u: names[_name_and_span(u)] == 1)
+    step(lambda u: (u.id, u.start, u.end, PurePath(u.path).parent.name))
+    step(_name_and_span, lambda u: names[_name_and_span(u)] == given_names[_name_and_span(u)] == 1)
+    return found, [u.id for u in pending.values()]
 
 
 def _name_and_span(utterance: Utterance) -> tuple[str, float | None, float | None]:

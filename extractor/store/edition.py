@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -265,8 +265,8 @@ class RunManifest:
             )
         self._know(rows, there.columns, there.edition)
 
-    def append(self, rows: Sequence[ManifestRow], planned_elsewhere: Callable[[int], bool]) -> None:
-        """``planned_elsewhere``: whether a batch is one that another shard may be working on."""
+    def append(self, rows: Sequence[ManifestRow], done: Collection[int] | None) -> None:
+        """``done``: batches of all shards; another may be working on any other. None: there is no other."""
         there, others = self._there()
         grown = list(there.rows)
         for row in rows:
@@ -275,7 +275,7 @@ class RunManifest:
             if row.position == len(grown):
                 grown.append(row)
             elif row != grown[row.position]:
-                self._check_replaceable(grown[row.position], row, planned_elsewhere)
+                self._check_replaceable(grown[row.position], row, done)
                 grown[row.position] = row
         if grown == there.rows:
             return
@@ -323,9 +323,7 @@ class RunManifest:
         if edition is not None:
             write_rows(self._run, rows, columns, edition)
 
-    def _check_replaceable(
-        self, there: ManifestRow, row: ManifestRow, planned_elsewhere: Callable[[int], bool]
-    ) -> None:
+    def _check_replaceable(self, there: ManifestRow, row: ManifestRow, done: Collection[int] | None) -> None:
         """Another shard may have planned the same recordings since this one read the manifest."""
         name = row.utterance.id
         if there.utterance.id != name:
@@ -335,7 +333,7 @@ class RunManifest:
             )
         if (there.utterance.labels, there.dropped) != (row.utterance.labels, row.dropped):
             raise StoreError(_EDITED.format(path=self._path))
-        if planned_elsewhere(there.batch):
+        if done is not None and there.batch >= 0 and there.batch not in done:
             raise StoreError(
                 f"{self._run}: {name!r} is already planned anew, by another shard; "
                 "run again without --retry-failed"

@@ -43,7 +43,7 @@ from extractor.store.hdf5 import (
     read_failures,
     read_rows,
 )
-from extractor.store.run_folder import FORMAT, failure_json
+from extractor.store.run_folder import FORMAT, RunInfo, failure_json
 from extractor.types import BatchResult, Failure
 
 MERGE_BUFFER_BYTES = 32 << 20  # embeddings held in memory while parts are merged
@@ -78,15 +78,9 @@ class Part:
     failures: Sequence[tuple[int, Failure]]  # with the batch of each
 
 
-def part_of_batch(
-    result: BatchResult,
-    labels: Sequence[str],
-    layers: Sequence[int],
-    storage_dtype: str,
-    given: Sequence[str],
-) -> Part:
-    """``given``: the columns that the rows' labels are of; others among ``labels`` are empty."""
-    dtype = STORAGE_DTYPES[storage_dtype]
+def part_of_batch(result: BatchResult, info: RunInfo, given: Sequence[str]) -> Part:
+    """``given``: the columns that the rows' labels are of; others among the run's are empty."""
+    dtype = STORAGE_DTYPES[info.storage_dtype]
 
     def in_memory(values: np.ndarray) -> Embeddings:
         return Embeddings(values.shape, dtype, lambda rows, layers: values[rows, layers])
@@ -99,7 +93,7 @@ def part_of_batch(
         # A missing start or end is None, which becomes NaN.
         columns[name] = values if kind is TEXT else np.array(values, dtype=kind)
     index = {label: k for k, label in enumerate(given)}
-    for label in labels:
+    for label in info.columns:
         k = index.get(label)
         columns[label_dataset(label)] = ["" if k is None else row.utterance.labels[k] for row in result.rows]
     embeddings, offsets = {name: in_memory(values) for name, values in result.pooled.items()}, None
@@ -107,7 +101,7 @@ def part_of_batch(
         embeddings[NO_POOLING] = _join([in_memory(frames) for frames in result.frames])
         offsets = np.cumsum([0, *map(len, result.frames)], dtype="<i8")
     failures = [(result.batch, failure) for failure in result.failures]
-    return Part([result.batch], layers, columns, embeddings, offsets, failures)
+    return Part([result.batch], info.layers, columns, embeddings, offsets, failures)
 
 
 def stored_part(path: Path, labels: Sequence[str], rows: np.ndarray | None = None) -> Part:

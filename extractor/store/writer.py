@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -171,12 +172,8 @@ class RunWriter:
         A row whose position is there already replaces it: the same utterance, planned once more in
         a new batch after it had failed. What another shard has appended already is left as it is.
         """
-
-        def planned_elsewhere(batch: int) -> bool:
-            return self.shard[1] > 1 and batch >= 0 and batch not in self.done()
-
         with folder_lock(self.path):
-            self._manifest.append(list(rows), planned_elsewhere)
+            self._manifest.append(list(rows), None if self.shard[1] == 1 else self.done())
 
     def edit_manifest(self, rows: Sequence[ManifestRow], columns: Sequence[str]) -> None:
         """Replace the whole manifest: other labels, columns, paths, stamps, lines dropped or appended.
@@ -243,13 +240,8 @@ class RunWriter:
     def _write(self, group: Sequence[BatchResult]) -> None:
         group = sorted(group, key=lambda result: result.batch)
         parts_before = self._num_parts
-        info = self.info
-        part = joined(
-            [
-                part_of_batch(result, info.columns, info.layers, info.storage_dtype, self.columns)
-                for result in group
-            ]
-        )
+        of_batch = partial(part_of_batch, info=self.info, given=self.columns)
+        part = joined([*map(of_batch, group)])
         lowest = group[0].batch
         if sum(array.num_bytes for array in part.embeddings.values()) >= self._part_bytes():
             write_part(part_path(self.path, lowest), part, kind="part")
@@ -257,10 +249,19 @@ class RunWriter:
         else:
             self._pending[lowest] = write_part(batch_path(self.path, lowest), part, kind="batch")
         self._committed.update(part.batches)
-        if self._merge_is_due():
-            self._merge()
-        if self._num_parts > parts_before:
-            self._refresh_now_and_then()
+        waiting = sum(batch.num_bytes for batch in self._pending.values())
+        most = (MERGE_BATCHES << (self._num_parts // PARTS_A_SIZE)) * self._merge_factor
+        due = waiting >= self._part_bytes() * self._merge_factor or len(self._pending) >= most
+        if due and self._unmergeable(self._unmerged()) is not None:  # they stay until `close`
+            self._merge_factor *= 2
+        if self._num_parts > parts_before and time.monotonic() >= self._next_refresh:
+            began = time.monotonic()
+            try:
+                self.refresh()
+            except StoreUnwritable as error:  # the batch is committed; close() will try again
+                self.warnings.append(str(error))
+            now = time.monotonic()
+            self._next_refresh = now + max(REFRESH_SECONDS, (now - began) / REFRESH_SHARE)
 
     def close(self) -> None:
         """Merge what is left, write ``embeddings.h5`` and ``errors.jsonl``, let go of the run.
@@ -367,19 +368,6 @@ class RunWriter:
         """Size from which a file is a part."""
         return MERGE_BYTES << (self._num_parts // PARTS_A_SIZE)
 
-    def _merge_is_due(self) -> bool:
-        num_bytes = sum(part.num_bytes for part in self._pending.values())
-        most = MERGE_BATCHES << (self._num_parts // PARTS_A_SIZE)
-        return (
-            num_bytes >= self._part_bytes() * self._merge_factor
-            or len(self._pending) >= most * self._merge_factor
-        )
-
-    def _merge(self) -> None:
-        """Make one part of the batch files. Without the space for it they stay until `close`."""
-        if self._pending and self._unmergeable(self._unmerged()) is not None:
-            self._merge_factor *= 2
-
     def _merge_the_rest(self) -> None:
         """Make parts of all batch files: one, or as many as what is free asks for.
 
@@ -427,17 +415,6 @@ class RunWriter:
                 batch.path.unlink()
             sync_folder(path.parent)
         return None
-
-    def _refresh_now_and_then(self) -> None:
-        started = time.monotonic()
-        if started < self._next_refresh:
-            return
-        try:
-            self.refresh()
-        except StoreUnwritable as error:  # the batch is committed; close() will try again
-            self.warnings.append(str(error))
-        now = time.monotonic()
-        self._next_refresh = now + max(REFRESH_SECONDS, (now - started) / REFRESH_SHARE)
 
     def _write_contents(self) -> None:
         write_contents(self.path, self.info)
