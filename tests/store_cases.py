@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import ROOT
 
 from extractor.store import Store
 from extractor.store.run_folder import ManifestRow
@@ -17,6 +21,7 @@ COLUMNS = ("emotion", "emotion_raw", "speaker")
 LAYERS = (0, 6, 12)
 DIM = {"mean": 5, "meanstd": 10}
 WITH_FRAMES = DIM | {"none": 4}
+FRAMES = {"mean": 5, "none": 4}
 SETTINGS = {"model": "tiny", "layers": "0,6,12", "pooling": "mean,meanstd", "dtype": "fp32"}
 ENVIRONMENT = {"hser": "0.1.0", "device": "test"}
 # Not ASCII, not valid UTF-8 (a file name's stray byte), quotes, what JSON and HDF5 treat specially.
@@ -98,16 +103,41 @@ def opened(path: Path, dim: Frames | None = DIM, **changes: Any) -> RunWriter:
     return RunWriter.open(path, **(arguments | changes))
 
 
+def commit_all(
+    writer: RunWriter, planned: Sequence[BatchResult], results: Sequence[BatchResult] | None = None
+) -> None:
+    """Plan all of ``planned`` where nothing is, and commit them, or only ``results``."""
+    if writer.manifest() is None:
+        writer.write_manifest(manifest_of(planned))
+    for result in planned if results is None else results:
+        writer.commit(result)
+
+
+def lines_of(writer: RunWriter) -> list[ManifestRow]:
+    rows = writer.manifest()
+    assert rows is not None
+    return rows
+
+
+def python(code: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a process of its own, which finds our packages and the tests' cases."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def write_run(path: Path, results: Sequence[BatchResult], dim: Frames | None = DIM, **changes: Any) -> None:
     """What the engine does: open or resume, commit what is not done, close."""
     with opened(path, dim, **changes) as writer:
-        if writer.manifest() is None:
-            writer.write_manifest(manifest_of(results))
-        index, count = writer.shard
-        done = writer.done()
-        for result in results:
-            if result.batch not in done and result.batch % count == index:
-                writer.commit(result)
+        (index, count), done = writer.shard, writer.done()
+        left = [each for each in results if each.batch not in done and each.batch % count == index]
+        commit_all(writer, results, left)
 
 
 def content(path: Path) -> dict[str, Any]:

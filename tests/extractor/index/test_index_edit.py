@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from index_cases import LAYER, OTHER_LAYER, clustered, write
+from store_cases import lines_of
 
 from extractor.commands.store import hser_store
 from extractor.index import Index, IndexStale, build, follow, in_memory
@@ -32,8 +33,7 @@ def run(tmp_path: Path, x: np.ndarray) -> Path:
 
 def edited(run: Path, change: Callable[[ManifestRow], ManifestRow]) -> None:
     with RunWriter.resume(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         writer.edit_manifest([change(row) for row in rows], writer.columns)
 
 
@@ -91,8 +91,7 @@ def test_other_labels_leave_an_index_as_it_is(tmp_path: Path, x: np.ndarray) -> 
     run = write(tmp_path / "run", x, [f"s{k % 5}" for k in range(len(x))])
     build(run, LAYER, normalisation="speaker")
     with RunWriter.resume(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         labels = [("joy", "", row.utterance.labels[2], "30") for row in rows]
         new = [
             replace(r, utterance=replace(r.utterance, labels=v)) for r, v in zip(rows, labels, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from store_cases import COLUMNS, DIM, LAYERS, SETTINGS, content, opened
+from store_cases import COLUMNS, DIM, LAYERS, SETTINGS, content, lines_of, opened
 
 from extractor.commands.store import hser_store
 from extractor.errors import InputError, SettingsError, StoreError
@@ -153,8 +153,7 @@ def test_rows_that_are_dropped(run: Path) -> None:
     np.testing.assert_array_equal(store.load(12, "mean")[:, 0], [1, 2])
     assert verify(run) == []
     with opened(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         assert [row.dropped for row in rows] == ["", "", BY_HAND, BY_HAND]
     info = CliRunner().invoke(hser_store, ["info", str(run)])
     assert "dropped: 2" in info.output

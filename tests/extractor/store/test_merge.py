@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from interruptions import EVERY_PWRITE, interrupted_everywhere
-from store_cases import COLUMNS, LAYERS, SETTINGS, batches, content, manifest_of, opened, write_run
+from store_cases import (
+    COLUMNS,
+    FRAMES,
+    LAYERS,
+    SETTINGS,
+    batches,
+    content,
+    lines_of,
+    manifest_of,
+    opened,
+    write_run,
+)
 from test_edit import COPIED, copies_of, recording, write
 
 from extractor.commands.store import hser_store
@@ -26,8 +37,6 @@ from extractor.store.parts import write_part
 from extractor.store.run_folder import RUN, ManifestRow
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Manifest, Row
-
-FRAMES = {"mean": 5, "none": 4}
 
 
 def invoke(*arguments: object) -> str:
@@ -83,8 +92,7 @@ def test_embeddings_are_the_same_bits(
         results = batches(5, rows=4, dim=FRAMES, seed=number)
         write_run(tmp_path / f"run{number}", results, FRAMES, storage_dtype=storage_dtype)
     with opened(tmp_path / "run1", FRAMES, storage_dtype=storage_dtype) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         failed = [row for row in rows if row.utterance.id in {f.id for f in Store(writer.path).errors}]
         writer.append_manifest([replace(row, batch=5) for row in failed])
         writer.commit(batch_of(5, failed, FRAMES))
@@ -156,8 +164,7 @@ def test_a_run_that_is_not_done_is_refused_or_goes_on(tmp_path: Path) -> None:
     assert len(Store(tmp_path / "out")) == 3
     with opened(tmp_path / "out") as writer:
         assert writer.done() == {0, 2}
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         for batch, result in ((1, results[0]), (3, results[2])):
             moved = [replace(row, position=row.position + 1) for row in result.rows]
             assert {row.position for row in moved} == {row.position for row in rows if row.batch == batch}
@@ -168,8 +175,7 @@ def test_a_run_that_is_not_done_is_refused_or_goes_on(tmp_path: Path) -> None:
 def test_a_failure_that_is_to_be_tried_again_goes_along(tmp_path: Path) -> None:
     one = write(tmp_path / "one", [recording("a"), recording("b")], ["b"])
     with opened(one) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         writer.append_manifest([replace(rows[1], batch=1)])
     merge([one, write(tmp_path / "two", [recording("c")])], tmp_path / "out")
     assert [failure.id for failure in Store(tmp_path / "out").errors] == ["b"]

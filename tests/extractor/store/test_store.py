@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -17,7 +16,6 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_cases import (
@@ -28,11 +26,13 @@ from store_cases import (
     SETTINGS,
     WITH_FRAMES,
     batches,
+    commit_all,
     content,
     expected_values,
     manifest_of,
     one_row,
     opened,
+    python,
     utterance_at,
     write_run,
 )
@@ -127,11 +127,8 @@ def test_the_store_does_not_depend_on_stops_and_merges(
     monkeypatch.setattr(run_writer, "MERGE_BATCHES", merge_batches)
     for stop in sorted(stops):
         with opened(folder / "stopped", dim) as writer:
-            if writer.manifest() is None:
-                writer.write_manifest(manifest_of(results))
-            for result in results[:stop]:
-                if result.batch not in writer.done():
-                    writer.commit(result)
+            done = writer.done()
+            commit_all(writer, results, [each for each in results[:stop] if each.batch not in done])
     write_run(folder / "stopped", results, dim)
     assert content(folder / "stopped") == content(folder / "whole")
     assert verify(folder / "stopped") == []
@@ -199,16 +196,8 @@ else:
     assert store.load(5).shape == ({num_rows}, {width})
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for what in ("write", "read"):
-        ran = subprocess.run(
-            [sys.executable, "-c", code, what],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        ran = python(code, what, cwd=tmp_path)
     # The layer, one chunk, and the part's share of the layer: 2 + 1 + 2 MB; all layers would be 49.
     assert int(ran.stdout) < 10_000  # KiB
 
@@ -433,9 +422,7 @@ def test_an_open_store_survives_the_merge_of_its_files(tmp_path: Path) -> None:
     run = tmp_path / "run"
     results = batches(6, dim=WITH_FRAMES)
     writer = opened(run, WITH_FRAMES)
-    writer.write_manifest(manifest_of(results))
-    for result in results[:5]:
-        writer.commit(result)
+    commit_all(writer, results, results[:5])
     store = Store(run)
     expected = expected_values(results[:5], "mean")
     writer.commit(results[5])
@@ -577,8 +564,7 @@ def test_info_has_a_table_on_a_terminal(
 
 def test_help_answers_at_once() -> None:
     code = "import sys, extractor.commands.store; print({'h5py', 'numpy', 'rich', 'torch'} & {*sys.modules})"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "set()\n"
+    assert python(code).stdout == "set()\n"
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS)

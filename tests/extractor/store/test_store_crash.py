@@ -28,7 +28,18 @@ from interruptions import (
     interrupt_at,
     interrupted_everywhere,
 )
-from store_cases import COLUMNS, DIM, batches, content, manifest_of, opened, utterance_at, write_run
+from store_cases import (
+    COLUMNS,
+    DIM,
+    FRAMES,
+    batches,
+    commit_all,
+    content,
+    manifest_of,
+    opened,
+    utterance_at,
+    write_run,
+)
 
 from extractor.errors import StoreError
 from extractor.store import Store
@@ -38,7 +49,6 @@ from extractor.store.run_folder import RUN
 from extractor.store.verify import verify
 from extractor.types import Manifest
 
-FRAMES = {"mean": 5, "none": 4}
 AGED = (*COLUMNS, "age")
 
 
@@ -214,9 +224,7 @@ def test_a_batch_that_is_also_in_a_part_counts_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     results = batches(2, dim=DIM)
     with opened(run) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results:
-            writer.commit(result)
+        commit_all(writer, results)
         saved = {path: path.read_bytes() for path in (run / "parts").iterdir()}
     for path, data in saved.items():
         path.write_bytes(data)
@@ -235,9 +243,7 @@ def test_rows_that_are_there_twice_are_refused_and_named(tmp_path: Path) -> None
     run = tmp_path / "run"
     results = batches(3)
     with opened(run) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in [*results, replace(results[0], batch=7)]:
-            writer.commit(result)
+        commit_all(writer, results, [*results, replace(results[0], batch=7)])
         with pytest.raises(StoreError, match="rows are there twice"):
             Store(run)
         assert any("more than one row" in problem for problem in verify(run))

@@ -19,21 +19,9 @@ import soundfile
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_cases import (
-    WITH_FRAMES,
-    batches,
-    content,
-    expected_values,
-    manifest_of,
-    opened,
-    write_run,
-)
+from store_cases import WITH_FRAMES, batches, commit_all, content, expected_values, opened, python, write_run
 
-from extractor.errors import (
-    StoreError,
-    StoreLocked,
-    StoreUnwritable,
-)
+from extractor.errors import StoreError, StoreLocked, StoreUnwritable
 from extractor.run.remarks import remarks
 from extractor.store import Store
 from extractor.store import writer as run_writer
@@ -86,9 +74,7 @@ def test_a_part_cut_short_is_found_and_its_batches_are_done_again(tmp_path: Path
     write_run(tmp_path / "whole", results, WITH_FRAMES)
     run = tmp_path / "run"
     with opened(run, WITH_FRAMES) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results[:3]:
-            writer.commit(result)
+        commit_all(writer, results, results[:3])
     with opened(run, WITH_FRAMES) as writer:
         for result in results[3:]:
             writer.commit(result)
@@ -187,9 +173,7 @@ def test_a_full_disk_ends_the_run_with_a_remedy_and_a_store_that_opens(
     results = batches(5)
     write_run(tmp_path / "whole", results)
     with pytest.raises(StoreUnwritable) as raised, opened(run) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results[:3]:
-            writer.commit(result)
+        commit_all(writer, results, results[:3])
         monkeypatch.setattr(os, call, fails_with(number))
         writer.commit(results[3])
     assert "batch-00000003.h5: no space left" in str(raised.value)
@@ -211,9 +195,7 @@ def test_a_merge_without_space_is_left_out(
     run = tmp_path / "run"
     results = batches(6)
     with opened(run) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results:
-            writer.commit(result)
+        commit_all(writer, results)
         real = getattr(os, call)
         path_of: dict[int, str] = {}
 
@@ -298,9 +280,7 @@ def test_what_is_merged_at_last_is_merged_within_what_is_free(
     run = tmp_path / "run"
     results = batches(9)
     with opened(run) as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results:
-            writer.commit(result)
+        commit_all(writer, results)
         largest = max(path.stat().st_size for path in (run / "parts").iterdir())
         free = run_writer.FREE_MARGIN_BYTES + free_files * largest
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
@@ -321,42 +301,31 @@ def test_a_run_that_its_table_does_not_show_does_not_end_well(quiet: list[str], 
     results.mkdir()
     for i in range(6):
         soundfile.write(results / f"{i}.wav", np.full(8_000 + 100 * i, 0.1), 16_000)
-    code = (
-        "from extractor.commands import extract; from extractor.run import committing;"
-        " from extractor.store import writer; committing.GROUP_BYTES = 1;"
-        " writer.FREE_MARGIN_BYTES = 1 << 62; writer.MOST_PIECES = 2; extract.main()"
+    small = (
+        "from extractor.run import committing; from extractor.store import writer;"
+        " committing.GROUP_BYTES = 1; writer.FREE_MARGIN_BYTES = 1 << 62; writer.MOST_PIECES = 2;"
     )
-    words = [str(results), "--model", "mfcc", "--batch-seconds", "0.1", "--out", str(run), *quiet]
-    ran = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    main = "from extractor.commands import extract; extract.main()"
+    words = [results, "--model", "mfcc", "--batch-seconds", "0.1", "--out", run, *quiet]
+    ran = python(small + main, *words)
     assert ran.returncode == 2
     assert "batch files were left unmerged" in ran.stderr and "Traceback" not in ran.stderr
     assert len(Store(run)) == 6
-    again = subprocess.run(
-        [sys.executable, "-m", "extractor.commands.extract", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert (again.returncode, verify(run)) == (0, [])
+    assert (python(main, *words).returncode, verify(run)) == (0, [])
 
 
 LIMITED = """
 import resource, sys
-sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from extractor.errors import StoreUnwritable
-from store_cases import batches, manifest_of, opened
+from store_cases import batches, commit_all, opened
 results = batches(4, rows=[3, 3, 3, 60])
 try:
     with opened(Path(sys.argv[1])) as writer:
-        writer.write_manifest(manifest_of(results))
         for result in results:
             limit = 90_000 if result.batch < 3 else 8_000
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            writer.commit(result)
+            commit_all(writer, results, [result])
 except StoreUnwritable as error:
     print(error, *getattr(error, "__notes__", ()))
 """
@@ -364,14 +333,8 @@ except StoreUnwritable as error:
 
 def test_a_limit_on_file_size_is_met_inside_hdf5_without_harm(tmp_path: Path) -> None:
     """The real thing: the kernel refuses in the midst of HDF5's own writes, then as it closes."""
-    here = ROOT / "tests"
     run = tmp_path / "run"
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LIMITED, run, str(here), str(here.parent)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = python(LIMITED, run)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "batch-00000003.h5: no space left (File too large)" in ran.stdout
     assert not list(run.rglob("*.tmp"))
@@ -425,11 +388,10 @@ def test_an_error_of_the_run_is_not_hidden_by_one_of_closing(
 def test_only_one_process_writes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     code = (
-        "import sys; sys.path[:0] = sys.argv[2:]; from store_cases import opened; from pathlib import Path\n"
+        "import sys; sys.path[:0] = sys.argv[2:]; from store_cases import opened; from pathlib import Path;"
+        " w = opened(Path(sys.argv[1])); print('open', flush=True); input()"
     )
-    code += "w = opened(Path(sys.argv[1])); print('open', flush=True); input()"
-    here = ROOT / "tests"
-    command = [sys.executable, "-c", code, str(run), str(here), str(here.parent)]
+    command = [sys.executable, "-c", code, str(run), str(ROOT / "tests"), str(ROOT)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"

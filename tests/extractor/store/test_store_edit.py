@@ -10,7 +10,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from store_cases import COLUMNS, DIM, batches, content, manifest_of, one_row, opened, utterance_at, write_run
+from store_cases import (
+    COLUMNS,
+    DIM,
+    FRAMES,
+    batches,
+    content,
+    lines_of,
+    manifest_of,
+    one_row,
+    opened,
+    utterance_at,
+    write_run,
+)
 
 from extractor.errors import StoreError
 from extractor.store import Store
@@ -19,8 +31,6 @@ from extractor.store.pack import pack
 from extractor.store.run_folder import BY_HAND, CONTENTS, ERRORS, MANIFEST, REPLACED, ROWS, ManifestRow
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure
-
-FRAMES = {"mean": 5, "none": 4}
 
 
 def labelled(row: ManifestRow, *labels: str) -> ManifestRow:
@@ -34,8 +44,7 @@ def edited(
     **opening: object,
 ) -> None:
     with opened(run, **opening) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         writer.edit_manifest([change(row) for row in rows], columns)
 
 
@@ -114,8 +123,7 @@ def test_dropped_rows_are_gone_everywhere(tmp_path: Path, dim: dict[str, int]) -
 
 def test_a_replaced_recording_is_a_new_line_of_the_same_id(run: Path) -> None:
     with opened(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         first = next(row for row in rows if row.utterance.id in Store(run).ids)
         rows[first.position] = replace(first, dropped=REPLACED)
         again = replace(first, position=12, batch=4, size=5, mtime_ns=7)
@@ -136,8 +144,7 @@ def test_a_replaced_recording_is_a_new_line_of_the_same_id(run: Path) -> None:
 def test_a_failure_of_a_replaced_recording_is_gone(run: Path) -> None:
     failure = Store(run).errors[0]
     with opened(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         (old,) = [row for row in rows if row.utterance.id == failure.id]
         rows[old.position] = replace(old, dropped=REPLACED)
         writer.edit_manifest([*rows, replace(old, position=12, batch=4)], COLUMNS)
@@ -178,8 +185,7 @@ def test_stamps_are_no_edition(run: Path) -> None:
     assert Store(run).edition == 0
     assert not (run / ROWS).exists()
     with opened(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         assert [(row.size, row.mtime_ns) for row in rows] == [(k, 10**18 + k) for k in range(12)]
     assert verify(run) == []
 
@@ -194,8 +200,7 @@ def test_what_no_edit_may_do(run: Path) -> None:
     edited(run, lambda row: replace(row, dropped=BY_HAND * (row.position == 3)))
     before = (run / MANIFEST).read_bytes()
     with opened(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
 
         def refused(match: str, changed: list[ManifestRow]) -> None:
             with pytest.raises(ValueError, match=match):
@@ -267,8 +272,7 @@ def test_failures_are_of_the_line_that_had_their_id(run: Path) -> None:
     """A recording that failed gets another id, and a new one its old id: each has its own failure."""
     failure = Store(run).errors[0]
     with opened(run) as writer:
-        rows = writer.manifest()
-        assert rows is not None
+        rows = lines_of(writer)
         (old,) = [row for row in rows if row.utterance.id == failure.id]
         rows[old.position] = replace(old, utterance=replace(old.utterance, id="longer"))
         new = replace(old, position=12, batch=4, utterance=replace(old.utterance, path="/new"))
