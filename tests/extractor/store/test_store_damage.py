@@ -19,7 +19,17 @@ import soundfile
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_cases import WITH_FRAMES, batches, commit_all, content, expected_values, opened, python, write_run
+from store_cases import (
+    WITH_FRAMES,
+    batches,
+    commit_all,
+    content,
+    expected_values,
+    manifest_of,
+    opened,
+    python,
+    write_run,
+)
 
 from extractor.errors import StoreError, StoreLocked, StoreUnwritable
 from extractor.run.remarks import remarks
@@ -302,8 +312,8 @@ def test_a_run_that_its_table_does_not_show_does_not_end_well(quiet: list[str], 
     for i in range(6):
         soundfile.write(results / f"{i}.wav", np.full(8_000 + 100 * i, 0.1), 16_000)
     small = (
-        "from extractor.run import committing; from extractor.store import writer;"
-        " committing.GROUP_BYTES = 1; writer.FREE_MARGIN_BYTES = 1 << 62; writer.MOST_PIECES = 2;"
+        "from extractor.run import pipeline; from extractor.store import writer;"
+        " pipeline.GROUP_BYTES = 1; writer.FREE_MARGIN_BYTES = 1 << 62; writer.MOST_PIECES = 2;"
     )
     main = "from extractor.commands import extract; extract.main()"
     words = [results, "--model", "mfcc", "--batch-seconds", "0.1", "--out", run, *quiet]
