@@ -32,8 +32,15 @@ NUM_SPEAKERS = {"emobox-ravdess": 24, "emobox-savee": 4}
 PARTIAL = ("split", "stratified-80-10-10")  # test some of the rows only, by intent
 
 
-def named(rows: Corpus, name: Callable[[int], str]) -> Corpus:
-    labels = [row | {"speaker": name(int(row["speaker"][1:]))} for row in rows.labels]
+def opened(tmp_path: Path, rows: Corpus, labelling: Labelling | None = None) -> Features:
+    return Features.open([Source(str(write_run(tmp_path / "run", rows)))], labelling)
+
+
+def relabelled(rows: Corpus, **columns: Callable[[int, dict[str, str]], str]) -> Corpus:
+    """Each column as it is made of the row's number and its labels."""
+    labels = [
+        row | {column: make(i, row) for column, make in columns.items()} for i, row in enumerate(rows.labels)
+    ]
     return replace(rows, labels=labels)
 
 
@@ -42,8 +49,8 @@ def features_for(
 ) -> Features:
     rows = corpus(NUM_SPEAKERS.get(protocol, 6), takes=3, copies=copies, dim=2)
     if protocol in NAMES:
-        rows = named(rows, NAMES[protocol])
-    return Features.open([Source(str(write_run(tmp_path / "run", rows)))], labelling)
+        rows = relabelled(rows, speaker=lambda _, row: NAMES[protocol](int(row["speaker"][1:])))
+    return opened(tmp_path, rows, labelling)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -128,19 +135,11 @@ def test_published_folds_are_of_their_own_speakers_only(tmp_path: Path) -> None:
 
 
 def test_iemocap_leaves_out_each_session_with_both_its_speakers(tmp_path: Path) -> None:
-    rows = corpus(10, takes=1, dim=2)
-    labels = [
-        row | {"speaker": f"Ses0{1 + k // 2}{'FM'[k % 2]}", "session": f"Ses0{1 + k // 2}"}
-        for row, k in ((row, int(row["speaker"][1:])) for row in rows.labels)
-    ]
-    features = Features.open([Source(str(write_run(tmp_path / "run", replace(rows, labels=labels))))])
-    assert speakers_tested(features, "session") == [
-        {"Ses01F", "Ses01M"},
-        {"Ses02F", "Ses02M"},
-        {"Ses03F", "Ses03M"},
-        {"Ses04F", "Ses04M"},
-        {"Ses05F", "Ses05M"},
-    ]
+    speakers = [f"Ses0{session}{sex}" for session in range(1, 6) for sex in "FM"]
+    name = lambda _, row: speakers[int(row["speaker"][1:])]  # noqa: E731
+    rows = relabelled(corpus(10, takes=1, dim=2), speaker=name, session=lambda i, row: name(i, row)[:-1])
+    pairs = [set(speakers[k : k + 2]) for k in range(0, 10, 2)]
+    assert speakers_tested(opened(tmp_path, rows), "session") == pairs
 
 
 @pytest.mark.parametrize("protocol", [name for name, row in PROTOCOLS.items() if row.shuffled])
@@ -161,6 +160,8 @@ def test_a_speaker_who_crosses_is_a_leak_and_refused(tmp_path: Path) -> None:
     leaky = replace(fold, train=np.append(fold.train, fold.test[0]), test=fold.test[1:])
     with pytest.raises(InputError, match=r"speaker .*s0.* a leak"):
         check_folds(features, [leaky], "speaker")
+    with pytest.raises(InputError, match="tested more than once"):
+        check_folds(features, [fold, replace(fold, name="again")], "speaker")
 
 
 def test_a_copy_that_crosses_is_a_leak_and_refused(tmp_path: Path) -> None:
@@ -172,27 +173,18 @@ def test_a_copy_that_crosses_is_a_leak_and_refused(tmp_path: Path) -> None:
         check_folds(features, [Fold("x", train, clean)], None)
 
 
-def test_a_row_tested_twice_is_refused(tmp_path: Path) -> None:
-    features = features_for(tmp_path)
-    fold = make_folds(features, "loso")[0][0]
-    with pytest.raises(InputError, match="tested more than once"):
-        check_folds(features, [fold, replace(fold, name="again")], "speaker")
-
-
 def test_speaker_dependence_is_seen_whatever_the_protocol_is_called(tmp_path: Path) -> None:
     features = features_for(tmp_path)
     for protocol, shares in (("loso", False), ("split", False), ("stratified-kfold", True)):
         assert shares_speakers(features, make_folds(features, protocol, 3)[0]) is shares, protocol
-    rows = corpus(4)
-    unknown = replace(rows, labels=[row | {"speaker": ""} for row in rows.labels])
-    features = Features.open([Source(str(write_run(tmp_path / "unknown", unknown)))])
+    features = opened(tmp_path / "unknown", relabelled(corpus(4), speaker=lambda *_: ""))
     assert shares_speakers(features, make_folds(features, "stratified-kfold", 3)[0]) is None
 
 
 def test_training_rows_of_one_class_are_refused(tmp_path: Path) -> None:
     rows = corpus(2)
     one = without(rows, [row["speaker"] == "s0" or row["emotion"] == "anger" for row in rows.labels])
-    features = Features.open([Source(str(write_run(tmp_path / "run", one)))])
+    features = opened(tmp_path, one)
     with pytest.raises(InputError, match=r"fold 's0': its 3 training rows are of one class \(anger\)"):
         make_folds(features, "loso")
 
@@ -200,7 +192,7 @@ def test_training_rows_of_one_class_are_refused(tmp_path: Path) -> None:
 def test_a_class_missing_from_training_is_noted_and_counted(tmp_path: Path) -> None:
     rows = corpus(3)
     kept = without(rows, [row["emotion"] != "neutral" or row["speaker"] == "s1" for row in rows.labels])
-    features = Features.open([Source(str(write_run(tmp_path / "run", kept)))])
+    features = opened(tmp_path, kept)
     notes = make_folds(features, "loso")[1]
     assert any("fold 's1': 'neutral'" in note and "3 test rows" in note for note in notes)
 
@@ -208,7 +200,7 @@ def test_a_class_missing_from_training_is_noted_and_counted(tmp_path: Path) -> N
 def test_rows_without_a_speaker_take_no_part_and_are_named(tmp_path: Path) -> None:
     rows = corpus(3)
     rows.labels[4] = rows.labels[4] | {"speaker": ""}
-    features = Features.open([Source(str(write_run(tmp_path / "run", rows)))])
+    features = opened(tmp_path, rows)
     folds, notes = make_folds(features, "loso")
     used = {row for fold in folds for row in [*fold.train.tolist(), *fold.test.tolist()]}
     assert 4 not in used
@@ -231,9 +223,7 @@ def test_folds_that_cannot_be_made_are_refused(
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_where_no_class_has_a_recording_a_part_it_is_said(inside: bool, tmp_path: Path) -> None:
-    rows = corpus(6)
-    labels = [row | {"emotion": f"c{i // 2}"} for i, row in enumerate(rows.labels)]
-    features = Features.open([Source(str(write_run(tmp_path / "run", replace(rows, labels=labels))))])
+    features = opened(tmp_path, relabelled(corpus(6), emotion=lambda i, _: f"c{i // 2}"))
     if inside:  # one recording of each class is left to train on: no two parts
         whole = np.arange(len(features))
         of_fold = Fold("s1", whole[::2], whole[1::2])
@@ -245,9 +235,7 @@ def test_where_no_class_has_a_recording_a_part_it_is_said(inside: bool, tmp_path
 
 
 def test_a_note_does_not_name_every_speaker(tmp_path: Path) -> None:
-    rows = corpus(6)
-    labels = [row | {"speaker": f"one{i:03}"} for i, row in enumerate(rows.labels)]
-    features = Features.open([Source(str(write_run(tmp_path / "run", replace(rows, labels=labels))))])
+    features = opened(tmp_path, relabelled(corpus(6), speaker=lambda i, _: f"one{i:03}"))
     (note,) = [n for n in make_folds(features, "loso")[1] if "one class only" in n]
     assert note.count("one0") == 5 and f"and {len(features) - 5} more:" in note
 
@@ -255,7 +243,7 @@ def test_a_note_does_not_name_every_speaker(tmp_path: Path) -> None:
 def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:
     rows = corpus(3)
     bare = replace(rows, labels=[{k: row[k] for k in ("emotion", "speaker")} for row in rows.labels])
-    features = Features.open([Source(str(write_run(tmp_path / "run", bare)))])
+    features = opened(tmp_path, bare)
     with pytest.raises(SettingsError, match="--protocol: unknown column 'session'; known: emotion"):
         make_folds(features, "session")
     with pytest.raises(SettingsError, match="known: loso"):
@@ -265,16 +253,15 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) 
 def test_a_split_that_is_not_understood_is_refused(tmp_path: Path) -> None:
     rows = corpus(3)
     for value, message in (("tests", "column 'split' has 'tests'"), ("dev", "names no 'test' rows")):
-        labels = [row | {"split": value if row["split"] == "test" else row["split"]} for row in rows.labels]
-        path = write_run(tmp_path / value, replace(rows, labels=labels))
+        changed = relabelled(rows, split=lambda _, row, v=value: row["split"].replace("test", v))
         with pytest.raises(InputError, match=message):
-            make_folds(Features.open([Source(str(path))]), "split")
+            make_folds(opened(tmp_path / value, changed), "split")
 
 
 def test_copies_that_contradict_their_original_are_refused(tmp_path: Path) -> None:
     rows = corpus(3, copies=1)
     rows.labels[1] = rows.labels[1] | {"speaker": "s2"}
-    features = Features.open([Source(str(write_run(tmp_path / "run", rows)))])
+    features = opened(tmp_path, rows)
     with pytest.raises(InputError, match="another speaker than"):
         make_folds(features, "loso")
 
