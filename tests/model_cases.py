@@ -62,11 +62,11 @@ def sources_for(name: str, mfcc: Path, hubert: Path) -> list[str]:
 
 def trained(
     features: Sequence[str | Path], classifier: str = "logistic", **options: Any
-) -> tuple[Experiment, Features, Result, Trained]:
-    """An experiment, and the model on all rows."""
+) -> tuple[Features, Result, Trained]:
+    """An experiment's rows, what it found, and the model on all rows."""
     experiment = Experiment(tuple(map(str, features)), classifier, **options)
     opened = open_features(experiment)
-    return experiment, opened, run_experiment(experiment, opened), train_on_all(experiment, opened)
+    return opened, run_experiment(experiment, opened), train_on_all(experiment, opened)
 
 
 def quickly(classifier: str, **options: Any) -> dict[str, Any]:
@@ -76,15 +76,15 @@ def quickly(classifier: str, **options: Any) -> dict[str, Any]:
 
 def write_trained(folder: Path, features: Sequence[str], classifier: str, **options: Any) -> Trained:
     """`trained`, quickly, and written as a model."""
-    experiment, _, result, made = trained(features, classifier, **quickly(classifier, **options))
-    write_model(folder, made.estimator, result, experiment, made.sources, projection="pca")
+    _, result, made = trained(features, classifier, **quickly(classifier, **options))
+    write_model(folder, made.estimator, result, made.sources, projection="pca")
     return made
 
 
 def model_of(folder: Path, *runs: str | Path, **options: Any) -> Path:
     """A model of runs, written."""
-    experiment, _, result, made = trained(runs, **options)
-    write_model(folder, made.estimator, result, experiment, made.sources, projection="pca")
+    _, result, made = trained(runs, **options)
+    write_model(folder, made.estimator, result, made.sources, projection="pca")
     return folder
 
 

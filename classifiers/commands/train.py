@@ -141,7 +141,7 @@ def _train(experiment: Experiment, out: str | None, projection: str | None, forc
     words = [str(setting) for setting in trained.settings if str(setting)]
     if len(trained.settings) > 1:
         words.append("weights " + ", ".join(f"{weight:.2f}" for weight in trained.estimator.weights))
-    write_model(out, trained.estimator, result, experiment, trained.sources, projection)
+    write_model(out, trained.estimator, result, trained.sources, projection)
     click.echo(f"model     {out}" + (f" (on all rows: {'; '.join(words)})" if words else ""))
 
 

@@ -14,12 +14,11 @@ from classifiers.charts.projection import Picture, read_projection
 from classifiers.results.files import settled
 from classifiers.results.result import Result
 from classifiers.studies.layers import NAME as STUDY
-from classifiers.training.conditions import Conditions, conditions
+from classifiers.training.conditions import Conditions, conditions, conditions_of
 from classifiers.training.config import read_yaml
 from classifiers.training.model_folder import (
     CONFIG,
     Origin,
-    conditions_of_model,
     read_layer_weights,
     read_origins,
 )
@@ -99,7 +98,7 @@ def _read_model(path: Path, name: str) -> ModelContents:
         result.figures(),
         origins,
         read_projection(picture) if picture.is_file() else None,
-        conditions_of_model(result, origins),
+        conditions_of(result, origins),
         read_layer_weights(at),
     )
 

@@ -27,10 +27,11 @@ from classifiers.results.metrics import (
 )
 from classifiers.results.result import Result
 from classifiers.studies.cross_corpus import check_normalisation
+from classifiers.training.conditions import conditions_of
 from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import open_features, run_experiment, train_on_all
 from classifiers.training.learner import Say
-from classifiers.training.model_folder import Model, conditions_of_model, heard_by, load_model, origin_of
+from classifiers.training.model_folder import Model, heard_by, load_model, origin_of
 from extractor.errors import InputError, SettingsError, StoreError
 
 
@@ -253,7 +254,7 @@ def _on_run(
         by_augmentation=scores_by(features.augmentations, made) if copies else {},
         heard=None if tested.heard is None else len(tested.heard & set(features.ids)),
         speaker_dependent=result.speaker_dependent,
-        conditions=str(conditions_of_model(result, model.origins, normalise)),
+        conditions=str(conditions_of(result, model.origins, normalise)),
     )
 
 

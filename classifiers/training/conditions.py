@@ -49,11 +49,11 @@ class Conditions:
 NAMES = tuple(each.name for each in fields(Conditions))
 
 
-def conditions_of(
-    result: Result, sources: Sequence[Mapping[str, Any]] = (), normalise: str = "none"
-) -> Conditions:
-    """``sources``: of a result that an earlier version wrote, see `used_values`."""
-    used = result.used or {"sources": list(sources)}
+def conditions_of(result: Result, origins: Sequence[Any] = (), normalise: str = "none") -> Conditions:
+    """``origins``: `model_folder.Origin`s, which tell what a result of an earlier version does not."""
+    used = result.used or {
+        "sources": [_source_values(of.path, of.settings, of.pooling, of.layers) for of in origins]
+    }
     return conditions(result.config, used, result.selected(), result.speaker_dependent, normalise)
 
 
@@ -154,7 +154,7 @@ def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
     """
     used: dict[str, Any] = {
         "sources": [
-            source_values(source.path, store.settings, source.pooling, source.layers)
+            _source_values(source.path, store.settings, source.pooling, source.layers)
             for source, store in zip(features.sources, features.stores, strict=True)
         ],
         "parameters": experiment.row.shown_parameters(experiment.params),
@@ -171,7 +171,7 @@ def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
     return used
 
 
-def source_values(
+def _source_values(
     path: str, settings: Mapping[str, Any], pooling: str | None, layers: Sequence[int] | str
 ) -> dict[str, Any]:
     """One of ``sources`` of `used_values`."""

@@ -47,8 +47,8 @@ from classifiers.results.files import (
 )
 from classifiers.results.metrics import confusion_matrix
 from classifiers.results.result import METRICS_FILE, Result
-from classifiers.training.conditions import Conditions, conditions_of, source_values
-from classifiers.training.config import Experiment, read_yaml
+from classifiers.training.conditions import conditions_of
+from classifiers.training.config import read_yaml
 from classifiers.training.fusion import FusedClassifier
 from classifiers.training.learner import aligned, learned_weights
 from classifiers.training.outputs import refuse_foreign
@@ -116,7 +116,6 @@ def write_model(
     folder: str | PathLike[str],
     estimator: Any,
     result: Result,
-    config: Experiment | Mapping[str, Any],
     sources: Sequence[Source],
     projection: str | None = None,
 ) -> None:
@@ -127,7 +126,6 @@ def write_model(
     Args:
         estimator: fitted on codes of ``result.classes``; of a late fusion a FusedClassifier.
         result: what its experiment found.
-        config: the experiment, or its plain values; defaults are written as ``result`` has worked them out.
         sources: what the estimator takes, in its order, with poolings and layers by name ("all" is
             every stored one).
         projection: of the picture: "umap", "pca"; None: umap where there are rows enough.
@@ -136,9 +134,11 @@ def write_model(
         SettingsError: ``folder`` holds something else; a source whose layer is not chosen.
         StoreUnwritable: it cannot be written.
     """
+    import yaml
+
     folder = Path(folder)
     refuse_foreign(folder)
-    experiment = {**(config if isinstance(config, Mapping) else config.to_dict()), **result.config}
+    experiment = result.config
     origins = [origin_of(source) for source in sources]
     members, weights = [estimator], None
     if isinstance(estimator, FusedClassifier):
@@ -155,8 +155,18 @@ def write_model(
                 for values, weight in zip(parameters, weights or [1.0], strict=True)
             ],
         }
-        written = {"used": result.used, "selected": {"folds": _of_folds(result), "model": of_model}}
-        write_file(new / CONFIG, _yaml({**experiment, **written}))
+        # Inside each fold's training rows; folds in which nothing was selected are left out.
+        of_folds = [
+            {"seed": seed, "fold": fold.name, "layer": fold.layer, **fold.params}
+            for seed, folds in zip(result.seeds, result.folds, strict=True)
+            for fold in folds
+            if fold.layer is not None or fold.params
+        ]
+        of_folds = [{key: value for key, value in of.items() if value is not None} for of in of_folds]
+        written = {"used": result.used, "selected": {"folds": of_folds, "model": of_model}}
+        # Tuples and numpy's numbers have no place in a file that people edit.
+        config_text = yaml.safe_dump(plain({**experiment, **written}), sort_keys=False, allow_unicode=True)
+        write_file(new / CONFIG, config_text)
         write_json(new / PROVENANCE, [asdict(origin) for origin in origins])
         write_training_sets([heard_by(source, result.ids, experiment) for source in sources], new / HEARD)
         files = []
@@ -166,7 +176,8 @@ def write_model(
             write_estimator(member, new / name)
             files.append({"name": name, "kind": kind})
         _write_tables(new, result, members, origins[0])
-        _write_charts(new, result, origins[0].layers, learned, under)
+        for name, draw in charts_of(result, origins[0].layers, learned).items():
+            plots.write_png(plots.captioned(draw(), under), new / f"{name}.png")
         about = {
             "format": FORMAT,
             "classifier": experiment["classifier"],
@@ -190,12 +201,6 @@ def write_model(
     write_projection(picture, folder / PROJECTION)
 
 
-def conditions_of_model(result: Result, origins: Sequence[Origin], normalise: str = "none") -> Conditions:
-    """Under what a model's figures were found; of one that an earlier version wrote, what can be told."""
-    sources = [source_values(o.path, o.settings, o.pooling, o.layers) for o in origins]
-    return conditions_of(result, sources, normalise)
-
-
 def origin_of(source: Source) -> Origin:
     """What a model keeps of a source. Raises SettingsError unless its pooling and layers are chosen."""
     store = open_run(source.path, incomplete=True)
@@ -213,17 +218,6 @@ def origin_of(source: Source) -> Origin:
     )
 
 
-def _of_folds(result: Result) -> list[dict[str, Any]]:
-    """What was selected inside each fold's training rows; folds in which nothing was are left out."""
-    every = [
-        {"seed": seed, "fold": fold.name, "layer": fold.layer, **fold.params}
-        for seed, folds in zip(result.seeds, result.folds, strict=True)
-        for fold in folds
-        if fold.layer is not None or fold.params
-    ]
-    return [{name: value for name, value in each.items() if value is not None} for each in every]
-
-
 def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> TrainingSet:
     """What a model that was fitted on the rows ``ids`` of a run has heard."""
     store, trained = open_run(source.path, incomplete=True), set(ids)  # the rows that were learned from
@@ -231,13 +225,6 @@ def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> T
     if config.get("copies") == "none":
         of_model &= store.clean
     return training_set_of(store, np.flatnonzero(of_model))
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    import yaml
-
-    # Through JSON: tuples and numpy's numbers have no place in a file that people edit.
-    return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
 
 
 def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:
@@ -265,13 +252,6 @@ def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Ori
     if fits:
         header = ["fit", *(f"layer {layer}" for layer in origin.layers)]
         write_csv(new / LAYER_WEIGHTS, header, [[fit, *of] for fit, of in fits.items()])
-
-
-def _write_charts(
-    new: Path, result: Result, layers: Sequence[int], learned: Sequence[float] | None, under: str
-) -> None:
-    for name, draw in charts_of(result, layers, learned).items():
-        plots.write_png(plots.captioned(draw(), under), new / f"{name}.png")
 
 
 def _sha256(path: Path) -> str:

@@ -10,10 +10,10 @@ model that is fused of several sources has each recording encoded once for each 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,20 +64,16 @@ class SourceEncoder:
     def __init__(self, origin: Origin, device: str, spec: str | None = None) -> None:
         self.origin = origin
         self._encode = RowEncoder(origin, sorted(set(origin.layers)), [origin.pooling], device, spec)
-
-    @property
-    def recipe(self) -> RowRecipe:
-        return self._encode.recipe
+        self.recipe: RowRecipe = self._encode.recipe
 
     def __call__(
         self, utterances: Sequence[Utterance], decoded: Sequence[Decoded | Failure]
     ) -> dict[str, np.ndarray | Failure]:
         """By id: float32 [L, D], of frames [T, L, D], with the origin's layers in its order."""
-        result = self._encode(utterances, decoded)
-        found: dict[str, np.ndarray | Failure] = {failure.id: failure for failure in result.failures}
-        pooling = self.origin.pooling
+        result, pooling = self._encode(utterances, decoded), self.origin.pooling
         rows = result.frames if pooling == FRAMES else result.pooled[pooling]
         order = [self._encode.layers.index(layer) for layer in self.origin.layers]
+        found: dict[str, np.ndarray | Failure] = {failure.id: failure for failure in result.failures}
         for row, values in zip(result.rows, rows, strict=True):
             found[row.utterance.id] = np.ascontiguousarray(values[..., order, :])
         return found
@@ -97,9 +93,7 @@ class Predictor:
             paths = ", ".join(origin.path for origin in origins)
             raise SettingsError(f"--model: name one for each of the {len(origins)} sources: {paths}")
         named: Sequence[str | None] = specs or [None] * len(origins)
-        self._encoders = [
-            SourceEncoder(origin, device, spec) for origin, spec in zip(origins, named, strict=True)
-        ]
+        self._encoders = [SourceEncoder(of, device, spec) for of, spec in zip(origins, named, strict=True)]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -111,39 +105,31 @@ class Predictor:
         Raises ModelError, SettingsDiffer or StoreError where an encoder cannot be had.
         """
         for start in range(0, len(utterances), RECORDINGS_AT_ONCE):
-            yield from self._predict(utterances[start : start + RECORDINGS_AT_ONCE])
+            some = utterances[start : start + RECORDINGS_AT_ONCE]
+            audio: dict[DecodeOptions, list[Decoded | Failure]] = {}  # runs may have decoded differently
+            embedded: dict[str, list[np.ndarray | Failure]] = {utterance.id: [] for utterance in some}
+            for encoder in self._encoders:
+                options = encoder.recipe.decode_options()
+                if options not in audio:
+                    audio[options] = encoder.recipe.decode(some)
+                for name, values in encoder(some, audio[options]).items():
+                    embedded[name].append(values)
+            failed = {
+                name: next((each for each in of if isinstance(each, Failure)), None)
+                for name, of in embedded.items()
+            }
+            proba = iter(self._proba([of for name, of in embedded.items() if failed[name] is None]))
+            for utterance in some:
+                yield failed[utterance.id] or Prediction(
+                    utterance.id, utterance.path, self.classes, next(proba), self.model.speaker_dependent
+                )
 
-    def _predict(self, utterances: Sequence[Utterance]) -> list[Prediction | Failure]:
-        audio: dict[DecodeOptions, list[Decoded | Failure]] = {}  # runs may have decoded differently
-        embedded: list[Mapping[str, np.ndarray | Failure]] = []
-        for encoder in self._encoders:
-            options = encoder.recipe.decode_options()
-            if options not in audio:
-                audio[options] = encoder.recipe.decode(utterances)
-            embedded.append(encoder(utterances, audio[options]))
-        failed = {
-            utterance.id: failure
-            for of_source in reversed(embedded)
-            for utterance in utterances
-            if isinstance(failure := of_source[utterance.id], Failure)
-        }
-        heard = [utterance for utterance in utterances if utterance.id not in failed]
-        made = dict(zip([utterance.id for utterance in heard], self._classify(heard, embedded), strict=True))
-        return [failed.get(utterance.id) or made[utterance.id] for utterance in utterances]
-
-    def _classify(
-        self, utterances: Sequence[Utterance], embedded: Sequence[Mapping[str, np.ndarray | Failure]]
-    ) -> list[Prediction]:
-        if not utterances:
-            return []
-        blocks: list[Any] = []
-        for encoder, of_source in zip(self._encoders, embedded, strict=True):
-            rows = [of_source[utterance.id] for utterance in utterances]
-            blocks.append(
-                rows if encoder.origin.pooling == FRAMES else np.stack(cast("list[np.ndarray]", rows))
-            )
-        proba = self.model.predict_proba(blocks)
-        return [
-            Prediction(utterance.id, utterance.path, self.classes, row, self.model.speaker_dependent)
-            for utterance, row in zip(utterances, proba, strict=True)
+    def _proba(self, rows: Sequence[Sequence[Any]]) -> np.ndarray:
+        """float32 [N, C] of embeddings of N recordings, of every source each."""
+        if not rows:
+            return np.zeros((0, len(self.classes)), np.float32)
+        blocks = [
+            list(of) if encoder.origin.pooling == FRAMES else np.stack(of)
+            for encoder, of in zip(self._encoders, zip(*rows, strict=True), strict=True)
         ]
+        return self.model.predict_proba(blocks)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from model_cases import model_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
@@ -18,12 +19,10 @@ from classifiers.data.label_maps import common_classes, map_labels, restricted
 from classifiers.studies.cross_corpus import OTHERS, cross_matrix, matrix_lines
 from classifiers.studies.transfer import transfer, transfer_lines
 from classifiers.training.config import Experiment
-from classifiers.training.experiment import open_features, run_experiment, train_on_all
-from classifiers.training.model_folder import write_model
 from extractor.errors import InputError, SettingsError, StoreError
 from tests.classifier_cases import Corpus, corpus, write_run
 
-FLOAT32 = 1e-6  # the same calls on the same float32 rows
+Corpora = tuple[Path, list[str], list[Corpus]]
 
 
 def renamed(rows: Corpus, old: str, new: str) -> Corpus:
@@ -162,19 +161,15 @@ def test_labels_are_mapped_and_counted(tmp_path: Path) -> None:
 # A model that is there
 
 
-def model_of(tmp_path: Path, run: str, **options: object) -> Path:
-    experiment = Experiment((run,), **options)  # type: ignore[arg-type]
-    features = open_features(experiment)
-    trained = train_on_all(experiment, features)
-    folder = tmp_path / "model"
-    result = run_experiment(experiment, features)
-    write_model(folder, trained.estimator, result, experiment, trained.sources, projection="pca")
-    return folder
-
-
-def test_a_model_s_figures_elsewhere_are_those_of_the_matrix(tmp_path: Path) -> None:
+@pytest.fixture
+def corpora(tmp_path: Path, without_charts: None) -> Corpora:
+    """A model of the first, and all three."""
     runs, made = three(tmp_path)
-    folder = model_of(tmp_path, runs[0])
+    return model_of(tmp_path / "model", runs[0]), runs, made
+
+
+def test_a_model_s_figures_elsewhere_are_those_of_the_matrix(corpora: Corpora) -> None:
+    folder, runs, made = corpora
     found = transfer(folder, runs[1:], {"grief": "sadness"})
     classes = ("anger", "happiness", "neutral", "sadness")
     expected = [by_hand(made[0], renamed(made[1], "grief", "sadness"), classes)]
@@ -190,9 +185,8 @@ def test_a_model_s_figures_elsewhere_are_those_of_the_matrix(tmp_path: Path) -> 
     assert sum(without_map.figures["support"].values()) == 27
 
 
-def test_choosing_among_common_classes_only_never_names_another(tmp_path: Path) -> None:
-    runs, made = three(tmp_path)
-    folder = model_of(tmp_path, runs[0])
+def test_choosing_among_common_classes_only_never_names_another(corpora: Corpora, tmp_path: Path) -> None:
+    folder, _, made = corpora
     # What the model knows as sadness is called anger there.
     other = str(write_run(tmp_path / "other", renamed(made[1], "grief", "anger")))
     (free,) = transfer(folder, [other])
@@ -203,9 +197,8 @@ def test_choosing_among_common_classes_only_never_names_another(tmp_path: Path) 
     assert bound.figures["UA"] >= free.figures["UA"]
 
 
-def test_a_model_meets_a_louder_corpus_at_its_own_level(tmp_path: Path) -> None:
-    runs, made = three(tmp_path)
-    folder = model_of(tmp_path, runs[0])
+def test_a_model_meets_a_louder_corpus_at_its_own_level(corpora: Corpora) -> None:
+    folder, runs, made = corpora
     (scaled,) = transfer(folder, runs[2:], normalise="corpus")
     x = made[2].x[:, 0].astype(np.float64)
     own = made[0].x[:, 0].astype(np.float64)
@@ -215,9 +208,8 @@ def test_a_model_meets_a_louder_corpus_at_its_own_level(tmp_path: Path) -> None:
     assert scaled.figures["UA"] > transfer(folder, runs[2:])[0].figures["UA"] + 0.2
 
 
-def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
-    runs, made = three(tmp_path)
-    folder = model_of(tmp_path, runs[0])
+def test_a_run_of_another_model_is_refused(corpora: Corpora, tmp_path: Path) -> None:
+    folder, runs, made = corpora
     other = str(write_run(tmp_path / "other", made[1], settings={"model": "another"}))
     with pytest.raises(StoreError, match="model: 'given' and 'another'"):
         transfer(folder, [other])
@@ -227,7 +219,7 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_an_experiment_s_file_does_what_its_model_does(tmp_path: Path) -> None:
     runs, _ = three(tmp_path)
-    folder = model_of(tmp_path, runs[0], classifier="lda")
+    folder = model_of(tmp_path / "model", runs[0], classifier="lda")
     (of_model,) = transfer(folder, runs[2:])
     (of_config,) = transfer(folder / "config.yaml", runs[2:])
     assert of_config.figures == of_model.figures
@@ -243,7 +235,7 @@ def test_the_command_writes_its_figures_and_a_heat_map(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "grief (9) -> sadness" in done.output
     assert {each.name for each in out.iterdir()} == {"cells.json", "cross_corpus.json", "cross_corpus.png"}
-    folder = model_of(tmp_path, runs[0])
+    folder = model_of(tmp_path / "model", runs[0])
     done = CliRunner().invoke(hser_evaluate, [str(folder), runs[2], "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert f"{runs[2]}: UA" in done.output

@@ -70,8 +70,8 @@ def test_every_classifier_predicts_the_same_after_loading(
     name: str, runs: tuple[Path, Path], tmp_path: Path, without_charts: None
 ) -> None:
     for source in sources_for(name, *runs):
-        experiment, features, result, made = trained([source], name, **quickly(name))
-        write_model(tmp_path / "m", made.estimator, result, experiment, made.sources, projection="pca")
+        features, result, made = trained([source], name, **quickly(name))
+        write_model(tmp_path / "m", made.estimator, result, made.sources, projection="pca")
         model = load_model(tmp_path / "m")
         layer = made.settings[0].layer
         if features.has_frames:
@@ -284,11 +284,9 @@ def test_somebody_elses_folder_is_not_replaced(runs: tuple[Path, Path], tmp_path
 def test_a_model_is_not_written_before_its_layer_is_chosen(
     runs: tuple[Path, Path], tmp_path: Path, without_charts: None
 ) -> None:
-    experiment, _, result, made = trained([f"{runs[0]}:meanstd"], "lda", folds=2, protocol="grouped-kfold")
+    _, result, made = trained([f"{runs[0]}:meanstd"], "lda", folds=2, protocol="grouped-kfold")
     with pytest.raises(SettingsError, match="layers chosen"):
-        write_model(
-            tmp_path / "m", made.estimator, result, experiment, [Source(str(runs[1]), "mean", "best")]
-        )
+        write_model(tmp_path / "m", made.estimator, result, [Source(str(runs[1]), "mean", "best")])
     assert not (tmp_path / "m").exists()
 
 
@@ -299,7 +297,7 @@ def test_a_failure_while_writing_leaves_the_old_model(
     model: Path, runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (model / MODEL).read_bytes()
-    monkeypatch.setattr("classifiers.training.model_folder._write_charts", lambda *_: 1 / 0)
+    monkeypatch.setattr("classifiers.training.model_folder.charts_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_trained(model, [f"{runs[0]}:meanstd"], "lda")
     assert (model / MODEL).read_bytes() == before
