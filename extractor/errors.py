@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class HserError(Exception):
@@ -98,3 +98,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     ordered = near + [k for k in known if k not in near]
     return f"unknown {kind} {name!r}; known: {', '.join(ordered)}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

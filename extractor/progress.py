@@ -192,11 +192,6 @@ def failure_reasons(failures: Sequence[Failure]) -> list[tuple[str, int]]:
     return kinds.most_common()
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
 def summary_rows(s: Summary) -> list[tuple[str, str]]:
     """The table at the end of a run, as pairs of text."""
     rows = [

@@ -22,11 +22,10 @@ from classifiers.data.label_maps import as_classes
 from classifiers.data.runs import augmentations_of, missing_notes, open_run, tested_rows
 from classifiers.data.source import CLEAN, COPIES, FRAMES, OPEN_LAYERS, Labelling, Source
 from classifiers.data.standardise import standardise
-from extractor.errors import InputError, SettingsError, unknown
+from extractor.errors import InputError, SettingsError, some, unknown
 from extractor.inputs.corpora.words import is_missing, known
 from extractor.store import Store
 
-NAMED = 5  # ids that a note names
 KEPT_BYTES = 512 << 20  # of frames in memory: about 90 minutes of 120 dimensions, ten times over
 _AS_WRITTEN = ("original", "copy", "augmentation", "text")  # ids and texts, which may read "none"
 
@@ -329,8 +328,7 @@ class FrameRows:
 
 def named(ids: Sequence[str]) -> str:
     """How many recordings, and the first of them by name."""
-    shown = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
-    return f"{len(ids):,} {'recording' if len(ids) == 1 else 'recordings'} ({shown})"
+    return f"{len(ids):,} {'recording' if len(ids) == 1 else 'recordings'} ({some(ids)})"
 
 
 def _resolved(source: Source, store: Store) -> SourceRows:

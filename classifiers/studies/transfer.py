@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.data.features import NAMED, Features
+from classifiers.data.features import Features
 from classifiers.data.label_maps import LabelMap, map_labels, restricted
 from classifiers.data.overlap import overlap
 from classifiers.data.runs import augmentations_of, open_run, tested_rows
@@ -32,7 +32,7 @@ from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import open_features, run_experiment, train_on_all
 from classifiers.training.learner import Say
 from classifiers.training.model_folder import Model, heard_by, load_model, origin_of
-from extractor.errors import InputError, SettingsError, StoreError
+from extractor.errors import InputError, SettingsError, StoreError, some
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,9 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
             )
     namesakes = sorted({name for each in found for name in each.namesakes})
     if namesakes:
-        shown = ", ".join(namesakes[:NAMED]) + (", ..." if len(namesakes) > NAMED else "")
         notes.append(
-            f"{run}: speakers {shown} have the names of speakers heard in training; whether they are the same"
-            " is unknown, as the runs do not say that they are of one corpus"
+            f"{run}: speakers {some(namesakes)} have the names of speakers heard in training; whether they"
+            " are the same is unknown, as the runs do not say that they are of one corpus"
         )
     if heard:
         counts = {

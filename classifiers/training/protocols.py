@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.data.features import NAMED, Features, named
+from classifiers.data.features import Features, named
 from classifiers.data.source import CLEAN
 from extractor.errors import InputError, SettingsError, unknown
 
+FOLDS_NAMED = 5  # in a note
 # EmoBox's folds (Ma et al. 2024): test speakers of each fold.
 EMOBOX_RAVDESS = (
     ("1", "11", "20", "21"),
@@ -248,8 +249,8 @@ def check_folds(features: Features, folds: Sequence[Fold], group: str | None) ->
             )
     single = [fold.name for fold in folds if len(np.unique(features.y[fold.test])) == 1]
     if single:
-        shown = ", ".join(single[:NAMED])
-        shown += f" and {len(single) - NAMED:,} more" if len(single) > NAMED else ""
+        shown = ", ".join(single[:FOLDS_NAMED])
+        shown += f" and {len(single) - FOLDS_NAMED:,} more" if len(single) > FOLDS_NAMED else ""
         notes.append(f"one class only is tested in fold {shown}: its own UA says little")
     return notes
 

@@ -187,7 +187,7 @@ def _follow(run: str) -> None:
 
 
 def _say_ids(what: str, ids: Sequence[str]) -> None:
-    from extractor.progress import some
+    from extractor.errors import some
 
     if ids:
         _echo(f"{_count(len(ids), 'recording')} {what}: {some(ids, _IDS_SHOWN)}")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from extractor.progress import some
+from extractor.errors import some
 
 # fmt: off
 AUDIO_SUFFIXES = frozenset((

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from extractor.audio.files import Stamp, checksums, lengths, stamps
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
-from extractor.errors import InputError
+from extractor.errors import InputError, some
 from extractor.plan.batches import Planner, stamped
 from extractor.plan.matching import Matching, RunRecording, ids_of, recordings_of
-from extractor.progress import Changes, some
+from extractor.progress import Changes
 from extractor.store import Store
 from extractor.store.run_folder import LEFT_INPUT, REPLACED, ManifestRow
 from extractor.store.sources import checksums_at

@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from extractor.errors import some
 from extractor.inputs.labels import label_notes
-from extractor.progress import some
 from extractor.store import Store
 from extractor.store.aside import writable
 from extractor.store.pack import quiet_checksums

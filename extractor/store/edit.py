@@ -15,9 +15,9 @@ from os import PathLike
 from pathlib import Path, PurePath
 
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
-from extractor.errors import InputError, StoreError
+from extractor.errors import InputError, StoreError, some
 from extractor.store import Store
-from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow, read_lines, read_run, some
+from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow, read_lines, read_run
 from extractor.store.where import factor, parse_where
 from extractor.store.writer import RunWriter
 from extractor.types import Manifest, Utterance

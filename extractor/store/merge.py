@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
-from extractor.errors import SettingsDiffer, SettingsError, StoreError
+from extractor.errors import SettingsDiffer, SettingsError, StoreError, some
 from extractor.inputs.table import NO_CORPUS
 from extractor.store import Store
 from extractor.store.aside import TMP, sync_folder, writable
@@ -42,7 +42,6 @@ from extractor.store.run_folder import (
     read_lines,
     read_quiet,
     read_run,
-    some,
     write_manifest,
     write_text,
 )

@@ -50,7 +50,6 @@ BY_HAND = "by hand"  # `hser-store drop`: the recording stays out while it is in
 _FILES = (RUN, MANIFEST, ROWS, ERRORS, CONTENTS, LOCK)
 _DATA_FILE = re.compile(r"(batch|part)-(\d{8,})\.h5")
 _BYTES_A_WRITE = 1 << 20
-_NAMED = 5  # ids in one message
 _READINGS = 100  # of a manifest, before one gives up on one that changes all the time
 
 to_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -181,11 +180,6 @@ def agree(path: Path, asked: RunInfo) -> RunInfo:
         now = replace(there, environment=kept | {key: value for key, value in said.items() if value})
     write_text(path / RUN, [now.to_json(), "\n"])
     return now
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of them, for a message."""
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def batch_path(run: Path, batch: int) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from extractor.errors import some
 from extractor.store.edition import rows_problem
 from extractor.store.hdf5 import BrokenPart, checksum_problems, decode_text, open_part, read_info
 from extractor.store.reader import Store
@@ -20,7 +21,6 @@ from extractor.store.run_folder import (
     list_files,
     read_lines,
     read_run,
-    some,
 )
 from extractor.store.sources import list_sources
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extractor.errors import InputError
+from extractor.errors import InputError, some
 
 HOLD_BYTES = 1 << 30  # recordings that are read from a store stay in memory up to this; else they are reread
 BLOCK_ROWS = 256  # of pooled rows whose moments are taken at once: 50 MB in float64 of 25 x 1,024
@@ -131,8 +131,7 @@ def _frames(
 
 
 def _not_finite(rows: Sequence[int] | np.ndarray) -> str:
-    named = ", ".join(str(i) for i in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    return f"{len(rows)} rows hold NaN or infinity (row {named}); leave them out"
+    return f"{len(rows)} rows hold NaN or infinity (row {some([str(i) for i in rows])}); leave them out"
 
 
 def batches(
