@@ -13,7 +13,6 @@ import time
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -135,9 +134,7 @@ class IndexWriter:
     def __enter__(self) -> IndexWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """After an error nothing is written: the next writer takes the rows from the store."""
         if error is None:
             self.close()

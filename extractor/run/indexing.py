@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -92,9 +91,7 @@ class Indexes(AbstractContextManager["Indexes"]):
             # As the store has them: an index that is built from it later must be the same.
             writer.add(positions, rounded(values, self._storage_dtype))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for option, writer in self._writers.items() if error is None else ():
             index = writer.close()
             self._progress.note(

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from extractor.audio.ahead import Channel, DecodeAhead
@@ -182,9 +181,7 @@ class Committer(AbstractContextManager["Committer"]):
         if not goes_on:
             self._thread.result()  # raises what ended it
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         began = time.perf_counter()
         self._results.end(drop=error is not None and not isinstance(error, Exception))
         try:
