@@ -149,8 +149,8 @@ def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
     """What was used and no key of the experiment says, as plain values.
 
     ``sources``: run, encoder, pooling and layers of each; ``parameters``: those of the classifier
-    that tell it from another, see `Classifier.shown_parameters`; ``classes``; ``asked``: the experiment before
-    its defaults were worked out; ``search``: what a search drew from; ``gate_prior``.
+    that tell it from another, see `Classifier.shown_parameters`; ``classes``; ``asked``: the experiment
+    before its defaults were worked out; ``search``: what a search drew from; ``gate_prior``.
     """
     used: dict[str, Any] = {
         "sources": [
