@@ -15,13 +15,13 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 from conftest import ROOT
-from lookup_cases import clustered, write_embeddings
 
 from classifiers import lookup
 from classifiers.commands.lookup import hser_lookup
 from classifiers.lookup.evaluation import evaluate
 from extractor import HserError, SettingsError, extract
 from extractor.index import list_indexes
+from tests.classifier_cases import clustered, write_embeddings
 
 
 def hser(*args: object, code: int = 0) -> Result:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import FP32_RELATIVE, MakeCheckpoint
-from lookup_cases import clustered, write_embeddings
 
 from classifiers import lookup
 from classifiers.lookup import Hits, search
@@ -23,6 +22,7 @@ from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreErr
 from extractor.index import IndexStale, build
 from extractor.store.pack import pack
 from extractor.types import Failure
+from tests.classifier_cases import clustered, write_embeddings
 
 # Cosines in float32: a product of a few dozen terms, once by FAISS and once by numpy.
 COSINE_ERROR = 1e-6

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import shared
-from lookup_cases import clustered, write_embeddings
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsClassifier
@@ -18,6 +17,7 @@ from classifiers.charts.plots import write_chart
 from classifiers.lookup.evaluation import evaluate
 from classifiers.lookup.near_duplicates import find_near_duplicates
 from extractor import InputError, SettingsError, Store, StoreError, extract
+from tests.classifier_cases import clustered, write_embeddings
 
 
 def by_hand(X: np.ndarray, y: np.ndarray, groups: np.ndarray, k: int, scale: str) -> dict[str, float]:

@@ -24,7 +24,8 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 from conftest import ROOT
-from lookup_cases import clustered, write_embeddings
+
+from tests.classifier_cases import clustered, write_embeddings
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lookup_cases import clustered, write_embeddings
 from test_page import Slow, encoded, tone
+
+from tests.classifier_cases import clustered, write_embeddings
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
