@@ -85,51 +85,55 @@ def confusion_matrix(figure: Figure, confusion: np.ndarray, classes: Sequence[st
 @chart
 def roc(figure: Figure, y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> None:
     """One class against the rest, all classes. y_true: int [M]; proba: float [M, C]."""
+    from sklearn.metrics import auc, roc_curve
+
+    curves: list[Curve | None] = []
+    for code, score in enumerate(proba.T):
+        positive, curve = y_true == code, None
+        if positive.any() and not positive.all():
+            x, y, _ = roc_curve(positive, score, drop_intermediate=False)
+            curve = x, y, float(auc(x, y))
+        curves.append(curve)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
-    curves = [_roc(y_true == code, proba[:, code]) for code in range(len(classes))]
-    _draw_curves(axes, curves, classes, "AUC", "default")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    legend_below(figure, axes)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    _draw_curves(figure, axes, curves, classes, "AUC", "default")
 
 
 @chart
 def pr(figure: Figure, y_true: np.ndarray, proba: np.ndarray, classes: Sequence[str]) -> None:
-    """Recall against precision of every class. y_true: int [M]; proba: float [M, C]."""
-    axes = figure.add_subplot()
-    curves = [_pr(y_true == code, proba[:, code]) for code in range(len(classes))]
-    _draw_curves(axes, curves, classes, "AP", "steps-pre")
-    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
-    legend_below(figure, axes)
+    """Recall against precision of every class. y_true: int [M]; proba: float [M, C].
 
-
-def _roc(positive: np.ndarray, score: np.ndarray) -> Curve | None:
-    """None where all rows are of one kind."""
-    from sklearn.metrics import auc, roc_curve
-
-    if positive.all() or not positive.any():
-        return None
-    x, y, _ = roc_curve(positive, score, drop_intermediate=False)
-    return x, y, float(auc(x, y))
-
-
-def _pr(positive: np.ndarray, score: np.ndarray) -> Curve | None:
-    """None without positive rows. Trapezia would be too kind an area (Davis and Goadrich 2006)."""
+    The area is the average precision: trapezia would be too kind (Davis and Goadrich 2006).
+    """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    if not positive.any():
-        return None
-    precision, recall, _ = precision_recall_curve(positive, score)
-    return recall[::-1], precision[::-1], float(average_precision_score(positive, score))
+    curves: list[Curve | None] = []
+    for code, score in enumerate(proba.T):
+        positive, curve = y_true == code, None
+        if positive.any():
+            precision, recall, _ = precision_recall_curve(positive, score)
+            curve = recall[::-1], precision[::-1], float(average_precision_score(positive, score))
+        curves.append(curve)
+    axes = figure.add_subplot()
+    axes.set(xlabel="recall", ylabel="precision")
+    _draw_curves(figure, axes, curves, classes, "AP", "steps-pre")
 
 
 def _draw_curves(
-    axes: Axes, curves: Sequence[Curve | None], classes: Sequence[str], area: str, steps: Any
+    figure: Figure,
+    axes: Axes,
+    curves: Sequence[Curve | None],
+    classes: Sequence[str],
+    area: str,
+    steps: Any,
 ) -> None:
     for curve, name, mark in zip(curves, classes, marks_of(classes), strict=True):
         x, y, value = curve or (np.zeros(0), np.zeros(0), None)
         label = f"{short(name)} (no rows)" if value is None else f"{short(name)} ({area} {value:.3f})"
         axes.plot(x, y, color=mark.colour, linestyle=mark.dash, label=label, linewidth=1.4, drawstyle=steps)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    legend_below(figure, axes)
 
 
 @chart

@@ -278,14 +278,11 @@ def _join(todo: Todo, waveforms: Waveforms, clips: Clips, backend: str) -> list[
         elif nothing:
             results.append(f"the other recording, {join.clip!r}, is silent: it has no level to match")
         else:
-            matched = other * (_rms(x) / _rms(other)).to(other.dtype)
+            # In float64: the squares of quiet float32 samples would vanish.
+            own, its = (wave.double().square().mean().sqrt() for wave in (x, other))
+            matched = other * (own / its).to(other.dtype)
             results.append(torch.cat([x, matched] if join.at == "end" else [matched, x]))
     return results
-
-
-def _rms(x: Tensor) -> Tensor:
-    """float64: the squares of quiet float32 samples would vanish."""
-    return x.double().square().mean().sqrt()
 
 
 # Which pass does an operation, and its place there: neighbours of one pass that come in the order of their

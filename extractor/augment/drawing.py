@@ -12,17 +12,14 @@ augmentation that asks, and on nothing else: not on order, batch mates, workers 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, TypeAlias
 
 from extractor.augment.parameters import Number, Range, TableRow
 from extractor.errors import SettingsError
-
-K = TypeVar("K", bound=Hashable)
 
 RECORDING = "recording"  # of the corpus: `Clip.id` is its utterance's id
 NOISE = "noise"  # from a folder of noise: `Clip.id` is its path
@@ -127,34 +124,26 @@ class Pool:
         self, sources: Iterable[Original] = (), noise: Mapping[str, Sequence[Clip]] | None = None
     ) -> None:
         """``sources``: originals, ids unique. ``noise``: the clips of each folder, as it was written."""
-        self._sources = sorted(sources, key=lambda source: source.id)
-        self.ids = {source.id for source in self._sources}
         self.noise = {
             folder: tuple(sorted(clips, key=lambda clip: clip.id)) for folder, clips in (noise or {}).items()
         }
+        # By emotion and speaker; under the speaker None all of an emotion.
+        self.groups: dict[tuple[str, str | None], list[Original]] = {}
+        for source in sorted(sources, key=lambda source: source.id):
+            for speaker in (source.speaker, None):
+                self.groups.setdefault((source.emotion, speaker), []).append(source)
 
-    def _grouped(self, key: Callable[[Original], K]) -> dict[K, list[Original]]:
-        groups: dict[K, list[Original]] = {}
-        for source in self._sources:
-            groups.setdefault(key(source), []).append(source)
-        return groups
+    def has(self, recording: str) -> bool:
+        return any(source.id == recording for of in self.groups.values() for source in of)
 
-    @cached_property
-    def by_emotion(self) -> dict[str, list[Original]]:
-        return self._grouped(lambda source: source.emotion)
-
-    @cached_property
-    def by_emotion_and_speaker(self) -> dict[tuple[str, str], list[Original]]:
-        return self._grouped(lambda source: (source.emotion, source.speaker))
+    def of_emotion(self, emotion: str) -> list[Original]:
+        return self.groups.get((emotion, None), [])
 
     def partners(self, source: Original, emotion: str, same_speaker: bool) -> Partners:
         """Recordings of ``emotion`` other than ``source``; none where a label is not known."""
         if not emotion or (same_speaker and not source.speaker):
             return Partners([], None)
-        if same_speaker:
-            found = self.by_emotion_and_speaker.get((emotion, source.speaker), [])
-        else:
-            found = self.by_emotion.get(emotion, [])
+        found = self.groups.get((emotion, source.speaker if same_speaker else None), [])
         at = bisect_left(found, source.id, key=lambda other: other.id)
         itself = at < len(found) and found[at].id == source.id
         return Partners(found, at if itself else None)
@@ -250,7 +239,7 @@ class Operation(Augmentation):
         clip = self.clip_needed
         if clip and clip.kind == NOISE and not Path(clip.id).is_file():
             raise SettingsError(f"{self.text}: there is no file {clip.id!r}")
-        if clip and clip.kind == RECORDING and clip.id not in pool.ids:
+        if clip and clip.kind == RECORDING and not pool.has(clip.id):
             raise SettingsError(f"{self.text}: no recording of the input has the id {clip.id!r}")
 
     @property
@@ -281,10 +270,20 @@ class OneOf(Augmentation):
 
     def __post_init__(self) -> None:
         Augmentation.__post_init__(self)
-        pairs = tuple(_weighted(choice) for choice in self.choices)
+        pairs = []
+        for choice in self.choices:
+            pair = isinstance(choice, tuple | list) and len(choice) == 2
+            augmentation, weight = choice if pair else (choice, 1.0)  # type: ignore[misc]
+            if not isinstance(augmentation, Augmentation):
+                why = "is not an augmentation, nor a pair (augmentation, weight)"
+                raise SettingsError(f"oneof: {augmentation!r} {why}")
+            if not Number(0, above=True).holds(weight):
+                what = f"weight {weight!r} of {augmentation.name}"
+                raise SettingsError(f"oneof: {what}: must be a number above 0")
+            pairs.append((augmentation, float(weight)))
         if not pairs:
             raise SettingsError("oneof: has no augmentation to choose from")
-        object.__setattr__(self, "choices", pairs)
+        object.__setattr__(self, "choices", tuple(pairs))
 
     @property
     def weighted(self) -> tuple[tuple[Augmentation, float], ...]:
@@ -297,17 +296,6 @@ class OneOf(Augmentation):
     def draw(self, source: Original, random: Random, pool: Pool) -> Operations:
         chosen = random.weighted([weight for _, weight in self.weighted])
         return self.inner[chosen].drawn(source, random.inside(chosen), pool)
-
-
-def _weighted(choice: object) -> tuple[Augmentation, float]:
-    augmentation, weight = choice if isinstance(choice, tuple | list) and len(choice) == 2 else (choice, 1.0)
-    if not isinstance(augmentation, Augmentation):
-        raise SettingsError(
-            f"oneof: {augmentation!r} is not an augmentation, nor a pair (augmentation, weight)"
-        )
-    if not Number(0, above=True).holds(weight):
-        raise SettingsError(f"oneof: weight {weight!r} of {augmentation.name}: must be a number above 0")
-    return augmentation, float(weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,14 +171,14 @@ class CopyPaste(Augmentation):
         return f"kind={self.kind}: the corpus has no other {emotion} recording{speaker}"
 
     def check(self, pool: Pool) -> None:
-        if set(pool.by_emotion) <= {""}:
+        known = {emotion: len(pool.of_emotion(emotion)) for emotion, _ in pool.groups if emotion}
+        if not known:
             raise self.refuse("kind", "no recording has an emotion; it takes a corpus with labels")
-        if NEUTRAL_PARTNER in KINDS[self.kind] and NEUTRAL not in pool.by_emotion:
+        if NEUTRAL_PARTNER in KINDS[self.kind] and NEUTRAL not in known:
             raise self.refuse("kind", "no recording of the corpus is neutral")
-        pairs = (len(group) > 1 for emotion, group in pool.by_emotion.items() if emotion)
-        if self.kind == SAME_EMOTION and not any(pairs):
+        if self.kind == SAME_EMOTION and max(known.values()) < 2:
             raise self.refuse("kind", "no two recordings of the corpus have the same emotion")
-        if self.same_speaker and not any(speaker for _, speaker in pool.by_emotion_and_speaker):
+        if self.same_speaker and not any(speaker for _, speaker in pool.groups):
             raise self.refuse("same_speaker", "no recording has a speaker; it takes a corpus with speakers")
 
 
