@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cuda_kernels.backend import resolve
-from cuda_kernels.waveform.reference import WaveformEdit
+from cuda_kernels.waveform.reference import WaveformEdit, edit_waveform
 
 __all__ = ["WaveformEdit", "edit_waveforms", "silent"]
 
@@ -37,18 +37,37 @@ def edit_waveforms(
     `silent` beforehand. Raises ValueError for shapes, lengths and masks that do not fit, and for an edit
     that wants noise where none is given; TypeError for other dtypes.
     """
-    _check(x, lengths, edits, noise)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"waveforms are float32 (or float64), not {x.dtype}")
+    _check_lengths(x, lengths)
+    if len(edits) != len(lengths):
+        raise ValueError(f"{len(edits)} edits for {len(lengths)} recordings")
+    for i, (n, edit) in enumerate(zip(lengths, edits, strict=True)):
+        if edit.snr_db is not None and edit.noise_key is None and noise is None:
+            raise ValueError(f"recording {i}: snr_db {edit.snr_db} with neither a noise_key nor noise given")
+        for first, last in edit.masks:
+            if last > n:
+                raise ValueError(f"recording {i}: mask [{first}, {last}) of {n} samples")
+    if noise is not None and (noise.shape, noise.dtype, noise.device) != (x.shape, x.dtype, x.device):
+        raise ValueError(
+            f"noise {tuple(noise.shape)}, {noise.dtype}, on {noise.device} must be like the waveforms: "
+            f"{tuple(x.shape)}, {x.dtype}, on {x.device}"
+        )
     if backend == "auto" and x.dtype == torch.float64:
         backend = "torch"
     if resolve(backend, x.device) == "triton":
         if x.dtype == torch.float64:
             raise TypeError("the Triton path takes float32; float64 goes with backend='torch'")
-        from cuda_kernels.waveform.kernel import edit_waveforms_triton
+        from cuda_kernels.waveform import kernel
 
-        return edit_waveforms_triton(x, lengths, edits, noise, normalise)
-    from cuda_kernels.waveform.reference import edit_waveforms_torch
-
-    return edit_waveforms_torch(x, lengths, edits, noise, normalise)
+        return kernel.edit_waveforms(x, lengths, edits, noise, normalise)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    sizes = list(lengths)
+    noises = [None] * len(sizes) if noise is None else noise.split(sizes)
+    for edited, samples, own, edit in zip(out.split(sizes), x.split(sizes), noises, edits, strict=True):
+        if len(samples):
+            edited.copy_(edit_waveform(samples, edit, own, normalise))
+    return out
 
 
 def silent(x: Tensor, lengths: Sequence[int]) -> list[bool]:
@@ -62,25 +81,6 @@ def silent(x: Tensor, lengths: Sequence[int]) -> list[bool]:
     ends = torch.tensor(list(lengths), dtype=torch.int64).cumsum(0)
     until = torch.cat([heard.new_zeros(1), heard])[torch.cat([ends.new_zeros(1), ends]).to(x.device)]
     return [count == 0 for count in until.diff().tolist()]
-
-
-def _check(x: Tensor, lengths: Sequence[int], edits: Sequence[WaveformEdit], noise: Tensor | None) -> None:
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"waveforms are float32 (or float64), not {x.dtype}")
-    _check_lengths(x, lengths)
-    if len(edits) != len(lengths):
-        raise ValueError(f"{len(edits)} edits for {len(lengths)} recordings")
-    for i, (n, edit) in enumerate(zip(lengths, edits, strict=True)):
-        if edit.needs_noise and noise is None:
-            raise ValueError(f"recording {i}: snr_db {edit.snr_db} with neither a noise_key nor noise given")
-        for first, last in edit.masks:
-            if last > n:
-                raise ValueError(f"recording {i}: mask [{first}, {last}) of {n} samples")
-    if noise is not None and (noise.shape, noise.dtype, noise.device) != (x.shape, x.dtype, x.device):
-        raise ValueError(
-            f"noise {tuple(noise.shape)}, {noise.dtype}, on {noise.device} must be like the waveforms: "
-            f"{tuple(x.shape)}, {x.dtype}, on {x.device}"
-        )
 
 
 def _check_lengths(x: Tensor, lengths: Sequence[int]) -> None:

@@ -169,7 +169,7 @@ def _apply(
     tl.store(out_ptr + tl.load(row + START) + at, y.to(tl.float32), mask=at < length)
 
 
-def edit_waveforms_triton(
+def edit_waveforms(
     x: Tensor, lengths: Sequence[int], edits: Sequence[WaveformEdit], noise: Tensor | None, normalise: bool
 ) -> Tensor:
     """See `waveform.edit_waveforms`, which has checked the arguments; float32 only."""

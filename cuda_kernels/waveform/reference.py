@@ -8,7 +8,6 @@ it costs a tenth of what drawing the noise does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,25 +42,6 @@ class WaveformEdit:
         for first, last in self.masks:
             if not 0 <= first <= last:
                 raise ValueError(f"mask [{first}, {last}): must be in order and from sample 0 on")
-
-    @property
-    def needs_noise(self) -> bool:
-        """Whether noise has to be given: an SNR without a key."""
-        return self.snr_db is not None and self.noise_key is None
-
-
-def edit_waveforms_torch(
-    x: Tensor, lengths: Sequence[int], edits: Sequence[WaveformEdit], noise: Tensor | None, normalise: bool
-) -> Tensor:
-    """See `waveform.edit_waveforms`, which has checked the arguments."""
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    start = 0
-    for n, edit in zip(lengths, edits, strict=True):
-        own = slice(start, start + n)
-        if n:
-            out[own] = edit_waveform(x[own], edit, None if noise is None else noise[own], normalise)
-        start += n
-    return out
 
 
 def edit_waveform(x: Tensor, edit: WaveformEdit, noise: Tensor | None, normalise: bool) -> Tensor:

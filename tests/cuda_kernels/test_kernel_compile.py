@@ -109,7 +109,7 @@ def calls() -> Iterator[Callable[[], Any]]:
     from cuda_kernels.spectral import NUM_BINS, SpectralEdit
     from cuda_kernels.spectral.kernel import edit_spectrogram
     from cuda_kernels.waveform import WaveformEdit
-    from cuda_kernels.waveform.kernel import edit_waveforms_triton
+    from cuda_kernels.waveform.kernel import edit_waveforms
 
     frames = torch.zeros(10, NUM_BINS, dtype=torch.complex64)
     edit = SpectralEdit(8, (1.25, 1.25), bands=((3, 9),), spans=((1, 2),))
@@ -118,7 +118,7 @@ def calls() -> Iterator[Callable[[], Any]]:
     x, edits = torch.zeros(5000), {"gain": WaveformEdit(2.0), "noise": WaveformEdit(1.0, 10.0, noise_key=1)}
     for edit_name in edits:
         for normalise in (False, True):
-            yield lambda e=edits[edit_name], n=normalise: edit_waveforms_triton(x, [5000], [e], None, n)
+            yield lambda e=edits[edit_name], n=normalise: edit_waveforms(x, [5000], [e], None, n)
 
     for dtype in (torch.float32, torch.float64):
         yield lambda d=dtype: resample(torch.zeros(4800, dtype=d), [4800], 1, 3)

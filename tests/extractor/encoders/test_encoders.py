@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -180,20 +179,6 @@ def test_old_weight_norm_parameters_are_read(tmp_path: Path, checkpoint: MakeChe
     assert renamed.provenance["weights"] == load_checkpoint(str(folder)).provenance["weights"]
 
 
-@pytest.mark.parametrize("do_normalize", [True, False])
-def test_normalisation_is_what_the_checkpoints_file_says(
-    do_normalize: bool, checkpoint: MakeCheckpoint
-) -> None:
-    from transformers import Wav2Vec2FeatureExtractor
-
-    folder = checkpoint("hubert", do_normalize=do_normalize)
-    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
-    waveform = 0.1 * waveforms((16_000,))[0] + 0.05
-    theirs = torch.tensor(extractor(waveform.numpy(), sampling_rate=16_000).input_values[0])
-    ours = Model(str(folder), "fp32", CPU).encoder.normalise([waveform])[0]
-    assert relative_error(ours, theirs) < 1e-6
-
-
 def test_normalisation_without_the_file_follows_the_norm_and_says_so(checkpoint: MakeCheckpoint) -> None:
     for norm in ("group", "layer"):
         found = load_checkpoint(str(checkpoint("hubert", do_normalize=None, feat_extract_norm=norm)))
@@ -225,41 +210,17 @@ def test_random_weights_depend_on_the_seed_alone_and_leave_the_generator_alone(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_bad_models_are_refused_by_name(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
-    with pytest.raises(ModelError, match=r"unknown model 'huber-large'; known: hubert-large"):
-        load_checkpoint("huber-large")
-    with pytest.raises(ModelError, match="no such folder"):
-        load_checkpoint("./nowhere/at-all")
-    with pytest.raises(ModelError, match=r"has no config\.json"):
-        load_checkpoint(str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelError, match="of the kind 'bert'; hser runs hubert"):
-        load_checkpoint(str(tmp_path))
-    (tmp_path / "config.json").write_text((checkpoint() / "config.json").read_text())
-    with pytest.raises(ModelError, match="cannot read the weights"):
-        load_checkpoint(str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes((checkpoint() / "model.safetensors").read_bytes()[:9_000])
-    with pytest.raises(ModelError, match="cannot read the weights"):
-        load_checkpoint(str(tmp_path))
-    with pytest.raises(ModelError, match="seed behind @"):
-        load_checkpoint("random:hubert-base@x")
-
-
-def test_missing_weights_are_never_made_up(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
-    def cut(tensors: dict[str, torch.Tensor]) -> None:
-        for name in [name for name in tensors if "layers.2" in name]:
-            del tensors[name]
-
-    folder = changed(shutil.copytree(checkpoint(), tmp_path / "model"), cut)
-    with pytest.raises(ModelError, match=r"missing from the checkpoint.*layers\.2"):
-        load_checkpoint(str(folder))
-
-
-def test_another_sample_rate_is_refused(tmp_path: Path) -> None:
-    make_model("hubert").save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": 8_000}))
-    with pytest.raises(ModelError, match="takes audio at 8000 Hz"):
-        load_checkpoint(str(tmp_path))
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("huber-large", "unknown model 'huber-large'; known: hubert-large"),
+        ("./nowhere/at-all", "no such folder"),
+        ("random:hubert-base@x", "seed behind @"),
+    ],
+)
+def test_bad_models_are_refused_by_name(spec: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_checkpoint(spec)
 
 
 def test_the_table_names_known_kinds() -> None:
