@@ -26,7 +26,7 @@ from extractor.errors import InputError, SettingsError, some, unknown
 from extractor.inputs.corpora.words import is_missing, known
 from extractor.store import Store
 
-KEPT_BYTES = 512 << 20  # of frames in memory: about 90 minutes of 120 dimensions, ten times over
+KEPT_BYTES = 1 << 30  # of frames in memory: six hours of 120 dimensions, a hundred a second
 _AS_WRITTEN = ("original", "copy", "augmentation", "text")  # ids and texts, which may read "none"
 
 

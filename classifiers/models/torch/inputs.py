@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from classifiers.data.features import FrameRows
 from extractor.errors import InputError, some
 
-HOLD_BYTES = 1 << 30  # recordings that are read from a store stay in memory up to this; else they are reread
 BLOCK_ROWS = 256  # of pooled rows whose moments are taken at once: 50 MB in float64 of 25 x 1,024
 POOL_BATCHES = 32  # batches are cut from this many batches' rows at a time, sorted by length
 LARGEST_SHARE = 0.5  # of the rows that the validation part may take, however the groups fall
@@ -74,28 +74,21 @@ def pooled(rows: Any, ndim: int) -> Inputs:
     return Inputs(np.ones(len(rows), np.int64), rows.shape[1:], rows.__getitem__, BLOCK_ROWS)
 
 
-def frames_of(recordings: Sequence[Any], hold_bytes: int = HOLD_BYTES) -> Inputs:
-    """Of recordings ``[T, D]``; read once for lengths and checks, kept if they fit.
+def frames_of(recordings: Sequence[Any] | FrameRows) -> Inputs:
+    """Of recordings ``[T, D]``; read once for lengths and checks, and then when they are asked for.
 
-    ``recordings``: a list of arrays, or a sequence that reads an array each time it is asked.
+    ``recordings``: a list of arrays, or a sequence that reads an array each time it is asked, of which
+    `FrameRows` keeps what fits in memory.
     """
     if not len(recordings):
         raise InputError("no recordings were given")
-    in_memory = isinstance(recordings, list | tuple)
-    kept: list[np.ndarray] | None = []
-    lengths, size = [], 0
+    if not isinstance(recordings, list | tuple | FrameRows):
+        recordings = FrameRows(recordings.__getitem__, np.arange(len(recordings)))
     shape = _frames(recordings, 0).shape[1:]
-    for i in range(len(recordings)):
-        frames = _frames(recordings, i, shape)
-        lengths.append(len(frames))
-        size += 0 if in_memory else frames.nbytes
-        kept = kept if size <= hold_bytes else None
-        if kept is not None:
-            kept.append(frames)
-    held: Sequence[Any] = recordings if kept is None else kept
+    lengths = [len(_frames(recordings, i, shape)) for i in range(len(recordings))]
 
     def read(rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.asarray(held[i], np.float32) for i in rows])
+        return np.concatenate([np.asarray(recordings[i], np.float32) for i in rows])
 
     return Inputs(np.array(lengths, np.int64), shape, read, 1)
 
@@ -117,7 +110,7 @@ def time_means(recordings: Sequence[Any]) -> np.ndarray:
 
 
 def _frames(
-    recordings: Sequence[Any], i: int, shape: tuple[int, ...] | None = None, ndim: int = 2
+    recordings: Sequence[Any] | FrameRows, i: int, shape: tuple[int, ...] | None = None, ndim: int = 2
 ) -> np.ndarray:
     """Recording ``i``, checked: float32 ``[T, *shape]``."""
     frames = np.asarray(recordings[i], np.float32)

@@ -246,7 +246,7 @@ class Superb(TorchClassifier):
 class FrameClassifier(TorchClassifier):
     """``X``: a sequence of float32 ``[T, D]``, a list, or anything that reads a recording when asked.
 
-    Such a sequence is read once, and again each epoch if it is larger than `inputs.HOLD_BYTES`.
+    Of such a sequence what fits in memory is read once, the rest again each epoch (`FrameRows`).
     """
 
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
