@@ -18,17 +18,26 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from audio_cases import decode_one, header_of, noise, only, outcomes, probe_one, reason_of, wav_bytes
+from audio_cases import (
+    damaged,
+    decode_one,
+    header_of,
+    noise,
+    only,
+    outcomes,
+    probe_one,
+    reason_of,
+    wav_bytes,
+    write,
+)
 from conftest import SHARED_DATA, shared
 
 from extractor.audio import dali, readers
 from extractor.audio.ahead import DecodeAhead
 from extractor.audio.cut import Cut
 from extractor.audio.decode import DecodeOptions, decode_batch
-from extractor.audio.headers import read_header
-from extractor.audio.probe import bytes_of, num_samples_16k, probe
+from extractor.audio.probe import num_samples_16k, probe
 from extractor.audio.readers import BLOCK_FRAMES, able, backends
-from extractor.errors import SettingsError
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
 
 # Lossy codecs are decoded by other programs with other arithmetic; PCM and FLAC are equal bit for bit.
@@ -103,11 +112,6 @@ def test_odd_recordings_match_ffmpeg_or_fail_with_a_reason(path: Path | None) ->
         assert np.abs(result.waveform - expected).max() <= LOSSY_TOLERANCE
 
 
-def test_most_odd_recordings_decode() -> None:
-    results = outcomes([path for path in sorted(shared("odd").rglob("*")) if path.is_file()])
-    assert sum(isinstance(result, Decoded) for result in results) >= 80
-
-
 @pytest.mark.parametrize("backend", ["auto", "dali", "soundfile", "pyav"])
 @pytest.mark.parametrize("corpus", ["emodb/wav", "librispeech", "fsdd", "ravdess_48k"])
 def test_backends_agree_bit_for_bit_on_real_recordings(corpus: str, backend: str) -> None:
@@ -178,17 +182,15 @@ def test_float_recordings_are_not_clipped(tmp_path: Path) -> None:
 
 def test_silence_is_a_recording(tmp_path: Path) -> None:
     for kind in ("WAV", "FLAC", "OGG"):
-        path = tmp_path / f"silence.{kind}"
-        soundfile.write(path, np.zeros(20_000), SAMPLE_RATE, format=kind)
-        assert not waveform(path).any()
+        soundfile.write(tmp_path / kind, np.zeros(20_000), SAMPLE_RATE, format=kind)
+        assert not waveform(tmp_path / kind).any()
 
 
 @pytest.mark.parametrize(
-    "subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
+    "coding", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
 )
-def test_backends_agree_bit_for_bit_on_every_wav_coding(subtype: str, tmp_path: Path) -> None:
-    path = tmp_path / "coded.wav"
-    soundfile.write(path, noise(5000, 2), SAMPLE_RATE, subtype=subtype)
+def test_backends_agree_bit_for_bit_on_every_wav_coding(coding: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "coded.wav", "WAV", coding, SAMPLE_RATE, noise(5000, 2))
     expected = waveform(path, "soundfile")
     for backend in backends():
         assert np.array_equal(waveform(path, backend), expected), backend
@@ -248,14 +250,6 @@ def test_segments_of_other_rates_are_cut_before_resampling(seconds: float, tmp_p
     assert np.array_equal(waveform(path, start=start, end=end), soxr.resample(cut, 44_100, SAMPLE_RATE))
 
 
-def test_streaming_gives_the_same_bits_as_decoding_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "long.wav"
-    soundfile.write(path, noise(20 * 44_100, 2), 44_100)
-    for backend in backends():
-        streamed = waveform(path, backend)
-        assert np.array_equal(streamed, waveform(path))
-
-
 # --- What must fail -----------------------------------------------------------------------------
 
 
@@ -297,9 +291,7 @@ def test_damaged_flac_blocks_are_never_taken(silence: bool, tmp_path: Path) -> N
     waveform(path)
     rng = np.random.default_rng(0)
     for place in rng.integers(200, len(whole), 40):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0x10
-        path.write_bytes(damaged)
+        path.write_bytes(damaged(whole, [("flip", place, 4)]))
         reason_of(decode_one(path, header))
 
 
@@ -350,10 +342,9 @@ def test_399_samples_are_too_short(tmp_path: Path) -> None:
 def test_absurd_headers_allocate_nothing(tmp_path: Path) -> None:
     path = tmp_path / "absurd.flac"
     soundfile.write(path, noise(8000), SAMPLE_RATE)
-    whole = bytearray(path.read_bytes())
-    whole[21] |= 0x0F  # of STREAMINFO's 36 bits for the number of samples
-    whole[22:26] = b"\xff\xff\xff\xff"
-    path.write_bytes(whole)
+    # STREAMINFO's 36 bits for the number of samples
+    claims = [*(("flip", 21, bit) for bit in range(4)), ("set4", 22, 0xFF)]
+    path.write_bytes(damaged(path.read_bytes(), claims))
     tracemalloc.start()
     for num_frames in (8000, (1 << 36) - 1):
         header = Header("flac", SAMPLE_RATE, 1, num_frames)
@@ -393,26 +384,11 @@ def test_without_dali_soundfile_takes_its_place(monkeypatch: pytest.MonkeyPatch,
     assert np.array_equal(waveform(path), expected)
 
 
-def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(SettingsError, match="count from 0"):
-        DecodeOptions(channel=-1)
-    with pytest.raises(SettingsError, match="at least 1"):
-        DecodeOptions(workers=0)
-
-
 @pytest.mark.skipif("dali" not in backends(), reason="DALI is not installed")
 def test_one_bad_file_does_not_cost_dali_the_batch(tmp_path: Path) -> None:
     good = np.fromfile(sine(tmp_path / "a.wav", SAMPLE_RATE), np.uint8)
     results = dali.decode([good, np.zeros(100, np.uint8), good])
     assert [result is not None for result in results] == [True, False, True]
-
-
-def test_every_reader_gives_what_its_header_states(tmp_path: Path) -> None:
-    path = tmp_path / "a.flac"
-    soundfile.write(path, noise(12_345, 2), SAMPLE_RATE)
-    with path.open("rb") as file:
-        stated = read_header(*bytes_of(file))
-    assert (stated.num_frames, stated.block_frames, len(stated.pcm_md5)) == (12_345, 4096, 16)
 
 
 # --- Ahead --------------------------------------------------------------------------------------

@@ -34,6 +34,12 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweep.wav"
 
 
+def manifest_of(folder: Path) -> dict[str, dict[str, str]]:
+    """The rows of what was written, by id."""
+    with (folder / "manifest.csv").open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
 def png_size(path: Path) -> tuple[int, int]:
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
@@ -56,12 +62,8 @@ def test_without_an_augmentation_each_is_shown(sweep: Path, tmp_path: Path) -> N
     assert shown == set(AUGMENTATIONS) - {"copypaste", "latent"}  # which need labels, and an encoder
     for name in shown:
         folder = tmp_path / "looks" / name
-        assert {p.name for p in folder.iterdir()} == {
-            "sweep.wav",
-            "sweep~1.wav",
-            "sweep~1.png",
-            "manifest.csv",
-        }
+        files = {p.name for p in folder.iterdir()}
+        assert files == {"sweep.wav", "sweep~1.wav", "sweep~1.png", "manifest.csv"}
         width, height = png_size(folder / "sweep~1.png")
         assert width > 800 and height > 400
         audio, rate = soundfile.read(folder / "sweep~1.wav", dtype="float32")
@@ -72,13 +74,10 @@ def test_copies_are_written_with_a_manifest_about_them(sweep: Path, tmp_path: Pa
     out = tmp_path / "wavs"
     done = hser_augment(sweep, "--augment", "gain:db=6", "--copies", 2, "--no-clean", "--out", out)
     assert done.returncode == 0, done.stderr
-    with (out / "manifest.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = manifest_of(out).values()
     assert [row["path"] for row in rows] == ["sweep~1.wav", "sweep~2.wav"]
-    assert [(row["original"], row["copy"], row["augmentation"]) for row in rows] == [
-        ("sweep", "1", "gain:db=6"),
-        ("sweep", "2", "gain:db=6"),
-    ]
+    said = [(row["original"], row["copy"], row["augmentation"]) for row in rows]
+    assert said == [("sweep", "1", "gain:db=6"), ("sweep", "2", "gain:db=6")]
     before, after = (soundfile.read(p, dtype="float64")[0] for p in (sweep, out / "sweep~1.wav"))
     np.testing.assert_allclose(after, before * 10 ** (6 / 20), atol=1e-6)  # 16-bit input, float output
 
@@ -104,12 +103,6 @@ def test_other_copies_are_not_overwritten(sweep: Path, tmp_path: Path) -> None:
     (out / "manifest.csv").write_text("path,emotion\na.wav,anger\n")
     with pytest.raises(SettingsDiffer, match="hser-augment did not write it"):
         augment("gain:db=3")
-
-
-def test_louder_than_full_scale_is_not_cut_off(sweep: Path, tmp_path: Path) -> None:
-    done = hser_augment(sweep, "--augment", "gain:db=20", "--out", tmp_path / "wavs")
-    assert done.returncode == 0, done.stderr
-    assert np.abs(soundfile.read(tmp_path / "wavs" / "sweep~1.wav")[0]).max() > 2
 
 
 def test_what_fails_is_listed_and_the_rest_is_written(sweep: Path, tmp_path: Path) -> None:
@@ -156,12 +149,10 @@ def labelled(tmp_path: Path) -> Path:
 
 
 def rendered(manifest: Path, out: Path, augment: str, **options: Any) -> dict[str, dict[str, str]]:
-    """The rows of what was written, by id."""
     config = configured(augment, **options)
     assert config is not None
     assert not render([manifest], config, out).failures
-    with (out / "manifest.csv").open(newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+    return manifest_of(out)
 
 
 def test_the_same_seed_gives_the_same_bytes(labelled: Path, tmp_path: Path) -> None:
@@ -174,6 +165,8 @@ def test_the_same_seed_gives_the_same_bytes(labelled: Path, tmp_path: Path) -> N
         assert a == b and b"PEAK" not in a
         samples, rate = soundfile.read(tmp_path / "a" / row["path"], dtype="float32")
         assert rate == 16_000 and wav_bytes(samples) == a
+        if "~" in row["path"]:  # louder than full scale is not cut off
+            assert np.abs(samples).max() > 2
 
 
 # One of each that makes audio; a recipe without operations, too.
@@ -187,12 +180,9 @@ WHOLE_TABLE = {
 }
 
 
-def test_every_augmentation_is_in_the_whole_table() -> None:
-    assert set(AUGMENTATIONS) - {"latent"} <= set(WHOLE_TABLE)
-
-
 @pytest.mark.parametrize("name", WHOLE_TABLE)
 def test_a_stored_recipe_alone_remakes_its_copy(name: str, labelled: Path, tmp_path: Path) -> None:
+    assert set(AUGMENTATIONS) - {"latent"} <= set(WHOLE_TABLE)
     text = WHOLE_TABLE[name].format(noises=tmp_path / "noises")
     drawn = rendered(labelled, tmp_path / "drawn", text, seed=5, copies=2)
     recipe = drawn["r0~2"]["augmentation"]
@@ -203,9 +193,6 @@ def test_a_stored_recipe_alone_remakes_its_copy(name: str, labelled: Path, tmp_p
 
 
 def test_names_of_files_stay_below_the_folder() -> None:
-    assert file_name("a/b~1") == "a/b~1.wav"
-    assert file_name("../../etc/x") == "etc/x.wav"
-    assert file_name("/abs") == "abs.wav"
-    assert file_name("a\\b:c*") == "a%5Cb%3Ac%2A.wav"
-    assert file_name("..") == "recording.wav"
-    assert file_name("clip@1.5-4") == "clip@1.5-4.wav"
+    names = {"a/b~1": "a/b~1.wav", "../../etc/x": "etc/x.wav", "/abs": "abs.wav", "..": "recording.wav"}
+    names |= {"a\\b:c*": "a%5Cb%3Ac%2A.wav", "clip@1.5-4": "clip@1.5-4.wav"}
+    assert {name: file_name(name) for name in names} == names

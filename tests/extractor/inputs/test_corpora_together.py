@@ -38,23 +38,15 @@ def test_a_corpus_of_folders_costs_the_corpus_beside_it_nothing(
     manifest = read_manifest(inputs)
     assert sorted(manifest.corpus.split("+")) == ["folders", "urdu"]
     rows = by_name(manifest)
-    urdu, ased = rows["SM1_F10_A010.wav"], rows["a5-01-01-02-18.wav"]
-    assert (urdu["emotion"], urdu["emotion_raw"], urdu["speaker"], urdu["gender"]) == (
-        "anger",
-        "A",
-        "urdu-SM1",
-        "male",
-    )
-    assert (ased["emotion"], ased["emotion_raw"], ased["speaker"]) == ("anger", "05Angry", "")
+    own = {"emotion": "anger", "emotion_raw": "A", "speaker": "urdu-SM1", "gender": "male"}
+    assert rows["SM1_F10_A010.wav"].items() >= own.items()
+    own = {"emotion": "anger", "emotion_raw": "05Angry", "speaker": ""}
+    assert rows["a5-01-01-02-18.wav"].items() >= own.items()
 
 
 def test_a_folder_of_corpora_is_taken_as_several(tmp_path: Path) -> None:
-    for name, files in {
-        "Berlin": EMODB,
-        "RAV/audio": RAVDESS,
-        "CREMA-D": CREMAD,
-        "plain": ("x.wav",),
-    }.items():
+    folders = {"Berlin": EMODB, "RAV/audio": RAVDESS, "CREMA-D": CREMAD, "plain": ("x.wav",)}
+    for name, files in folders.items():
         touch(tmp_path / "data" / name, *files)
     (tmp_path / "data" / "CREMA-D" / "VideoDemographics.csv").write_text("ActorID,Age,Sex\n1001,51,Male\n")
     manifest = read_manifest(tmp_path / "data")
@@ -104,16 +96,17 @@ def test_one_corpus_in_several_inputs_keeps_its_speakers_names(tmp_path: Path) -
     assert [row["speaker"] for row in by_name(manifest).values()] == ["03", "04"]
 
 
-def test_an_emotions_folder_beside_others_is_no_corpus(tmp_path: Path) -> None:
-    touch(tmp_path / "data", "Anger/a.wav", "recordings/b.wav", "notes/deep/Happy/c.wav")
+@pytest.mark.parametrize(
+    "names",
+    [
+        "Anger/a.wav recordings/b.wav notes/deep/Happy/c.wav",  # an emotion's folder beside others
+        # OreauFR is named as EmoDB is; in one of its folders all happens to fit.
+        "sessn/09a01Na.wav sessn/10a02Na.wav sessj/09a01Ja.wav sessj/09a01Na.wav x/07a01Ca.wav x/08a01Na.wav",
+    ],
+)
+def test_names_that_are_only_like_a_corpus_are_not_claimed_in_part(names: str, tmp_path: Path) -> None:
+    touch(tmp_path / "data", *names.split())
     assert read_manifest(tmp_path / "data").corpus == "files"
-
-
-def test_names_that_are_only_like_a_corpus_are_not_claimed_in_part(tmp_path: Path) -> None:
-    """OreauFR is named as EmoDB is; in one of its folders all happens to fit."""
-    touch(tmp_path / "o", "sessn/09a01Na.wav", "sessn/10a02Na.wav", "sessj/09a01Ja.wav", "sessj/09a01Na.wav")
-    touch(tmp_path / "o", "sessx/07a01Ca.wav", "sessx/08a01Na.wav")
-    assert read_manifest(tmp_path / "o").corpus == "files"
 
 
 def test_what_is_left_out_is_said_with_what_is_taken(tmp_path: Path) -> None:
