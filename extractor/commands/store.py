@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.commands.options import CORPUS, MAP, run_command
+from extractor.commands.options import CORPUS, MAP, printable, run_command
+from extractor.errors import some
 
 if TYPE_CHECKING:
     from extractor.store import Store
@@ -169,13 +170,8 @@ def _facts(store: Store) -> list[tuple[str, str]]:
     return facts
 
 
-def _printable(text: str) -> str:
-    """File names can hold bytes that are no text and that a terminal refuses."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _echo(text: str) -> None:
-    click.echo(_printable(text))
+    click.echo(printable(text))
 
 
 def _follow(run: str) -> None:
@@ -187,8 +183,6 @@ def _follow(run: str) -> None:
 
 
 def _say_ids(what: str, ids: Sequence[str]) -> None:
-    from extractor.errors import some
-
     if ids:
         _echo(f"{_count(len(ids), 'recording')} {what}: {some(ids, _IDS_SHOWN)}")
 
@@ -210,7 +204,7 @@ def _show(facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="bold")
     table.add_column()
     for key, value in facts:
-        table.add_row(Text(_printable(key)), Text(_printable(value)))
+        table.add_row(Text(printable(key)), Text(printable(value)))
     Console().print(table)
 
 

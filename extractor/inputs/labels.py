@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from sys import intern
 
-from extractor.errors import InputError
+from extractor.errors import InputError, some
 from extractor.inputs.corpora.recognise import Piece, recognise
 from extractor.inputs.corpora.side_files import Labels
 from extractor.inputs.corpora.table import Corpus
@@ -71,8 +71,8 @@ def force(corpus: Corpus, inputs: list[Input]) -> None:
     if strangers:
         raise InputError(
             f"{len(strangers)} of {sum(len(each.paths) for each in inputs)} files are not named as in "
-            f"{corpus.name} ({corpus.title}): {', '.join(strangers[:5])}"
-            f"{', ...' if len(strangers) > 5 else ''}; leave them out, or leave the corpus to be recognised"
+            f"{corpus.name} ({corpus.title}): {some(strangers)}; leave them out, or leave the corpus to be"
+            " recognised"
         )
     for each in inputs:
         each.pieces = [Piece(corpus, each.root, list(range(len(each.paths))))]
