@@ -127,21 +127,20 @@ class Worker:
 
     def stop(self) -> None:
         """After its batches in flight; at once where it has none."""
-        if self.at_work:
-            self._tell(b"stop\n")
-        else:
-            self.let_go()
-
-    def _tell(self, message: bytes) -> None:
-        with suppress(OSError):  # it is gone: its end is reported by itself
-            stdin = cast("IO[bytes]", self.process.stdin)
-            stdin.write(message)
-            stdin.flush()
+        self._tell(b"stop\n" if self.at_work else None)
 
     def let_go(self) -> None:
         """It ends at once, if it has not."""
-        with suppress(OSError):
-            cast("IO[bytes]", self.process.stdin).close()
+        self._tell(None)
+
+    def _tell(self, message: bytes | None) -> None:
+        stdin = cast("IO[bytes]", self.process.stdin)
+        with suppress(OSError):  # it is gone: its end is reported by itself
+            if message is None:
+                stdin.close()
+            else:
+                stdin.write(message)
+                stdin.flush()
 
     def died(self) -> HserError | None:
         """Why it ended without a summary, if it did."""
