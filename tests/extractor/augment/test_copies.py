@@ -62,14 +62,20 @@ def some(corpus: Path, numbers: list[int], name: str) -> Path:
 
 
 def embed(source: Path | list[Path], out: Path, **options: Any) -> Store:
-    options = {
-        "model": "mfcc",
-        "pooling": "mean,std",
-        "augment": EVERY_KIND,
-        "copies": 2,
-        "seed": 7,
-    } | options
-    return extract(source, out=out, **options)
+    usual = {"model": "mfcc", "pooling": "mean,std", "augment": EVERY_KIND, "copies": 2, "seed": 7}
+    return extract(source, out=out, **usual | options)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All of it at once."""
+    return embed(corpus / "all.csv", tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="module")
+def whole_by_seconds(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, bytes]]:
+    """Its rows, from batches of a second."""
+    return rows(embed(corpus / "all.csv", tmp_path_factory.mktemp("seconds") / "run", batch_seconds=1.0))
 
 
 def rows(store: Store) -> dict[str, tuple[str, bytes]]:
@@ -89,8 +95,8 @@ def same_but_for_rounding(a: dict[str, tuple[str, bytes]], b: dict[str, tuple[st
     return bool((np.linalg.norm(x - y, axis=1) < FP32_RELATIVE * np.linalg.norm(y, axis=1)).all())
 
 
-def test_copies_carry_their_original_s_labels_and_what_was_done(corpus: Path, tmp_path: Path) -> None:
-    store = embed(corpus / "all.csv", tmp_path / "run")
+def test_copies_carry_their_original_s_labels_and_what_was_done(whole: Store) -> None:
+    store = whole
     assert len(store) == 36 and not store.errors
     assert store.ids[:4] == ["n00", "n00~1", "n00~2", "n01"]
     assert store.labels("original")[:4] == ["n00", "n00", "n00", "n01"]
@@ -105,16 +111,19 @@ def test_copies_carry_their_original_s_labels_and_what_was_done(corpus: Path, tm
         assert clean[name] == parse_recipe(recipe).num_samples(clean[original])
 
 
-def test_clean_copies_are_what_a_run_without_augmentation_gives(corpus: Path, tmp_path: Path) -> None:
-    augmented = embed(corpus / "all.csv", tmp_path / "augmented")
+def test_clean_copies_are_what_a_run_without_augmentation_gives(
+    corpus: Path, whole: Store, tmp_path: Path
+) -> None:
     plain = extract(corpus / "all.csv", model="mfcc", pooling="mean,std", out=tmp_path / "plain")
-    clean = [i for i, copy in enumerate(augmented.labels("copy")) if copy == "0"]
+    clean = [i for i, copy in enumerate(whole.labels("copy")) if copy == "0"]
     for pooling in ("mean", "std"):
-        assert np.array_equal(augmented.load_rows(clean, pooling=pooling), plain.load(pooling=pooling))
+        assert np.array_equal(whole.load_rows(clean, pooling=pooling), plain.load(pooling=pooling))
 
 
-def test_a_copy_is_the_same_in_any_order_batch_and_number_of_workers(corpus: Path, tmp_path: Path) -> None:
-    expected = rows(embed(corpus / "all.csv", tmp_path / "a"))
+def test_a_copy_is_the_same_in_any_order_batch_and_number_of_workers(
+    corpus: Path, whole: Store, tmp_path: Path
+) -> None:
+    expected = rows(whole)
     order = random.Random(1).sample(range(12), 12)
     shuffled = some(corpus, order, "shuffled.csv")
     for name, options in (("b", {"batch_seconds": 0.2}), ("c", {"batch_seconds": 100.0, "workers": 1})):
@@ -154,14 +163,15 @@ def test_another_seed_gives_other_copies(corpus: Path, tmp_path: Path) -> None:
     assert same == [copy == "0" for copy in a.labels("copy")]
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_copies(corpus: Path, tmp_path: Path) -> None:
-    expected = rows(embed(corpus / "all.csv", tmp_path / "whole", batch_seconds=1.0))
+def test_a_run_that_was_stopped_goes_on_with_the_same_copies(
+    corpus: Path, whole_by_seconds: dict[str, tuple[str, bytes]], tmp_path: Path
+) -> None:
     options = Options("mfcc", pooling="mean,std", augment=EVERY_KIND, copies=2, seed=7, batch_seconds=1.0)
     stop = threading.Event()
     stop.set()
     assert run(corpus / "all.csv", options, tmp_path / "run", stop=stop).stopped
     assert not run(corpus / "all.csv", options, tmp_path / "run").stopped
-    assert rows(Store(tmp_path / "run")) == expected
+    assert rows(Store(tmp_path / "run")) == whole_by_seconds
 
 
 def test_a_run_that_grows_keeps_its_copies_and_adds_those_of_the_new(corpus: Path, tmp_path: Path) -> None:
@@ -169,8 +179,7 @@ def test_a_run_that_grows_keeps_its_copies_and_adds_those_of_the_new(corpus: Pat
     grown = rows(embed(corpus / "all.csv", tmp_path / "run"))
     assert len(grown) == 36
     assert {name: grown[name] for name in first} == first
-    again = Store(tmp_path / "run")
-    assert rows(embed(corpus / "all.csv", tmp_path / "run")) == rows(again)
+    assert rows(embed(corpus / "all.csv", tmp_path / "run")) == grown
 
 
 def test_partners_of_added_recordings_are_drawn_from_the_whole_input(corpus: Path, tmp_path: Path) -> None:
@@ -183,11 +192,12 @@ def test_partners_of_added_recordings_are_drawn_from_the_whole_input(corpus: Pat
     assert same_but_for_rounding(of_grown, of_whole)
 
 
-def test_shards_draw_what_one_run_draws(corpus: Path, tmp_path: Path) -> None:
-    expected = rows(embed(corpus / "all.csv", tmp_path / "whole", batch_seconds=1.0))
+def test_shards_draw_what_one_run_draws(
+    corpus: Path, whole_by_seconds: dict[str, tuple[str, bytes]], tmp_path: Path
+) -> None:
     for i in range(3):
         embed(corpus / "all.csv", tmp_path / "shards", batch_seconds=1.0, shard=(i, 3))
-    assert rows(Store(tmp_path / "shards")) == expected
+    assert rows(Store(tmp_path / "shards")) == whole_by_seconds
 
 
 def test_without_clean_copies_only_the_augmented_ones_are_there(corpus: Path, tmp_path: Path) -> None:
@@ -210,21 +220,10 @@ def test_objects_texts_and_files_ask_for_the_same(corpus: Path, tmp_path: Path) 
     embed(corpus / "all.csv", tmp_path / "text", **config)
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"seed": 8}, "seed"),
-        ({"copies": 3}, "copies"),
-        ({"augment": "gain"}, "augmentation"),
-        ({"clean": False}, "clean"),
-    ],
-)
-def test_a_run_with_other_copies_is_refused_by_name(
-    change: dict[str, Any], named: str, corpus: Path, tmp_path: Path
-) -> None:
-    embed(corpus / "all.csv", tmp_path / "run")
-    with pytest.raises(SettingsDiffer, match=named):
-        embed(corpus / "all.csv", tmp_path / "run", **change)
+def test_a_run_with_other_copies_is_refused_by_name(corpus: Path, whole: Store) -> None:
+    for name, value in {"seed": 8, "copies": 3, "augment": "gain", "clean": False}.items():
+        with pytest.raises(SettingsDiffer, match=name):
+            embed(corpus / "all.csv", whole.path, **{name: value})
 
 
 def test_a_copy_that_becomes_too_short_is_an_error_row(tmp_path: Path) -> None:
@@ -296,21 +295,17 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     assert not (tmp_path / "run" / "parts").exists()
 
 
-def test_an_empty_noise_folder_is_refused(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty"):
-        embed(corpus / "all.csv", tmp_path / "run", augment=f'noise:folder="{tmp_path}/empty"')
-
-
 def test_copypaste_without_labels_is_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="copypaste"):
-        embed(corpus / "n00.wav", tmp_path / "run", augment="copypaste:kind=se-cp")
-
-
-def test_columns_that_augmentation_makes_are_not_overwritten(corpus: Path, tmp_path: Path) -> None:
+    """A folder of noise without any, a corpus without labels, a column that augmentation makes."""
+    (tmp_path / "empty").mkdir()
     (tmp_path / "own.csv").write_text(f"path,copy\n{corpus}/n00.wav,3\n")
-    with pytest.raises(InputError, match="'copy'"):
-        embed(tmp_path / "own.csv", tmp_path / "run")
+    for source, augment, error, says in (
+        (corpus / "all.csv", f'noise:folder="{tmp_path}/empty"', InputError, "empty"),
+        (corpus / "n00.wav", "copypaste:kind=se-cp", SettingsError, "copypaste"),
+        (tmp_path / "own.csv", EVERY_KIND, InputError, "'copy'"),
+    ):
+        with pytest.raises(error, match=says):
+            embed(source, tmp_path / "run", augment=augment)
 
 
 def test_latent_masks_reach_the_encoder(corpus: Path, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
@@ -353,7 +348,7 @@ def test_a_window_sees_its_own_part_of_a_mask() -> None:
     assert np.array_equal(np.concatenate(kept), whole)
 
 
-def test_rendered_copies_embed_as_the_run_s_own_do(corpus: Path, tmp_path: Path) -> None:
+def test_rendered_copies_embed_as_the_run_s_own_do(corpus: Path, whole: Store, tmp_path: Path) -> None:
     from extractor.augment.copies import configured
     from extractor.run.render import render
 
@@ -361,17 +356,14 @@ def test_rendered_copies_embed_as_the_run_s_own_do(corpus: Path, tmp_path: Path)
     assert config is not None
     done = render([corpus / "all.csv"], config, tmp_path / "wavs")
     assert (done.written, done.failures) == (36, [])
-    direct = embed(corpus / "all.csv", tmp_path / "direct")
-    read = extract(
-        tmp_path / "wavs" / "manifest.csv", model="mfcc", pooling="mean,std", out=tmp_path / "read"
-    )
-    assert same_but_for_rounding(rows(read), rows(direct))
-    assert read.labels("original") == direct.labels("original")
-    assert read.labels("emotion") == direct.labels("emotion")
+    manifest = tmp_path / "wavs" / "manifest.csv"
+    read = extract(manifest, model="mfcc", pooling="mean,std", out=tmp_path / "read")
+    assert same_but_for_rounding(rows(read), rows(whole))
+    for label in ("original", "emotion"):
+        assert read.labels(label) == whole.labels(label)
 
 
-def test_the_manifest_says_what_each_copy_is(corpus: Path, tmp_path: Path) -> None:
-    embed(corpus / "all.csv", tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "manifest.jsonl").read_text().splitlines()]
+def test_the_manifest_says_what_each_copy_is(whole: Store) -> None:
+    lines = [json.loads(line) for line in (whole.path / "manifest.jsonl").read_text().splitlines()]
     assert [line["labels"]["copy"] for line in lines[:3]] == ["0", "1", "2"]
     assert all(line["labels"]["augmentation"] for line in lines)
