@@ -12,15 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from benchmarks.findings import Finding, largest, relative_error
-
-if TYPE_CHECKING:
-    from extractor.augment import Recipe
+from cuda_kernels.add_norm import add_norm
+from cuda_kernels.attention import GatedBias, attend_packed
+from cuda_kernels.norm_gelu import group_norm_gelu
+from cuda_kernels.packing import pack
+from cuda_kernels.pool import STATISTICS, pool_rows
+from cuda_kernels.positional_conv import lay_out, positional_conv
+from cuda_kernels.resample import ratio, resample
+from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram, edit_spectrogram
+from cuda_kernels.waveform import WaveformEdit, edit_waveforms
 
 LENGTHS = (1, 63, 0, 400, 500, 1000, 16_001)  # samples or frames; 0 where a kernel allows it
 FRAMES = (1, 63, 0, 400, 127, 500, 1000, 3)  # of the encoder's layers
@@ -103,7 +109,7 @@ def named(dtype: torch.dtype) -> str:
 
 
 def check_kernels(device: str, lengths: Sequence[int] = LENGTHS, long: int = LONG) -> Iterator[Finding]:
-    """Limits are those of the kernels' tests, with the reasons there."""
+    """The kernels that augmentation, decoding and pooling call."""
     if device == "cuda":
         version("triton")  # where it is missing, the check is skipped by name
     for batch in batches(lengths, long):
@@ -111,60 +117,63 @@ def check_kernels(device: str, lengths: Sequence[int] = LENGTHS, long: int = LON
 
 
 def batches(lengths: Sequence[int], long: int) -> Iterator[KernelBatch]:
-    """The kernels that augmentation, decoding and pooling call."""
-    yield spectral("spectral", lengths[:-1], 5e-6)
+    """Limits are those of the kernels' tests, with the reasons there."""
+    edits = [
+        SpectralEdit(
+            math.ceil(n / 1.2), (1.3, 0.9), knee=n * 0.4, bands=((0, 2), (30, 37)), spans=((n // 4, n // 2),)
+        )
+        for n in lengths[:-1]
+    ]
+    yield spectral("spectral", lengths[:-1], edits, 5e-6, num_bins=321)
     # One frame in eleven is skipped, with two arc tangents, each up to 2e-7 rad off and of either sign: by
     # the end their sum has a spread below 2e-7 sqrt(2 LONG / 10), and no rounding of a sum adds to it.
-    limit = 3 * 2e-7 * math.sqrt(0.2 * long)
-    yield spectral(f"spectral, {long:,} frames", (long,), limit, num_bins=37, plain=True)
-    yield spectral_chain(lengths)
+    limit, slower = 3 * 2e-7 * math.sqrt(0.2 * long), SpectralEdit(math.ceil(long / 1.1), (1.1, 1.1))
+    yield spectral(f"spectral, {long:,} frames", [long], [slower], limit, num_bins=37)
+    waveforms = [noise(n).float() for n in lengths]
+    yield spectral_chain(waveforms)
     yield waveform_chain(lengths)
-    yield from (resampling(lengths, rate) for rate in (8_000, 44_100, 48_000, 96_000))
-    yield norm_gelu(lengths, torch.float32, 1e-6)
-    yield norm_gelu(lengths, torch.bfloat16, 2**-8)  # one rounding to 8 bits, at the end
-    yield from (pooling(lengths, dtype) for dtype in (torch.float32, torch.bfloat16))
+    for rate in (8_000, 44_100, 48_000, 96_000):
+        yield KernelBatch(
+            f"resample, {rate} Hz",
+            waveforms,
+            1e-6,
+            lambda x, rows, n, backend, rate=rate: resample(x, n, *ratio(rate), backend),  # type: ignore[misc]
+        )
+    yield normalised(lengths, torch.float32, 1e-6)
+    yield normalised(lengths, torch.bfloat16, 2**-8)  # one rounding to 8 bits, at the end
+
+    def pooled(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        return torch.stack([*pool_rows(x, lengths, STATISTICS, backend).values()], dim=1), [1] * len(lengths)
+
+    for stored in (torch.float32, torch.bfloat16):
+        sources = [(noise(n, 1024) * 3 + 1).to(stored) for n in lengths if n]
+        yield KernelBatch(f"pool of {', '.join(STATISTICS)}, {named(stored)}", sources, 2e-6, pooled)
 
 
 def spectral(
-    what: str, lengths: Sequence[int], limit: float, num_bins: int = 321, plain: bool = False
+    what: str, lengths: Sequence[int], edits: Sequence[SpectralEdit], limit: float, num_bins: int
 ) -> KernelBatch:
-    from cuda_kernels.spectral import SpectralEdit, edit_spectrogram
+    def call(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        chosen = [edits[i] for i in rows]
+        return edit_spectrogram(x, lengths, chosen, backend), [edit.num_frames for edit in chosen]
 
     sources = [torch.complex(noise(n, num_bins).float(), noise(num_bins, n).T.float()) for n in lengths]
-    edits = [
-        SpectralEdit(math.ceil(n / 1.1), (1.1, 1.1))
-        if plain
-        else SpectralEdit(
-            math.ceil(n / 1.2), (1.3, 0.9), knee=n * 0.4, bands=((0, 2), (30, 37)), spans=((n // 4, n // 2),)
-        )
-        for n in lengths
-    ]
-
-    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
-        chosen = [edits[i] for i in rows]
-        return edit_spectrogram(packed, lengths, chosen, backend), [edit.num_frames for edit in chosen]
-
     return KernelBatch(what, sources, limit, call)
 
 
-def spectral_chain(lengths: Sequence[int]) -> KernelBatch:
+def spectral_chain(waveforms: Sequence[Tensor]) -> KernelBatch:
     """From waveform to waveform."""
-    from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram
+    sizes = [round(len(x) / 1.1) for x in waveforms]
+    edits = [SpectralEdit(1 + m // 160, (1.1, 1.1), bands=((40, 60),)) for m in sizes]
 
-    wanted = [round(n / 1.1) for n in lengths]
-    edits = [SpectralEdit(1 + m // 160, (1.1, 1.1), bands=((40, 60),)) for m in wanted]
+    def call(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        wanted = [sizes[i] for i in rows]
+        return edit_by_spectrogram(x, lengths, [edits[i] for i in rows], wanted, backend), wanted
 
-    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
-        sizes = [wanted[i] for i in rows]
-        return edit_by_spectrogram(packed, lengths, [edits[i] for i in rows], sizes, backend), sizes
-
-    sources = [noise(n).float() for n in lengths]
-    return KernelBatch("spectral, waveform to waveform", sources, SPECTRAL_RELATIVE, call)
+    return KernelBatch("spectral, waveform to waveform", waveforms, SPECTRAL_RELATIVE, call)
 
 
 def waveform_chain(lengths: Sequence[int]) -> KernelBatch:
-    from cuda_kernels.waveform import WaveformEdit, edit_waveforms
-
     kinds = [
         WaveformEdit(0.5, 10.0, noise_key=2**64 - 3),
         WaveformEdit(2.0, 3.0, masks=((0, 7), (20, 40))),
@@ -173,47 +182,26 @@ def waveform_chain(lengths: Sequence[int]) -> KernelBatch:
     edits = [kinds[i % 3] if n > 40 else WaveformEdit(-0.3) for i, n in enumerate(lengths)]
     sources, noises = ([(noise(n + k)[k:] * 0.1 + 0.02).float() for n in lengths] for k in (0, 1))
 
-    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
-        given = torch.cat([noises[i] for i in rows]).to(packed)
-        return edit_waveforms(packed, lengths, [edits[i] for i in rows], given, True, backend), lengths
+    def call(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        given = torch.cat([noises[i] for i in rows]).to(x)
+        return edit_waveforms(x, lengths, [edits[i] for i in rows], given, True, backend), lengths
 
     # The noise is drawn in float32: logarithm, root and angle are each a few roundings of 6e-8 off.
     return KernelBatch("waveform chain, normalised", sources, 1e-6, call)
 
 
-def resampling(lengths: Sequence[int], rate: int) -> KernelBatch:
-    from cuda_kernels.resample import ratio, resample
-
-    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
-        return resample(packed, lengths, *ratio(rate), backend)
-
-    return KernelBatch(f"resample, {rate} Hz", [noise(n).float() for n in lengths], 1e-6, call)
-
-
-def norm_gelu(lengths: Sequence[int], stored: torch.dtype, limit: float) -> KernelBatch:
-    from cuda_kernels.norm_gelu import group_norm_gelu
-
+def normalised(lengths: Sequence[int], stored: torch.dtype, limit: float) -> KernelBatch:
+    """What follows the CNN's first convolution."""
     channels = 512
     affine = noise(2, channels).to(stored)
 
-    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
-        weight, bias = affine.to(packed)
+    def call(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+        weight, bias = affine.to(x)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
-        return group_norm_gelu(packed, starts, lengths, weight, bias, backend=backend), lengths
+        return group_norm_gelu(x, starts, lengths, weight, bias, backend=backend), lengths
 
     sources = [(noise(n, channels) + 0.5).to(stored) for n in lengths]
     return KernelBatch(f"norm_gelu, {named(stored)}", sources, limit, call)
-
-
-def pooling(lengths: Sequence[int], stored: torch.dtype) -> KernelBatch:
-    from cuda_kernels.pool import STATISTICS, pool_rows
-
-    def call(packed: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
-        pooled = pool_rows(packed, lengths, STATISTICS, backend)
-        return torch.stack(list(pooled.values()), dim=1), [1] * len(lengths)
-
-    sources = [(noise(n, 1024) * 3 + 1).to(stored) for n in lengths if n]
-    return KernelBatch(f"pool of {', '.join(STATISTICS)}, {named(stored)}", sources, 2e-6, call)
 
 
 # --- The encoder's layers -----------------------------------------------------------------------
@@ -230,51 +218,35 @@ def check_layer_kernels(device: str, attention: bool, lengths: Sequence[int] = F
 
 def attentions(device: str, lengths: Sequence[int], stored: torch.dtype) -> Iterator[KernelBatch]:
     """Our kernel, with and without bias, and PyTorch's where it runs."""
-    from extractor.encoders.fused import best_attention
+    from extractor.encoders.fused import ATTENTION, best_attention
+
+    def attention(
+        what: str, num_heads: int, head_dim: int, gated: bool = False, name: str = ""
+    ) -> KernelBatch:
+        D = num_heads * head_dim
+        values = noise(sum(lengths), 3 * D + 2 * num_heads)
+        values[:, :D] *= head_dim**-0.5
+        vector, const = (noise(num_heads, n).to(stored) for n in (2 * LONGEST - 1, 1))
+
+        def call(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
+            packing, qkv = pack(lengths, x.device, LONGEST), x[:, : 3 * D]
+            bias = GatedBias(vector.to(x), x[:, 3 * D :], const[:, 0].to(x)) if gated else None
+            if name and x.dtype != torch.float64:
+                return ATTENTION[name](qkv, packing, num_heads, "auto"), lengths
+            return attend_packed(qkv, packing, num_heads, bias), lengths
+
+        sources = values.to(stored).split(list(lengths))
+        return KernelBatch(f"{what}, {named(stored)}", sources, LAYER_RELATIVE[stored], call)
 
     for num_heads, head_dim in ((2, 64), (2, 80), (4, 12)):
-        for gated in (False, True):
-            what = f"attention, heads of {head_dim}{', gated bias' if gated else ''}"
-            yield attention(what, lengths, num_heads, head_dim, gated, stored)
+        yield attention(f"attention, heads of {head_dim}", num_heads, head_dim)
+        yield attention(f"attention, heads of {head_dim}, gated bias", num_heads, head_dim, gated=True)
     if best_attention(stored, torch.device(device), 64) == "varlen":
-        yield attention("attention, PyTorch's", lengths, 2, 64, False, stored, "varlen")
-
-
-def attention(
-    what: str,
-    lengths: Sequence[int],
-    num_heads: int,
-    head_dim: int,
-    gated: bool,
-    stored: torch.dtype,
-    name: str = "kernel",
-) -> KernelBatch:
-    from cuda_kernels.attention import GatedBias, attend_packed
-    from cuda_kernels.packing import pack
-    from extractor.encoders.fused import ATTENTION
-
-    D = num_heads * head_dim
-    values = noise(sum(lengths), 3 * D + 2 * num_heads)
-    values[:, :D] *= head_dim**-0.5
-    vector, const = (noise(num_heads, n).to(stored) for n in (2 * LONGEST - 1, 1))
-
-    def call(x: Tensor, rows: Sequence[int], lengths: list[int], backend: str) -> Ragged:
-        packing, qkv = pack(lengths, x.device, LONGEST), x[:, : 3 * D]
-        bias = GatedBias(vector.to(x), x[:, 3 * D :], const[:, 0].to(x)) if gated else None
-        if name == "varlen" and x.dtype != torch.float64:
-            return ATTENTION[name](qkv, packing, num_heads, "auto"), lengths
-        return attend_packed(qkv, packing, num_heads, bias), lengths
-
-    sources = values.to(stored).split(list(lengths))
-    return KernelBatch(f"{what}, {named(stored)}", sources, LAYER_RELATIVE[stored], call)
+        yield attention("attention, PyTorch's", 2, 64, name="varlen")
 
 
 def around_attention(lengths: Sequence[int], stored: torch.dtype) -> Iterator[KernelBatch]:
     """The sum and norm, and the positional convolution."""
-    from cuda_kernels.add_norm import add_norm
-    from cuda_kernels.packing import pack
-    from cuda_kernels.positional_conv import lay_out, positional_conv
-
     D, groups, width, taps = 1024, 4, 64, 128
     norm = noise(2, D).to(stored)
     kernel = (noise(groups * width, width, taps) / (width * taps) ** 0.5).to(stored)
@@ -288,53 +260,48 @@ def around_attention(lengths: Sequence[int], stored: torch.dtype) -> Iterator[Ke
         laid_out = lay_out(kernel.to(x), groups)
         return positional_conv(x, pack(lengths, x.device), laid_out, bias.to(x), x), lengths
 
-    limit, sources = LAYER_RELATIVE[stored], noise(sum(lengths), 2 * D).to(stored).split(list(lengths))
-    yield KernelBatch(f"sum and norm, {named(stored)}", sources, limit, sum_and_norm)
-    sources = noise(sum(lengths), groups * width).to(stored).split(list(lengths))
-    yield KernelBatch(
-        f"positional convolution, {named(stored)}", sources, max(CONV_RELATIVE, limit), convolve
-    )
+    limit = LAYER_RELATIVE[stored]
+    for what, columns, most, call in (
+        ("sum and norm", 2 * D, limit, sum_and_norm),
+        ("positional convolution", groups * width, max(CONV_RELATIVE, limit), convolve),
+    ):
+        sources = noise(sum(lengths), columns).to(stored).split(list(lengths))
+        yield KernelBatch(f"{what}, {named(stored)}", sources, most, call)
 
 
 # --- Augmentation -------------------------------------------------------------------------------
 
 
 def check_augment(device: str) -> Iterator[Finding]:
-    """Each kind of augmentation, drawn once, on ``device`` against the CPU; fp32, as users have it."""
-    from extractor.augment import Clip, parse_recipe
+    """Each kind of augmentation, drawn once, on ``device`` against the CPU; fp32, as users have it.
+
+    Each row of the table with its defaults, and what these leave out.
+    """
+    from extractor.augment import AUGMENTATIONS, Clip, LatentMask, Original, Pool, draw, parse, parse_recipe
     from extractor.augment.apply import augment
     from extractor.augment.spectral import MaskSpectrogram, Shift, Stretch
 
-    spectral_kinds = (Stretch, MaskSpectrogram, Shift)
+    pool = Pool([Original(str(i), n, "neutral", "speaker") for i, n in enumerate(AUGMENTED)])
+    first = pool.partners(Original("none", 1, "neutral"), "neutral", same_speaker=False)[0]
+    texts = [name for name, row in AUGMENTATIONS.items() if row is not LatentMask]  # no audio: the encoder's
     waveforms = [noise(n).float() * 0.1 for n in AUGMENTED]
-    for what, recipe in recipes().items():
-        again = parse_recipe(recipe.text)
+    for text in (*texts, "noise:color=pink", "stretch+specaugment+gain+noise+timemask"):
+        recipe = draw(parse(text), first, 7, 1, pool)
         there, here = (
             augment(
-                [again] * len(waveforms),
+                [parse_recipe(recipe.text)] * len(waveforms),
                 [x.to(on) for x in waveforms],
                 {Clip(str(i)): x.to(on) for i, x in enumerate(waveforms)},
             )
             for on in (device, "cpu")
         )
-        error = largest(difference(a, b) for a, b in zip(there, here, strict=True))
-        limit = SPECTRAL_RELATIVE if any(isinstance(o, spectral_kinds) for o in recipe) else WAVEFORM_RELATIVE
-        yield Finding("augment", f"{what}: worst relative error", error, limit)
-
-
-def recipes() -> dict[str, Recipe]:
-    """By the text of what is asked for: each row's defaults, and what these leave out."""
-    from extractor.augment import AUGMENTATIONS, LatentMask, Original, Pool, draw, parse
-
-    pool = Pool([Original(str(i), n, "neutral", "speaker") for i, n in enumerate(AUGMENTED)])
-    texts = [name for name, row in AUGMENTATIONS.items() if row is not LatentMask]  # no audio: the encoder's
-    texts += ["noise:color=pink", "stretch+specaugment+gain+noise+timemask"]
-    first = pool.partners(Original("none", 1, "neutral"), "neutral", same_speaker=False)[0]
-    return {text: draw(parse(text), first, 7, 1, pool) for text in texts}
-
-
-def difference(result: Tensor | str, expected: Tensor | str) -> float:
-    """Relative; infinite where only one could be made, or where they differ in length."""
-    if isinstance(result, str) or isinstance(expected, str) or len(result) != len(expected):
-        return math.inf
-    return relative_error(result.cpu(), expected.double())
+        # Infinite where only one could be made, or where they differ in length
+        errors = [
+            relative_error(a.cpu(), b.double())
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and len(a) == len(b)
+            else math.inf
+            for a, b in zip(there, here, strict=True)
+        ]
+        spectral = any(isinstance(operation, (Stretch, MaskSpectrogram, Shift)) for operation in recipe)
+        limit = SPECTRAL_RELATIVE if spectral else WAVEFORM_RELATIVE
+        yield Finding("augment", f"{text}: worst relative error", largest(errors), limit)
