@@ -52,7 +52,7 @@ STAGES = {
     "classifiers.data.features:Features.open": READ,
     "extractor.store.reader:Store.load_rows": READ,
     "classifiers.training.learner:Learner.fit": FIT,
-    "classifiers.training.learner:Fitted.proba": TEST,
+    "classifiers.training.learner:FittedClassifier.proba": TEST,
     "classifiers.results.result:Result.figures": FIGURES,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
-from classifiers.studies.transfer import Transferred
+from classifiers.studies.transfer import Transfer
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Failure, Row, Utterance
@@ -182,7 +182,7 @@ def labelled(rows: Corpus, column: str, values: Sequence[str]) -> Corpus:
     return replace(rows, labels=[row | {column: of} for row, of in zip(rows.labels, values, strict=True)])
 
 
-def num_tested(found: Transferred) -> int:
+def num_tested(found: Transfer) -> int:
     return sum(found.figures["support"].values())
 
 

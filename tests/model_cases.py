@@ -17,7 +17,7 @@ from classifiers.models.table import CLASSIFIERS, FRAMES, LAYERS, POOLED
 from classifiers.results.metrics import Predictions
 from classifiers.results.result import FoldInfo, Result
 from classifiers.training.config import Experiment
-from classifiers.training.experiment import Trained, open_features, run_experiment, train_on_all
+from classifiers.training.experiment import FinalModel, open_features, run_experiment, train_on_all
 from classifiers.training.model_folder import CONFIG, PROVENANCE, Origin, write_model
 
 EMOTIONS = ("anger", "fear", "sadness")
@@ -62,7 +62,7 @@ def sources_for(name: str, mfcc: Path, hubert: Path) -> list[str]:
 
 def trained(
     features: Sequence[str | Path], classifier: str = "logistic", **options: Any
-) -> tuple[Features, Result, Trained]:
+) -> tuple[Features, Result, FinalModel]:
     """An experiment's rows, what it found, and the model on all rows."""
     experiment = Experiment(tuple(map(str, features)), classifier, **options)
     opened = open_features(experiment)
@@ -74,7 +74,7 @@ def quickly(classifier: str, **options: Any) -> dict[str, Any]:
     return {"protocol": "grouped-kfold", "folds": 2, "params": QUICK.get(classifier, {})} | options
 
 
-def write_trained(folder: Path, features: Sequence[str], classifier: str, **options: Any) -> Trained:
+def write_trained(folder: Path, features: Sequence[str], classifier: str, **options: Any) -> FinalModel:
     """`trained`, quickly, and written as a model."""
     _, result, made = trained(features, classifier, **quickly(classifier, **options))
     write_model(folder, made.estimator, result, made.sources, projection="pca")

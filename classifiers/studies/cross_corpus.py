@@ -51,7 +51,7 @@ OTHERS = "all others"  # as training corpus of a row of the matrix
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class Cell:
     """One training corpus, one tested."""
 
     train: str
@@ -74,14 +74,14 @@ class Matrix:
     normalise: str
     config: dict[str, Any]
     labels: tuple[LabelMap, ...]
-    cells: tuple[Transfer, ...]
+    cells: tuple[Cell, ...]
     notes: tuple[str, ...]
     used: dict[str, Any] = field(default_factory=dict)  # see `conditions.used_values`
 
-    def cell(self, train: str, test: str) -> Transfer | None:
+    def cell(self, train: str, test: str) -> Cell | None:
         return next((cell for cell in self.cells if (cell.train, cell.test) == (train, test)), None)
 
-    def drop(self, cell: Transfer) -> float | None:
+    def drop(self, cell: Cell) -> float | None:
         """See `metrics.drop`; None on the diagonal, for a training corpus that is no tested one, and where
         what was trained on is tested."""
         own = self.cell(cell.train, cell.train)
@@ -90,7 +90,7 @@ class Matrix:
 
     @property
     def conditions(self) -> Conditions:
-        """Of all its figures; layer and parameters of a cell are in `Transfer.selected`."""
+        """Of all its figures; layer and parameters of a cell are in `Cell.selected`."""
         return conditions(self.config, self.used, normalise=self.normalise)
 
     @property
@@ -159,7 +159,7 @@ def cross_matrix(
     heard, notes = _heard(corpora, include_heard)
     settings = experiment.to_dict() | {"features": [], "classes": list(classes)}
     settings |= {"normalise": normalise, "include_heard": include_heard}
-    finished = _Finished(out, settings, corpora)
+    finished = _CellFile(out, settings, corpora)
     for corpus in corpora:
         name, others = corpus.name, [other for other in corpora if other is not corpus]
         if finished.get(name, name) is None:
@@ -246,7 +246,7 @@ def _transfers(
     tested: Sequence[_Corpus],
     heard: Mapping[tuple[str, str], np.ndarray],
     include_heard: bool,
-    finished: _Finished,
+    finished: _CellFile,
     say: Say | None,
 ) -> None:
     """Trained on the whole of one, tested on all rows of others that count and were not heard.
@@ -279,12 +279,12 @@ def _transfers(
             say(f"{corpus.name} -> {other.name}: UA {100 * cell.figures['UA']:.1f} %")
 
 
-def _cell(train: str, test: str, made: Predictions, classes: Sequence[str]) -> Transfer:
+def _cell(train: str, test: str, made: Predictions, classes: Sequence[str]) -> Cell:
     figures = scores(made.y_true, made.proba, classes)
-    return Transfer(train, test, False, figures, bootstrap_intervals([made])["UA"], "")
+    return Cell(train, test, False, figures, bootstrap_intervals([made])["UA"], "")
 
 
-class _Finished:
+class _CellFile:
     """Cells by what they were made of, kept in ``out/cells.json`` where there is an ``out``.
 
     A matrix of many corpora takes hours: the same command goes on where it ended.
@@ -311,17 +311,17 @@ class _Finished:
         trained = [self._content[name] for name in parts]
         return _sha256([self._settings, trained, self._content[test], train, test])
 
-    def get(self, train: str, test: str) -> Transfer | None:
+    def get(self, train: str, test: str) -> Cell | None:
         found = self._kept.get(self._key(train, test))
         if found is None:
             return None
-        return Transfer(**found["cell"] | {"interval": tuple(found["cell"]["interval"])})
+        return Cell(**found["cell"] | {"interval": tuple(found["cell"]["interval"])})
 
     def notes(self, name: str) -> list[str]:
         """Of a run's own protocol."""
         return list(self._kept[self._key(name, name)]["notes"])
 
-    def put(self, cell: Transfer, notes: Sequence[str]) -> None:
+    def put(self, cell: Cell, notes: Sequence[str]) -> None:
         self._kept[self._key(cell.train, cell.test)] = {"cell": asdict(cell), "notes": list(notes)}
         if self._path is not None:
             write_file(self._path, json.dumps(self._kept, indent=1))  # NaN stays NaN: read by us alone

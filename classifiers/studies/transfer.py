@@ -36,7 +36,7 @@ from extractor.errors import InputError, SettingsError, StoreError, some
 
 
 @dataclass(frozen=True, slots=True)
-class Transferred:
+class Transfer:
     """A model on one run. Figures are over the classes that both have."""
 
     run: str
@@ -68,7 +68,7 @@ def transfer(
     test_on: str = CLEAN,
     include_heard: bool = False,
     incomplete: bool = False,
-) -> list[Transferred]:
+) -> list[Transfer]:
     """Test a model folder, or the model that an experiment's YAML file describes, on runs.
 
     Args:
@@ -120,7 +120,7 @@ def _model(path: Path, say: Say | None, incomplete: bool) -> tuple[Model, Result
 
 
 @dataclass(frozen=True, slots=True)
-class _Tested:
+class _RunToTest:
     """A run that a model is tested on, and what of it the model has heard in training."""
 
     run: str
@@ -132,7 +132,7 @@ class _Tested:
     notes: list[str]
 
 
-def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, incomplete: bool) -> _Tested:
+def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, incomplete: bool) -> _RunToTest:
     """Raises InputError where nothing is left that was not heard in training."""
     sources = _sources(model, run, incomplete)
     stores = [open_run(source.path, incomplete) for source in sources]
@@ -141,7 +141,7 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
     if not model.heard:
         note = f"{run}: whether any of it was heard in training is unknown: {model.path} was made before that"
         notes = [f"{note} was kept; train again to know"]
-        return _Tested(run, sources, test_on, incomplete, None, set(), notes)
+        return _RunToTest(run, sources, test_on, incomplete, None, set(), notes)
     ids = {name for name, each in zip(first.ids, tested.tolist(), strict=True) if each}
     found = [overlap(heard, store) for heard, store in zip(model.heard, stores, strict=True)]
     names = [np.array(store.ids, object) for store in stores]
@@ -183,7 +183,7 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
             )
         else:
             notes.append(f"{what}: left out; --include-heard keeps them")
-    return _Tested(run, sources, test_on, incomplete, heard, set() if include_heard else heard, notes)
+    return _RunToTest(run, sources, test_on, incomplete, heard, set() if include_heard else heard, notes)
 
 
 def _sources(model: Model, run: str, incomplete: bool) -> list[Source]:
@@ -209,12 +209,12 @@ def _sources(model: Model, run: str, incomplete: bool) -> list[Source]:
 def _on_run(
     model: Model,
     result: Result,
-    tested: _Tested,
+    tested: _RunToTest,
     labels: LabelMap,
     experiment: Experiment,
     normalise: str,
     common_only: bool,
-) -> Transferred:
+) -> Transfer:
     run, classes = tested.run, model.classes
     if len(labels.classes) < 2:
         raise InputError(
@@ -241,7 +241,7 @@ def _on_run(
     copies = not features.clean.all()
     notes = [*features.notes, *tested.notes]
     notes += [f"{model.path}: was trained on an unfinished run: {what}" for what in result.incomplete]
-    return Transferred(
+    return Transfer(
         run,
         labels,
         classes,
@@ -286,7 +286,7 @@ def _among(proba: np.ndarray, common: np.ndarray) -> np.ndarray:
     return np.where(total > 0, out / np.where(total > 0, total, 1), even).astype(np.float32)
 
 
-def transfer_lines(found: Sequence[Transferred]) -> list[str]:
+def transfer_lines(found: Sequence[Transfer]) -> list[str]:
     """What is printed: the model, labels, then a line a run."""
     lines = [*dict.fromkeys(f"model: {each.conditions}" for each in found)]
     for each in found:
@@ -309,6 +309,6 @@ def transfer_lines(found: Sequence[Transferred]) -> list[str]:
     return lines
 
 
-def save_transfers(found: Sequence[Transferred], folder: str | PathLike[str]) -> None:
+def save_transfers(found: Sequence[Transfer], folder: str | PathLike[str]) -> None:
     """``transfer.json``. Raises StoreUnwritable."""
     write_json(Path(folder) / "transfer.json", [asdict(each) | {"drop": each.drop} for each in found])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -43,10 +43,7 @@ class Conditions:
         return f"{where}; {self.classifier} ({self.parameters}); {self.protocol}; {self.normalisation}"
 
     def pairs(self) -> list[tuple[str, str]]:
-        return list(zip(NAMES, astuple(self), strict=True))
-
-
-NAMES = tuple(each.name for each in fields(Conditions))
+        return list(asdict(self).items())
 
 
 def conditions_of(result: Result, origins: Sequence[Any] = (), normalise: str = "none") -> Conditions:
@@ -148,8 +145,8 @@ def _joined(parts: Iterable[str]) -> str:
 def used_values(experiment: Experiment, features: Features) -> dict[str, Any]:
     """What was used and no key of the experiment says, as plain values.
 
-    ``sources``: run, encoder, pooling and layers of each; ``parameters``: those of the classifier
-    that tell it from another, see `Classifier.shown_parameters`; ``classes``; ``asked``: the experiment
+    ``sources``: run, encoder, pooling and layers of each; ``parameters``: those of the classifier that
+    tell it from another, see `Classifier.shown_parameters`; ``classes``; ``asked``: the experiment
     before its defaults were worked out; ``search``: what a search drew from; ``gate_prior``.
     """
     used: dict[str, Any] = {

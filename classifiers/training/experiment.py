@@ -37,7 +37,7 @@ from extractor.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class FinalModel:
     """What `train_on_all` gives: an estimator for everything that is to come."""
 
     estimator: Any  # a FusedClassifier where several classifiers are fused
@@ -221,7 +221,7 @@ def run_experiment(
     )
 
 
-def train_on_all(experiment: Experiment, features: Features, say: Say | None = None) -> Trained:
+def train_on_all(experiment: Experiment, features: Features, say: Say | None = None) -> FinalModel:
     """Fit on every row that may be trained on, with what is selected on inner splits of them all."""
     classifiers, seed = _Classifiers(experiment, features, say), experiment.seed
     every = Fold("all rows", np.flatnonzero(features.trainable), np.zeros(0, np.int64))
@@ -238,4 +238,4 @@ def train_on_all(experiment: Experiment, features: Features, say: Say | None = N
     notes, estimator = classifiers.notes, estimators[0]
     if len(estimators) > 1:
         estimator = FusedClassifier(estimators, classifiers.weights(settings, splits_of[0], seed).tolist())
-    return Trained(estimator, tuple(sources), tuple(settings), notes)
+    return FinalModel(estimator, tuple(sources), tuple(settings), notes)

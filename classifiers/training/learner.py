@@ -39,7 +39,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FittedClassifier:
     """An estimator and the classes that it knows, by code, in the order of its probabilities."""
 
     estimator: Any
@@ -153,7 +153,7 @@ class Learner:
     def inputs(self, layer: int | None) -> Inputs:
         return inputs_of(self.row, self.features, layer)
 
-    def fit(self, x: Inputs, rows: Rows, params: Mapping[str, Any], seed: int) -> Fitted:
+    def fit(self, x: Inputs, rows: Rows, params: Mapping[str, Any], seed: int) -> FittedClassifier:
         """On ``rows`` of ``x``. Labels are renumbered without gaps, as some classifiers need them."""
         from sklearn.exceptions import ConvergenceWarning
 
@@ -181,7 +181,7 @@ class Learner:
             self.troubles["calibrated on rows, not speakers: too few speakers for all classes"] += 1
         self.fits += 1
         self.progress.fitted()
-        return Fitted(estimator, codes, len(self.features.classes))
+        return FittedClassifier(estimator, codes, len(self.features.classes))
 
     def refuse_too_few(self, rows: Rows) -> None:
         """Raises InputError, by name, for training rows of a class that the classifier cannot do with."""

@@ -98,12 +98,23 @@ def make_folds(
     column = row.group or row.needs
     tested = features.tested(test_on)
     units = units_of(features, column)
-    _refuse_small_classes(features, units, row, row.least or num_folds)
+    least, where = row.least or num_folds, f"{features.sources[0].path}: --protocol {name}"
+    count = np.bincount(units.y[units.group != ""], minlength=len(features.classes))
+    small = [
+        f"class {of!r} has {_counted(n, 'recording')}"
+        for of, n in zip(features.classes, count.tolist(), strict=True)
+        if n < least
+    ]
+    if small and count.any():  # where no group is known at all, that is what is wrong
+        raise InputError(
+            f"{where}: {', '.join(small)}, {least} are needed, to train on some and test on others; leave a"
+            " class out with --classes, join it to another with --map OLD=NEW, or take another --protocol"
+        )
     try:
         divided = list(row.divide(units, num_folds, seed))
     except InputError as error:
         of_column = f", column {column!r}" if column else ""
-        raise InputError(f"{features.sources[0].path}: --protocol {name}{of_column}: {error}") from error
+        raise InputError(f"{where}{of_column}: {error}") from error
     folds = []
     for held_name, held, dev in divided:
         testable = np.isin(units.of_row, held) & tested
@@ -123,22 +134,6 @@ def make_folds(
         what = "as copies only" if tested[features.clean].all() else "without the copies that are tested"
         notes.append(f"{int((~is_tested).sum()):,} originals are there {what}: never tested")
     return folds, notes + check_folds(features, folds, row.group)
-
-
-def _refuse_small_classes(features: Features, units: Units, row: Protocol, least: int) -> None:
-    """By name: a class that the protocol cannot both train on and test would count as always wrong."""
-    count = np.bincount(units.y[units.group != ""], minlength=len(features.classes))
-    small = [
-        f"class {name!r} has {_counted(n, 'recording')}"
-        for name, n in zip(features.classes, count.tolist(), strict=True)
-        if n < least
-    ]
-    if small and count.any():  # where no group is known at all, that is what is wrong
-        raise InputError(
-            f"{features.sources[0].path}: --protocol {row.name}: {', '.join(small)}, {least} are needed, to"
-            " train on some and test on others; leave a class out with --classes, join it to another with"
-            " --map OLD=NEW, or take another --protocol"
-        )
 
 
 def _counted(count: int, noun: str) -> str:

@@ -18,7 +18,7 @@ from classifiers.commands.report import command as hser_report
 from classifiers.data.overlap import FILE
 from classifiers.results.result import Result
 from classifiers.studies.cross_corpus import cross_matrix
-from classifiers.studies.transfer import Transferred, save_transfers, transfer, transfer_lines
+from classifiers.studies.transfer import Transfer, save_transfers, transfer, transfer_lines
 from classifiers.training.config import Experiment
 from classifiers.training.model_folder import MODEL, load_model
 from extractor import extract
@@ -42,7 +42,7 @@ def model(tmp_path: Path, rows: Corpus) -> Path:
     return model_of(tmp_path / "model", write_run(tmp_path / "trained", part(rows, [0, 1, 2])))
 
 
-def on_run(model: Path, run: Path, **options: Any) -> Transferred:
+def on_run(model: Path, run: Path, **options: Any) -> Transfer:
     (found,) = transfer(model, [str(run)], **options)
     return found
 
