@@ -74,12 +74,16 @@ def relabel(run: str | PathLike[str], manifest: Manifest) -> Relabelled:
             values = tuple([labels.get(name, "") for name in new_columns])
             same = values == row.utterance.labels
             new_rows.append(row if same else replace(row, utterance=replace(row.utterance, labels=values)))
-        pairs = list(zip(rows, new_rows, strict=True))
+        labels_of = [
+            (new.utterance.id, _known(old, columns), _known(new, new_columns))
+            for old, new in zip(rows, new_rows, strict=True)
+        ]
+        changed = [each for each in labels_of if each[1] != each[2]]
         if copied:
-            _refuse_redraw(writer, pairs, columns, new_columns)
+            _refuse_redraw(writer, changed)
         writer.edit_manifest(new_rows, new_columns)
     return Relabelled(
-        changed=[n.utterance.id for old, n in pairs if _known(old, columns) != _known(n, new_columns)],
+        changed=[name for name, *_ in changed],
         num_rows=sum(not row.dropped for row in rows),
         not_named=[name for name in stored if name not in found],
         not_stored=not_stored,
@@ -163,26 +167,24 @@ def _known(row: ManifestRow, columns: Sequence[str]) -> dict[str, str]:
 
 
 def _refuse_redraw(
-    writer: RunWriter,
-    pairs: Iterable[tuple[ManifestRow, ManifestRow]],
-    columns: Sequence[str],
-    new_columns: Sequence[str],
+    writer: RunWriter, changed: Iterable[tuple[str, Mapping[str, str], Mapping[str, str]]]
 ) -> None:
-    """Refuse labels by which copies were drawn: other recordings would be drawn for them now."""
+    """Refuse labels by which copies were drawn: other recordings would be drawn for them now.
+
+    ``changed``: id, labels that were known and labels that are now.
+    """
     from extractor.augment import parse
 
     augmentation = writer.info.settings["augmentation"]
     if not parse(augmentation).needs_partners:
         return
-    changed = []
-    for old, new in pairs:
-        was, now = _known(old, columns), _known(new, new_columns)
-        if any(was.get(name) != now.get(name) for name in _DRAWN_BY):
-            changed.append(new.utterance.id)
-    if changed:
+    redrawn = [
+        name for name, was, now in changed if any(was.get(label) != now.get(label) for label in _DRAWN_BY)
+    ]
+    if redrawn:
         raise StoreError(
             f"{writer.path}: its copies were drawn by {' and '.join(_DRAWN_BY)} ({augmentation}),"
-            f" which would change for {len(changed)} rows: {some(changed)}; run hser-extract again on the"
+            f" which would change for {len(redrawn)} rows: {some(redrawn)}; run hser-extract again on the"
             " recordings with these labels: it makes the copies anew"
         )
 
