@@ -203,7 +203,7 @@ class Lookup:
                 raise SettingsError(f"{self.store.path}: all rows are augmented copies; take --copies")
         if made.where is not None:
             where = parse_where(made.where, (*self.store.columns, *ROW_COLUMNS))
-            allowed &= where.mask(self._column)
+            allowed &= where(self._column)
             if not allowed.any():
                 raise SettingsError(f"--where {made.where!r}: holds for no row of {self.store.path}")
         speakers = made.exclude_speaker

@@ -201,7 +201,7 @@ def _satisfying(
         return (getattr(row.utterance, name) for row in live)
 
     condition = parse_where(where, (*columns, *_WHERE_COLUMNS))
-    mask = condition.mask(lambda name: factor(values(name)))
+    mask = condition(lambda name: factor(values(name)))
     if live and mask.all():
         raise StoreError(
             f"{run}: --where {where!r} is true of all its {len(live)} rows, and none would be left; to be rid"

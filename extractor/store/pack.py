@@ -31,8 +31,9 @@ def pack(run: str | PathLike[str], path: str | PathLike[str], *, force: bool = F
     info = store.info
     dtype = STORAGE_DTYPES[info.storage_dtype]
     shapes = store.shapes if len(store) else {}
-    pooled = {name: width for name, width in shapes.items() if name != NO_POOLING}
-    embeddings = {name: _pooled(store, name, width, dtype) for name, width in pooled.items()}
+    embeddings = {
+        name: _pooled(store, name, width, dtype) for name, width in shapes.items() if name != NO_POOLING
+    }
     offsets = None
     if NO_POOLING in shapes:
         offsets = np.cumsum([0, *store.num_frames.tolist()], dtype="<i8")
@@ -74,9 +75,9 @@ def _pooled(store: Store, pooling: str, width: int, dtype: np.dtype) -> Embeddin
     layers = store.layers
 
     def read(rows: slice, indices: slice) -> np.ndarray:
-        wanted = np.arange(rows.start, rows.stop)
         # Stored halves come back from float32 as they were.
-        return store.load_rows(wanted, layers[indices], pooling).astype(dtype, copy=False)
+        values = store.load_rows(np.arange(rows.start, rows.stop), layers[indices], pooling)
+        return values.astype(dtype, copy=False)
 
     return Embeddings((len(store), len(layers), width), dtype, read)
 

@@ -25,8 +25,7 @@ import ast
 import operator
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -38,8 +37,8 @@ MAX_DEPTH = 40  # of nesting: what a person writes, and far from Python's own li
 
 Value: TypeAlias = "str | int | float"
 Factored: TypeAlias = tuple[Sequence[str], np.ndarray]  # distinct values, and int [N] of each row's value
-# Rows that satisfy it, bool [N], given each column.
-_Test: TypeAlias = Callable[[Callable[[str], Factored]], np.ndarray]
+# A condition that was read: the rows that satisfy it, bool [N], given a column by name (see `factor`).
+Where: TypeAlias = Callable[[Callable[[str], Factored]], np.ndarray]
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SHORT = re.compile(r"\s*(\w+)=([\w.-]+)\s*")
@@ -50,23 +49,6 @@ _ORDERS = {
     ast.GtE: operator.ge,
 }
 _MIRRORED = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """A condition that was read; ``columns`` are those that it names."""
-
-    text: str
-    columns: tuple[str, ...]
-    _test: _Test
-
-    def mask(self, column: Callable[[str], Factored]) -> np.ndarray:
-        """bool [N]: the rows that satisfy it. ``column`` gives a column by name, see `factor`."""
-        return self._test(column)
-
-    def holds(self, labels: Mapping[str, str]) -> bool:
-        """Whether one row, by its labels, satisfies it."""
-        return bool(self._test(lambda name: ([labels[name]], np.zeros(1, np.int64)))[0])
 
 
 def factor(values: Iterable[str]) -> Factored:
@@ -99,9 +81,7 @@ def parse_where(text: str, columns: Sequence[str]) -> Where:
         raise _refused(
             text, f"{reason}; write for instance speaker != '12' and emotion == 'anger'"
         ) from error
-    reader = _Reader(text, tuple(columns))
-    test = reader.condition(tree.body, 0)
-    return Where(text, tuple(dict.fromkeys(reader.named)), test)
+    return _Reader(text, tuple(columns)).condition(tree.body, 0)
 
 
 def number(text: str) -> float | None:
@@ -114,13 +94,12 @@ def _refused(text: str, reason: str) -> SettingsError:
 
 
 class _Reader:
-    """Syntax tree to test. ``named`` collects the columns."""
+    """Syntax tree to test."""
 
     def __init__(self, text: str, columns: tuple[str, ...]) -> None:
         self.text, self.columns = text, columns
-        self.named: list[str] = []
 
-    def condition(self, node: ast.expr, depth: int) -> _Test:
+    def condition(self, node: ast.expr, depth: int) -> Where:
         if depth > MAX_DEPTH:
             raise _refused(self.text, f"nested more than {MAX_DEPTH} deep")
         match node:
@@ -137,7 +116,7 @@ class _Reader:
                 return lambda column: np.logical_and.reduce([test(column) for test in tests])
         raise _refused(self.text, f"{ast.unparse(node)} is no comparison; write column == 'value'")
 
-    def comparison(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Test:
+    def comparison(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Where:
         named_left, named_right = self.is_column(left), self.is_column(right)
         if named_left == named_right:
             what = "two columns" if named_left else "no column"
@@ -154,7 +133,14 @@ class _Reader:
             values = [self.value(right)]
         else:
             values = [self.value(right)]
-        return _by_value(self.column(left), self.predicate(kind, values))
+        name, predicate = self.column(left), self.predicate(kind, values)
+
+        def test(column: Callable[[str], Factored]) -> np.ndarray:
+            distinct, codes = column(name)
+            good = np.fromiter(map(predicate, distinct), bool, len(distinct))
+            return good[codes]
+
+        return test
 
     def predicate(self, kind: type[ast.cmpop], values: Sequence[Value]) -> Callable[[str], bool]:
         """What one label must satisfy."""
@@ -182,7 +168,6 @@ class _Reader:
             case ast.Name(name) | ast.Subscript(ast.Name("label"), ast.Constant(str(name))):
                 if name not in self.columns:
                     raise _refused(self.text, unknown("column", name, self.columns))
-                self.named.append(name)
                 return name
         raise _refused(self.text, f"{ast.unparse(node)}: write label['name of a column']")
 
@@ -203,12 +188,3 @@ class _Reader:
             ):
                 return -value if isinstance(sign, ast.USub) else value
         raise _refused(self.text, f"{ast.unparse(node)} is no value; values are 'text' and numbers")
-
-
-def _by_value(name: str, predicate: Callable[[str], bool]) -> _Test:
-    def test(column: Callable[[str], Factored]) -> np.ndarray:
-        distinct, codes = column(name)
-        good = np.fromiter(map(predicate, distinct), bool, len(distinct))
-        return good[codes]
-
-    return test
