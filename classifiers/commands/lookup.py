@@ -114,11 +114,7 @@ def search(
     corpus: str | None,
     form: str | None,
     k: int,
-    layer: int | None,
-    pooling: str | None,
-    device: str,
-    model: str | None,
-    **rules: Any,
+    **options: Any,
 ) -> None:
     """The neighbours of recordings in RUN, and their vote. This command's name may be left out.
 
@@ -129,7 +125,7 @@ def search(
 
     if not queries and not rows:
         raise SettingsError("name a QUERY or a --row")
-    opened = _opened(run, layer, pooling, device, model)
+    opened, rules = _opened(run, options), options
     columns = opened.store.columns
     vote = ("winner", "confidence", "margin")
     header = ["query", "rank", "similarity", "id", "path", *columns, *vote]
@@ -150,10 +146,11 @@ def search(
         sys.exit(EXIT_FAILURES)
 
 
-def _opened(run: str, layer: int | None, pooling: str | None, device: str, model: str | None) -> Lookup:
+def _opened(run: str, options: dict[str, Any]) -> Lookup:
+    """By the options of `_PLACE` and `_ENCODER`, which are taken out of ``options``."""
     from classifiers import lookup
 
-    opened = lookup.open(run, layer, pooling, device, model)
+    opened = lookup.open(run, *(options.pop(name) for name in ("layer", "pooling", "device", "model")))
     for note in opened.notes:
         say(note)
     return opened
@@ -313,16 +310,7 @@ def _evaluation_lines(result: Evaluation) -> Iterator[str]:
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0: any free.")
 @click.option("--projection", help="umap or pca.  [default: umap where it is installed]")
 @_ENCODER
-def serve(
-    run: str,
-    layer: int | None,
-    pooling: str | None,
-    host: str,
-    port: int,
-    projection: str | None,
-    device: str,
-    model: str | None,
-) -> None:
+def serve(run: str, host: str, port: int, projection: str | None, **options: Any) -> None:
     """A web page of RUN: its map, to hear its recordings, and to ask with a file or the microphone.
 
     Needs hser[serve]. What is uploaded is not kept; other machines reach the page only with --host.
@@ -331,7 +319,7 @@ def serve(
     from classifiers.service.server import serve as serve_page
 
     require_extra()
-    opened = _opened(run, layer, pooling, device, model)
+    opened = _opened(run, options)
     quiet_libraries()
     serve_page(opened, projection, host, port, click.echo)
 

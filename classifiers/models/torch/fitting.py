@@ -30,7 +30,7 @@ Progress = Callable[[dict[str, float]], None]  # told of each epoch: its row of 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TrainingParameters:
-    """How to train: parameters that all networks have. `checks` says what each may be."""
+    """How to train: parameters that all networks have. `models.CHECKS` says what each may be."""
 
     random_state: int = 0
     learning_rate: float = 1e-3

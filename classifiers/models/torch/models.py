@@ -17,7 +17,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from classifiers.models.torch.checks import check_parameters
 from classifiers.models.torch.fitting import Progress, Training, TrainingParameters, logits, seeded
 from classifiers.models.torch.inputs import Inputs, frames_of, pooled, split_validation, time_means
 from classifiers.models.torch.networks import (
@@ -29,11 +28,57 @@ from classifiers.models.torch.networks import (
     SuperbNetwork,
     lstm_runs_in_bf16,
 )
+from extractor.augment.parameters import Flag, Kind, Number, OrNone, Whole
 from extractor.encoders import resolve_device, resolve_dtype
 from extractor.errors import InputError, SettingsError, unknown
 
+_POSITIVE = Number(0, above=True)
+
+CHECKS: Mapping[str, Kind] = {
+    "random_state": Whole(0),
+    "learning_rate": _POSITIVE,
+    "layer_learning_rate": OrNone(_POSITIVE),
+    "weight_decay": Number(0),
+    "batch_size": Whole(1),
+    "max_epochs": OrNone(Whole(1)),
+    "max_steps": OrNone(Whole(1)),
+    "max_seconds": OrNone(_POSITIVE),
+    "patience": OrNone(Whole(1)),
+    "plateau_patience": OrNone(Whole(0)),
+    "plateau_factor": Number(0, 1, above=True, below=True),
+    "clip": OrNone(_POSITIVE),
+    "validation": Number(0, 0.5, words="a share from 0 to 0.5"),
+    "standardise": Flag("True or False"),
+    "hidden": Whole(1),
+    "num_hidden": Whole(0),
+    "num_layers": Whole(1),
+    "dense": Whole(1),
+    "attention": Whole(1),
+    "projection": Whole(1),
+    "dropout": Number(0, 1, below=True),
+}
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "monitor": ("val_loss", "val_ua"),
+    "class_weight": (None, "balanced"),
+    "dtype": ("auto", "fp32", "bf16"),
+    "pooling": ("last", "mean"),
+    "head": ("linear", "mlp"),
+}
 RECORDINGS_AT_ONCE = 256  # whose frames prediction has in memory
 _FITTED = ("history", "best_epoch", "stopped", "num_steps", "validation")  # attributes that a file keeps
+
+
+def check_parameters(model: str, params: Mapping[str, Any]) -> None:
+    """Raises SettingsError for the first parameter that cannot work, by name; ``device`` is not checked."""
+    for name, value in params.items():
+        if name in CHECKS and not CHECKS[name].holds(value):
+            raise SettingsError(f"{model}: {name}={value!r} must be {CHECKS[name].expected}")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise SettingsError(f"{model}: {unknown(name, str(value), list(map(str, CHOICES[name])))}")
+    if all(params[name] is None for name in ("max_epochs", "max_steps", "max_seconds", "patience")):
+        raise SettingsError(
+            f"{model}: training would never end; give max_epochs, max_steps, max_seconds or patience"
+        )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -18,9 +18,8 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
 from classifiers.models.torch import fitting as fitting_module
-from classifiers.models.torch.checks import CHECKS
 from classifiers.models.torch.inputs import batches, split_validation
-from classifiers.models.torch.models import MODELS, Mlp, from_state
+from classifiers.models.torch.models import CHECKS, MODELS, Mlp, from_state
 from classifiers.models.torch.networks import lstm_runs_in_bf16
 from extractor.errors import InputError, SettingsError
 
