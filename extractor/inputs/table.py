@@ -211,14 +211,9 @@ def _csv_records(file: str, names: list[str], problems: _Problems) -> Iterator[_
                     if cells and any(map(str.strip, cells)):
                         problems.add(after, f"{len(cells)} cells where the header has {len(header)}")
                     continue
-                yield (
-                    after,
-                    cells[path_at],
-                    cells[id_at].strip() if id_at >= 0 else "",
-                    cells[start_at] if start_at >= 0 else "",
-                    cells[end_at] if end_at >= 0 else "",
-                    [cells[i].strip() for i in labels_at],
-                )
+                labels = [cells[i].strip() for i in labels_at]
+                cells.append("")  # of the columns that are not there: -1 is their index
+                yield after, cells[path_at], cells[id_at].strip(), cells[start_at], cells[end_at], labels
         except csv.Error as error:
             problems.add(line + 1, f"cannot be read as a table: {error}")
 

@@ -37,6 +37,15 @@ def wav_bytes(data: bytes, declared: int | None = None, channels: int = 1, rate:
     return b"RIFF" + struct.pack("<I", (len(head) + declared) & 0xFFFFFFFF) + head + data
 
 
+def sparse_wav(path: Path, num_frames: int, channels: int, rate: int) -> Path:
+    """Silence that takes no disk, 16-bit."""
+    num_bytes = 2 * channels * num_frames
+    with path.open("wb") as file:
+        file.write(wav_bytes(b"", num_bytes, channels, rate))
+        file.truncate(44 + num_bytes)
+    return path
+
+
 def write(path: Path, container: str, coding: str, rate: int, samples: np.ndarray, **options: str) -> Path:
     """``samples``: ``[num_frames, num_channels]``. By FFmpeg where the container is in small letters."""
     if container.isupper():

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import subprocess
-import sys
-import threading
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from time import sleep
-from typing import Any
 
 import av
 import numpy as np
@@ -33,11 +27,9 @@ from audio_cases import (
 from conftest import SHARED_DATA, shared
 
 from extractor.audio import dali, readers
-from extractor.audio.ahead import DecodeAhead
-from extractor.audio.cut import Cut
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import num_samples_16k, probe
-from extractor.audio.readers import BLOCK_FRAMES, able, backends
+from extractor.audio.readers import able, backends
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
 
 # Lossy codecs are decoded by other programs with other arithmetic; PCM and FLAC are equal bit for bit.
@@ -45,8 +37,6 @@ LOSSY_TOLERANCE = 1e-5
 # Files on which FFmpeg, the reference here, and libsndfile, which decodes Vorbis, differ at the end:
 # FFmpeg leaves off a half-block (128 samples) that the granule position counts in.
 FFMPEG_VORBIS_LOSS = 128
-
-BATCH = tuple[None, Sequence[Utterance], Sequence[Header]]
 
 
 def planned(utterances: Sequence[Utterance]) -> list[Header]:
@@ -389,120 +379,3 @@ def test_one_bad_file_does_not_cost_dali_the_batch(tmp_path: Path) -> None:
     good = np.fromfile(sine(tmp_path / "a.wav", SAMPLE_RATE), np.uint8)
     results = dali.decode([good, np.zeros(100, np.uint8), good])
     assert [result is not None for result in results] == [True, False, True]
-
-
-# --- Ahead --------------------------------------------------------------------------------------
-
-
-def batches_of(tmp_path: Path, count: int) -> list[BATCH]:
-    batches = []
-    for k in range(count):
-        path = tmp_path / f"{k}.wav"
-        path.write_bytes(wav_bytes(struct.pack("<h", k + 1) * 16_000))
-        utterances = [Utterance(f"{k}", str(path))]
-        batches.append((None, utterances, planned(utterances)))
-    return batches
-
-
-def decoding_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-def test_batches_come_in_order_and_no_thread_is_left(tmp_path: Path) -> None:
-    with DecodeAhead(batches_of(tmp_path, 20), DecodeOptions()) as ahead:
-        for k, (_, (result,)) in enumerate(ahead):
-            assert isinstance(result, Decoded)
-            assert (result.waveform * 32768 == k + 1).all()
-    assert k == 19
-    assert decoding_threads() == []
-
-
-def test_no_more_than_asked_is_decoded_ahead(tmp_path: Path) -> None:
-    taken = 0
-
-    def counted() -> Iterator[BATCH]:
-        nonlocal taken
-        for batch in batches_of(tmp_path, 12):
-            taken += 1
-            yield batch
-
-    with DecodeAhead(counted(), DecodeOptions(), ahead=2) as ahead:
-        for k, _ in enumerate(ahead):
-            sleep(0.02)
-            assert taken <= k + 1 + 2 + 1  # the consumer's, those that wait, the one being decoded
-
-
-def test_a_consumer_that_leaves_stops_the_threads(tmp_path: Path) -> None:
-    class Interrupted(KeyboardInterrupt):
-        pass
-
-    def forever() -> Iterator[BATCH]:
-        batches = batches_of(tmp_path, 1)
-        while True:
-            yield from batches
-
-    with pytest.raises(Interrupted), DecodeAhead(forever(), DecodeOptions()) as ahead:
-        for _ in ahead:
-            raise Interrupted
-    assert decoding_threads() == []
-
-
-def test_a_bug_in_the_thread_reaches_the_consumer(tmp_path: Path) -> None:
-    def broken() -> Iterator[BATCH]:
-        yield from batches_of(tmp_path, 2)
-        raise ZeroDivisionError("a bug")
-
-    seen = 0
-    with pytest.raises(ZeroDivisionError, match="a bug"), DecodeAhead(broken(), DecodeOptions()) as ahead:
-        for _ in ahead:
-            seen += 1
-    assert seen == 2 and decoding_threads() == []
-
-
-def test_closing_stops_a_long_recording_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "hours.wav"
-    hours = 2 * 3600 * 8000
-    with path.open("wb") as file:
-        file.write(wav_bytes(b"", declared=2 * hours, rate=8000))
-        file.truncate(44 + 2 * hours)  # sparse: silence that takes no disk
-    utterances = [Utterance("long", str(path))]
-    ahead = DecodeAhead([(None, utterances, planned(utterances))], DecodeOptions())
-    blocks = 0
-    original = Cut.add
-
-    def counted(*args: Any) -> None:
-        nonlocal blocks
-        blocks += 1
-        if blocks == 3:
-            threading.Thread(target=ahead.close).start()
-        if blocks >= 3:
-            ahead._stop.wait()  # what was begun may end
-        original(*args)
-
-    monkeypatch.setattr(Cut, "add", counted)
-    assert list(ahead) == []
-    assert blocks == 3 < hours // BLOCK_FRAMES and decoding_threads() == []
-
-
-def test_a_long_recording_takes_little_more_memory_than_its_waveform(tmp_path: Path) -> None:
-    path = tmp_path / "long.wav"
-    num_frames = 1800 * 48_000
-    with path.open("wb") as file:
-        file.write(wav_bytes(b"", declared=4 * num_frames, channels=2, rate=48_000))
-        file.truncate(44 + 4 * num_frames)
-    code = """
-import resource, sys
-from extractor.audio.decode import DecodeOptions, decode_batch
-from extractor.audio.probe import probe
-from extractor.types import Utterance
-import soundfile, soxr
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-u = [Utterance("u", sys.argv[1])]
-before = peak()
-(result,) = decode_batch(u, probe(u), DecodeOptions())
-print(len(result.waveform), peak() - before)
-"""
-    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    num_samples, growth_mb = (float(word) for word in run.stdout.split())
-    assert num_samples == 1800 * SAMPLE_RATE
-    assert growth_mb < 1.1 * 4 * num_samples / 2**20 + 16  # the waveform, a tenth of it, and blocks

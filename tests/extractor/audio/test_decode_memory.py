@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from audio_cases import good, noise, only, outcomes, wav_bytes, write
+from audio_cases import good, noise, only, outcomes, sparse_wav, wav_bytes, write
 
 from extractor import extract
 from extractor.audio import room
@@ -60,6 +60,14 @@ def test_an_hour_in_little_is_an_hour(claims: int | None, backend: str, tmp_path
     assert not result.waveform.any()
 
 
+def in_a_process(code: str, *paths: Path) -> list[str]:
+    """What it prints, where `audio_cases` can be imported: memory is measured from its start."""
+    command, folder = [sys.executable, "-c", code, *map(str, paths)], Path(__file__).parent
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
 def test_what_memory_does_not_hold_is_an_error_row_and_stays_small(tmp_path: Path) -> None:
     """Decided while it streams: a header may claim more or less than there is."""
     claims = (None, 0, 140_000_000)
@@ -80,15 +88,7 @@ for backend in ("auto", "soundfile", "pyav"):
     print(backend, len(good.waveform), *[each.reason for each in bad], sep="|")
 print(peak() - before)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code, *map(str, [good(tmp_path), *bombs])],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,  # where the cases are
-    )
-    assert run.returncode == 0, run.stderr
-    *said, growth = run.stdout.splitlines()
+    *said, growth = in_a_process(code, good(tmp_path), *bombs)
     too_long = "longer than 0.091 h, which is what the memory for decoding holds: 20 MiB (--decode-memory)"
     assert said == [
         "|".join(["auto", "3000", *[too_long] * 3]),
@@ -96,6 +96,22 @@ print(peak() - before)
         "|".join(["pyav", "3000", *[too_long] * 3]),
     ]
     assert float(growth) < 20 + 30  # MiB: the waveform as it grows, and blocks
+
+
+def test_a_long_recording_takes_little_more_memory_than_its_waveform(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from audio_cases import outcomes
+import soundfile, soxr
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+(result,) = outcomes(sys.argv[1:])
+print(len(result.waveform), peak() - before)
+"""
+    (said,) = in_a_process(code, sparse_wav(tmp_path / "long.wav", 1800 * 48_000, 2, 48_000))
+    num_samples, growth_mb = map(float, said.split())
+    assert num_samples == 1800 * SAMPLE_RATE
+    assert growth_mb < 1.1 * 4 * num_samples / 2**20 + 16  # the waveform, a tenth of it, and blocks
 
 
 def test_max_hours_is_decided_by_what_comes_out(tmp_path: Path) -> None:
