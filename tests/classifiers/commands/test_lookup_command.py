@@ -164,7 +164,9 @@ def test_an_index_that_was_built_is_the_one_that_is_searched(given: Path) -> Non
 def test_evaluations_are_printed_as_they_were_measured(given: Path, tmp_path: Path) -> None:
     words = ("evaluate", given, "--k", 5, "--normalisation", "standard")
     expected = evaluate(given, k=5, normalisation="standard")
-    assert json.loads(hser(*words, "--json").stdout) == json.loads(json.dumps(expected.to_dict()))
+    told = json.loads(hser(*words, "--json").stdout)
+    assert told == json.loads(json.dumps(expected.to_dict()))
+    assert told["best_layer"] == expected.best.layer
     rows = list(csv.DictReader(io.StringIO(hser(*words, "--csv", "--layers", "1,0").stdout)))
     assert [(row["layer"], float(row["ua"])) for row in rows] == [
         (str(layer), expected.layers[layer].ua) for layer in (1, 0)
