@@ -111,7 +111,7 @@ def synthetic_corpus(out: Path, num_speakers: int, num_sentences: int) -> Path:
     if manifest.exists():
         click.echo(f"{folder}: there already")
         return manifest
-    manifest = write_corpus(folder, num_speakers, sentences=range(num_sentences))
+    manifest = write_corpus(folder, num_speakers, range(num_sentences))
     num_files = sum(1 for _ in folder.rglob("*.wav"))
     click.echo(f"{folder}: {num_files} clips of {num_speakers} synthetic speakers, written just now")
     return manifest

@@ -114,7 +114,7 @@ def test_the_small_hubert_is_a_config_that_transformers_reads(shown: tuple[Path,
 
 
 def test_a_folder_without_speakers(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "clips", num_speakers=1, sentences=(0, 2))
+    write_corpus(tmp_path / "clips", 1, (0, 2))
     (tmp_path / "clips" / "manifest.csv").unlink()
     options = ["--corpus", str(tmp_path / "clips"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(command, options, catch_exceptions=False)
@@ -126,7 +126,7 @@ def test_a_folder_without_speakers(tmp_path: Path) -> None:
 
 
 def test_without_emotions_no_share_is_given(tmp_path: Path) -> None:
-    manifest = write_corpus(tmp_path / "clips", num_speakers=2, emotions=("neutral",), sentences=(0, 2))
+    manifest = write_corpus(tmp_path / "clips", 2, (0, 2))
     rows = list(csv.DictReader(manifest.read_text(encoding="utf-8").splitlines()))
     manifest.write_text(
         "path,speaker\n" + "".join(f"{r['path']},{r['speaker']}\n" for r in rows), encoding="utf-8"
