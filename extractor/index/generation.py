@@ -206,24 +206,20 @@ def read_head(run: Path, layer: int, pooling: str) -> Head:
     path = folder_of(run, layer, pooling) / HEAD
     if path.exists() and not path.is_file():  # a pipe would be waited for without end
         raise BrokenIndex(f"{path}: must be a file, and is a folder, a pipe or a device; move it away")
+    again = remedy(run, layer, pooling)
     try:
         values = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise IndexMissing(
-            f"{run}: has no index of layer {layer}, pooling {pooling}; {remedy(run, layer, pooling)}"
-        ) from error
-    except ValueError as error:
-        raise BrokenIndex(f"{path}: damaged ({error}); {remedy(run, layer, pooling)}") from error
-    try:
         if values["format"] != FORMAT:
-            raise BrokenIndex(
-                f"{path}: format {values['format']}, this hser reads {FORMAT}; {remedy(run, layer, pooling)}"
-            )
+            problem = f"format {values['format']}, this hser reads {FORMAT}"
+            raise BrokenIndex(f"{path}: {problem}; {again}")
         values["parameters"] = Parameters(**values["parameters"])
         values["files"] = {suffix: FileCheck(**check) for suffix, check in values["files"].items()}
         return Head(**values)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BrokenIndex(f"{path}: damaged ({error!r}); {remedy(run, layer, pooling)}") from error
+    except FileNotFoundError as error:
+        raise IndexMissing(f"{run}: has no index of layer {layer}, pooling {pooling}; {again}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cause = str(error) if isinstance(error, ValueError) else repr(error)
+        raise BrokenIndex(f"{path}: damaged ({cause}); {again}") from error
 
 
 def load(run: Path, layer: int, pooling: str, mapped: bool) -> Content:
@@ -255,19 +251,15 @@ def _load(run: Path, head: Head, mapped: bool) -> Content:
         arrays = {name: stored[name] for name in stored.files}
     prefix = "normalisation_"
     fitted = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    faiss_index = read_faiss(folder / f"{head.generation}.faiss", mapped)
-    return Content(head, faiss_index, arrays["order"], Normalisation(head.normalisation, fitted))
-
-
-def read_faiss(path: Path, mapped: bool) -> Any:
-    """``mapped``: whatever is large (vectors, codes, inverted lists, links) stays on the disk."""
-    faiss = load_faiss()
+    faiss, path = load_faiss(), folder / f"{head.generation}.faiss"
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        # Mapped, whatever is large (vectors, codes, inverted lists, links) stays on the disk.
+        faiss_index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:  # FAISS's only kind of error
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "deleted", str(path)) from error
         raise
+    return Content(head, faiss_index, arrays["order"], Normalisation(head.normalisation, fitted))
 
 
 def check_fits(store: Store, content: Content) -> None:
