@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from extractor.index.exact import Found, nearest
+from extractor.index.exact import Neighbours, nearest
 from extractor.index.generation import (
     BrokenIndex,
     Content,
@@ -202,7 +202,7 @@ def fill(
     normalisation: Normalisation,
     queries: np.ndarray | None = None,
     own: np.ndarray | None = None,
-) -> tuple[np.ndarray, int, Found | None]:
+) -> tuple[np.ndarray, int, Neighbours | None]:
     """Add all rows. Returns ``order``, how many of them are zero, and the exact neighbours of ``queries``
     by position, as the rows go by; a query is no neighbour of its ``own`` position."""
     speakers = rows.speakers(normalisation.name)
@@ -248,7 +248,7 @@ def _tune(
     order: np.ndarray,
     queries: np.ndarray,
     own: np.ndarray,
-    exact: Found | None,
+    exact: Neighbours | None,
 ) -> tuple[Effort, float]:
     """The least effort whose recall is enough, or else the one whose recall is best; and its recall."""
     if KINDS[kind].exact or exact is None:
@@ -267,7 +267,7 @@ def _tune(
     return best
 
 
-def _recall(found: np.ndarray, values: np.ndarray, own: np.ndarray, exact: Found) -> float:
+def _recall(found: np.ndarray, values: np.ndarray, own: np.ndarray, exact: Neighbours) -> float:
     """Share of the true neighbours among the found; a row is no neighbour of itself.
 
     One that is as similar as the last of the true ones counts as well: of copies, any will do.

@@ -15,7 +15,9 @@ WIDE_ROWS = 4096  # in float64 at once: a layer of gigabytes is not there three 
 
 # Group codes of the queries, int [Q], and of the rows, int [N]: pairs of one group are kept apart.
 Groups = tuple[np.ndarray, np.ndarray]
-Found = tuple[np.ndarray, np.ndarray]  # similarity float32 [Q, k], descending, and number of the row int64
+Neighbours = tuple[
+    np.ndarray, np.ndarray
+]  # similarity float32 [Q, k], descending, and number of the row int64
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -37,8 +39,8 @@ def nearest(
     k: int,
     apart: Sequence[Groups] = (),
     numbers: np.ndarray | None = None,
-    so_far: Found | None = None,
-) -> Found:
+    so_far: Neighbours | None = None,
+) -> Neighbours:
     """The ``k`` nearest rows of each query, by the dot product of unit vectors.
 
     Args:
@@ -81,7 +83,7 @@ def similar_pairs(rows: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarr
             yield a.start + i, b.start + j, block[i, j]
 
 
-def _merged(similarity: np.ndarray, found: np.ndarray, block: np.ndarray, numbers: np.ndarray) -> Found:
+def _merged(similarity: np.ndarray, found: np.ndarray, block: np.ndarray, numbers: np.ndarray) -> Neighbours:
     """The best ``k`` of those so far and of a block, whose columns are the rows ``numbers``."""
     k, width = similarity.shape[1], block.shape[1]
     columns = np.broadcast_to(np.arange(width), block.shape)

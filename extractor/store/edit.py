@@ -27,7 +27,7 @@ _WHERE_COLUMNS = ("id", "path")  # beside the labels, what a condition can name
 
 
 @dataclass(frozen=True, slots=True)
-class Relabelled:
+class RelabelResult:
     """What ``relabel`` found and did. Ids, in the order of the run or of the manifest."""
 
     changed: Sequence[str]  # rows with other labels now
@@ -37,7 +37,7 @@ class Relabelled:
     kept_columns: Sequence[str]  # labels of the run of which the manifest says nothing: as they were
 
 
-def relabel(run: str | PathLike[str], manifest: Manifest) -> Relabelled:
+def relabel(run: str | PathLike[str], manifest: Manifest) -> RelabelResult:
     """Give the rows of a run the labels that a manifest has for them, new columns too.
 
     Copies take their original's. A column that is empty in the whole manifest says nothing.
@@ -82,7 +82,7 @@ def relabel(run: str | PathLike[str], manifest: Manifest) -> Relabelled:
         if copied:
             _refuse_redraw(writer, changed)
         writer.edit_manifest(new_rows, new_columns)
-    return Relabelled(
+    return RelabelResult(
         changed=[name for name, *_ in changed],
         num_rows=sum(not row.dropped for row in rows),
         not_named=[name for name in stored if name not in found],

@@ -45,13 +45,13 @@ from extractor.store.run_folder import (
     write_manifest,
     write_text,
 )
-from extractor.store.sources import Source, list_sources
+from extractor.store.sources import StoredFile, list_sources
 from extractor.store.writer import RunWriter
 from extractor.types import Failure, Utterance
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergeResult:
     """What came of a merge. ``renamed``: ids of rows whose id another run has, as they are now."""
 
     num_rows: int
@@ -64,7 +64,7 @@ class _Run:
     path: Path
     info: RunInfo
     lines: Lines
-    sources: Sequence[Source]
+    sources: Sequence[StoredFile]
     failures: Sequence[Failure]
     missing: Sequence[str]  # ids of lines with neither a row nor a failure
     num_rows: int
@@ -78,7 +78,9 @@ class _Run:
         return str(self.info.environment.get(CORPUS, ""))
 
 
-def merge(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incomplete: bool = False) -> Merged:
+def merge(
+    runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incomplete: bool = False
+) -> MergeResult:
     """Write the live rows and errors of ``runs`` as the new run ``out``. They are left as they are.
 
     An id that an earlier run has gets the later run's folder name before it, for its copies too.
@@ -122,7 +124,7 @@ def merge(runs: Sequence[str | PathLike[str]], out: str | PathLike[str], incompl
             unlock_shard(aside, lock)
     RunWriter.resume(aside).close()  # merges batch files, writes the table of contents
     with Store(aside) as store:
-        merged = Merged(len(store), len(store.errors), renamed)
+        merged = MergeResult(len(store), len(store.errors), renamed)
     with writable(out):
         aside.replace(out)
         sync_folder(out.parent)

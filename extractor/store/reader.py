@@ -37,7 +37,7 @@ from extractor.store.run_folder import (
     count_manifest,
     read_run,
 )
-from extractor.store.sources import Source, failures_of, list_sources, read_source
+from extractor.store.sources import StoredFile, failures_of, list_sources, read_source
 from extractor.types import SAMPLE_RATE, Failure
 
 _ORIGINAL, _COPY, _ = COPY_COLUMNS
@@ -90,7 +90,7 @@ class Store:
         self._packed = True
         return RunInfo.from_json(provenance, self.path)
 
-    def _list_sources(self) -> list[Source]:
+    def _list_sources(self) -> list[StoredFile]:
         return [read_source(self.path)] if self._packed else list_sources(self.path)
 
     def _locate(self) -> None:

@@ -20,7 +20,7 @@ _LISTINGS = 100  # of the folder, before one gives up on files that vanish
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class StoredFile:
     """A finished file and the manifest positions of its rows."""
 
     path: Path
@@ -29,7 +29,7 @@ class Source:
     failures: list[tuple[int, Failure]]  # with the batch of each
 
 
-def list_sources(run: Path) -> list[Source]:
+def list_sources(run: Path) -> list[StoredFile]:
     if not (run / "parts").exists():
         return []
     for _ in range(_LISTINGS):
@@ -45,10 +45,10 @@ def list_sources(run: Path) -> list[Source]:
     raise StoreError(f"{run}: its files vanish as they are read")
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> StoredFile:
     with open_part(path) as h5:
         batches = tuple(h5["batches"][:].tolist())
-        return Source(path, h5["position"][:], batches, read_failures(h5))
+        return StoredFile(path, h5["position"][:], batches, read_failures(h5))
 
 
 def checksums_at(run: Path, positions: set[int]) -> dict[int, str]:
@@ -67,7 +67,9 @@ def checksums_at(run: Path, positions: set[int]) -> dict[int, str]:
     return {}
 
 
-def failures_of(run: Path | None, sources: Sequence[Source], edition: Edition | None) -> dict[Any, Failure]:
+def failures_of(
+    run: Path | None, sources: Sequence[StoredFile], edition: Edition | None
+) -> dict[Any, Failure]:
     """Failures by id, of an edited run by position; of each the last one, as its batch or the run has it.
 
     First those of headers, which only the manifest of a ``run`` folder has.
