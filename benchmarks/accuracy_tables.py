@@ -30,9 +30,7 @@ def accuracy_text(result: Result) -> str:
     """A table a corpus, one across corpora, what has to be said of some rows, and the commands."""
     rows = [row for row in result["rows"] if "layers" not in row]
     blocks = [
-        f"{_about_corpus(of)}\n\n{accuracy_table(of)}"
-        for corpus in NAMES
-        if (of := [row for row in rows if row["corpora"] == [corpus]])
+        corpus_table(of) for corpus in NAMES if (of := [row for row in rows if row["corpora"] == [corpus]])
     ]
     crossed = [row for row in rows if "cells" in row]
     if crossed:
@@ -47,30 +45,34 @@ def accuracy_text(result: Result) -> str:
     return "\n\n".join([LEGEND.rstrip(), *blocks, *["\n".join(notes)] * bool(notes), _commands(rows)]) + "\n"
 
 
-def _about_corpus(rows: Sequence[Result]) -> str:
-    """Recordings, classes and protocol: the same for all rows of a corpus, or the table would mislead."""
+def corpus_table(rows: Sequence[Result]) -> str:
+    """Recordings, classes and protocol are the same for all rows of a corpus, or the table would mislead."""
     kinds = {(row["num_tested"], len(row["classes"]), row["protocol"]) for row in rows}
     if len(kinds) > 1:
         raise ValueError(f"rows of one corpus were not tested alike: {sorted(kinds)}")
     [(num_tested, num_classes, protocol)] = kinds
-    name = NAMES[rows[0]["corpora"][0]]
-    return f"**{name}**: {num_tested:,} recordings, {num_classes} classes, {protocol}"
-
-
-def accuracy_table(rows: Sequence[Result]) -> str:
-    lines = [
-        [
-            row["features"],
-            row["classifier"] + _weights(row),
-            dtype(row),
-            *(_percent(row["figures"][name]["value"], row["figures"][name]["interval"]) for name in FIGURES),
-            "{:.1f}-{:.1f}".format(*(100 * x for x in row["figures"]["UA"]["interval_by_speaker"])),
-            _layers(row),
-        ]
-        for row in rows
-    ]
+    about = (
+        f"**{NAMES[rows[0]['corpora'][0]]}**: {num_tested:,} recordings, {num_classes} classes, {protocol}"
+    )
+    lines = []
+    for row in rows:
+        figures, selected = row["figures"], row["selected"]
+        weights = " + ".join(f"{each['weight']:.2f}" for each in selected)
+        # Those that folds selected: `3 (4), 2 (2)`
+        counts = [each["layer"] for each in selected if "layer" in each]
+        layers = "; ".join(", ".join(f"{layer} ({n})" for layer, n in of.items()) for of in counts)
+        lines.append(
+            [
+                row["features"],
+                row["classifier"] + (f" ({weights})" if len(selected) > 1 else ""),
+                dtype(row),
+                *(_percent(figures[name]["value"], figures[name]["interval"]) for name in FIGURES),
+                "{:.1f}-{:.1f}".format(*(100 * x for x in figures["UA"]["interval_by_speaker"])),
+                layers or "-",
+            ]
+        )
     header = ["features", "classifier", "dtype", *FIGURES.values(), "UA, speakers drawn", "layer (folds)"]
-    return table(header, lines, words=3)
+    return f"{about}\n\n{table(header, lines, words=3)}"
 
 
 def dtype(row: Result) -> str:
@@ -85,22 +87,9 @@ def dtype(row: Result) -> str:
     return found
 
 
-def _weights(row: Result) -> str:
-    if len(row["selected"]) < 2:
-        return ""
-    weights = " + ".join(f"{each['weight']:.2f}" for each in row["selected"])
-    return f" ({weights})"
-
-
 def _percent(value: float, interval: Sequence[float]) -> str:
     low, high = interval
     return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
-
-
-def _layers(row: Result) -> str:
-    """Layers that folds selected: ``3 (4), 2 (2)``."""
-    counts = [each["layer"] for each in row["selected"] if "layer" in each]
-    return "; ".join(", ".join(f"{layer} ({n})" for layer, n in of.items()) for of in counts) or "-"
 
 
 def crossed_table(rows: Sequence[Result]) -> str:
