@@ -88,10 +88,14 @@ def _label(source: Input) -> None:
     rows: list[Labels] = [{}] * len(source.paths)
     columns = list(BASE_COLUMNS)
     for piece in source.pieces:
-        found = piece.corpus.label([source.paths[row] for row in piece.rows], piece.root)
+        paths = [source.paths[row] for row in piece.rows]
+        found = [piece.corpus.parse(path, piece.root) for path in paths]
+        if piece.corpus.annotate is not None:
+            piece.corpus.annotate(paths, found, piece.root)
         for row, labels in zip(piece.rows, found, strict=True):
-            rows[row] = labels or {}
-        without = sum(not (labels or {}).get("emotion_raw") for labels in found)
+            # As the corpus codes it, until `name_emotions` says it in the common words.
+            rows[row] = {} if labels is None else {**labels, "emotion": labels.get("emotion_raw", "")}
+        without = sum(not rows[row].get("emotion_raw") for row in piece.rows)
         if without and piece.corpus.annotate is not None:
             source.notes.append(
                 f"{source.name}: {without:,} of {len(found):,} recordings of {piece.corpus.name} have no"

@@ -59,20 +59,6 @@ class Corpus:
     spare: Spare | None = None
     share: float = 0.9  # of the files must fit for the corpus to be recognised: strays are common
 
-    def label(self, paths: Sequence[str], root: str) -> list[Labels | None]:
-        """Labels of each recording, ``emotion`` included; ``None`` where the name does not fit."""
-        rows = [self.parse(path, root) for path in paths]
-        if self.annotate is not None:
-            self.annotate(paths, rows, root)
-        common: dict[str, str] = {}
-        for row in rows:
-            if row is not None:
-                raw = row.get("emotion_raw", "")
-                if raw not in common:
-                    common[raw] = self.emotion(raw)
-                row["emotion"] = common[raw]
-        return rows
-
     def emotion(self, raw: str) -> str:
         """In the common set by the corpus's own codes, in any case, else as `common_emotion` has it."""
         if raw not in self.emotions:
