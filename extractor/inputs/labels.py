@@ -123,13 +123,13 @@ def _leave_out(source: Input) -> None:
     """Recordings of a searched folder that a corpus has otherwise; not if there are no others."""
     out: set[int] = set()
     for piece in source.pieces:
-        spare = piece.corpus.spare
-        if spare is None:
+        if piece.corpus.spare is None:
             continue
-        of_piece = [row for row in piece.rows if spare.pattern.search(source.paths[row].replace(os.sep, "/"))]
+        pattern, reason = piece.corpus.spare
+        of_piece = [row for row in piece.rows if pattern.search(source.paths[row].replace(os.sep, "/"))]
         if of_piece and len(of_piece) < len(piece.rows):
             source.notes.append(
-                f"{source.name}: {len(of_piece):,} files left out: {spare.reason}"
+                f"{source.name}: {len(of_piece):,} files left out: {reason}"
                 f" ({len(piece.rows) - len(of_piece):,} taken);"
                 f" name {os.path.dirname(source.paths[of_piece[0]])} to take them"
             )

@@ -30,17 +30,6 @@ Parse: TypeAlias = Callable[[str, str], Labels | None]
 
 
 @dataclass(frozen=True)
-class Spare:
-    """Recordings of a corpus that a search of its folder leaves out, and says so.
-
-    They are left out only where others are there: naming their own folder takes them.
-    """
-
-    pattern: re.Pattern[str]  # searched for in the absolute path, with slashes
-    reason: str
-
-
-@dataclass(frozen=True)
 class Corpus:
     """One row of the table of corpora.
 
@@ -56,7 +45,9 @@ class Corpus:
     columns: tuple[str, ...]  # labels beside emotion, emotion_raw, speaker
     parse: Parse
     annotate: Callable[[Sequence[str], Sequence[Labels | None], str], None] | None = None
-    spare: Spare | None = None
+    # Recordings that a search of its folder leaves out, by their path with slashes, and why. Only where others
+    # are there: naming their own folder takes them.
+    spare: tuple[re.Pattern[str], str] | None = None
     share: float = 0.9  # of the files must fit for the corpus to be recognised: strays are common
 
     def emotion(self, raw: str) -> str:
@@ -144,7 +135,7 @@ CREMAD = Corpus(
         intensity=("intensity", CREMAD_INTENSITIES),
     ),
     annotate=annotate_cremad,
-    spare=Spare(re.compile(r"/(AudioMP3|VideoFlash)/"), "copies of AudioWAV in other formats"),
+    spare=(re.compile(r"/(AudioMP3|VideoFlash)/"), "copies of AudioWAV in other formats"),
 )
 
 # EmoDB, Berlin: ``03a01Fa.wav`` is speaker, sentence, emotion (the initial of the German word), version
@@ -287,7 +278,7 @@ IEMOCAP = Corpus(
     columns=("session", "gender", "text", "valence", "arousal", "dominance", "dialogue"),
     parse=_iemocap,
     annotate=annotate_iemocap,
-    spare=Spare(re.compile(r"/dialog/(wav|avi)/"), "recordings of whole dialogues, whose turns are taken"),
+    spare=(re.compile(r"/dialog/(wav|avi)/"), "recordings of whole dialogues, whose turns are taken"),
 )
 
 # MELD: ``train_splits/dia0_utt3.mp4``. The same dialogue and utterance numbers occur in every split, so the
