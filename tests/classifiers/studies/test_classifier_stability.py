@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from classifiers.commands.evaluate import hser_evaluate
-from classifiers.data.runs import kind_of
 from classifiers.studies.stability import EVERY, cosines, linear_cka, measure_stability
 from extractor.errors import InputError, StoreError
 from tests.classifier_cases import Corpus, corpus, without, write_run
@@ -78,11 +77,6 @@ def test_cka_of_unrelated_rows_is_near_nothing_when_there_are_enough() -> None:
     # Its expectation is about dim / rows.
     assert linear_cka(rng.standard_normal((4000, 8)), rng.standard_normal((4000, 8))) < 3 * 8 / 4000
     assert np.isnan(linear_cka(np.ones((5, 3)), rng.standard_normal((5, 3))))
-
-
-def test_a_kind_is_the_names_of_its_operations() -> None:
-    assert kind_of("none") == "none"
-    assert kind_of("stretch:rate=1.1+gain:db=-3.0") == "stretch+gain"
 
 
 def test_copies_without_an_original_are_counted_and_runs_without_copies_refused(tmp_path: Path) -> None:
