@@ -28,7 +28,7 @@ from classifiers.results.metrics import (
 from classifiers.results.result import Result
 from classifiers.studies.cross_corpus import check_normalisation
 from classifiers.training.conditions import conditions_of
-from classifiers.training.config import Experiment, experiment_from
+from classifiers.training.config import Experiment, experiment_from, read_yaml
 from classifiers.training.experiment import open_features, run_experiment, train_on_all
 from classifiers.training.learner import Say
 from classifiers.training.model_folder import Model, heard_by, load_model, origin_of
@@ -105,8 +105,6 @@ def transfer(
 def _model(path: Path, say: Say | None, incomplete: bool) -> tuple[Model, Result]:
     if path.is_dir():
         return load_model(path), Result.load(path)
-    from classifiers.training.config import read_yaml
-
     experiment = experiment_from(read_yaml(path), str(path))
     experiment = replace(experiment, incomplete=experiment.incomplete or incomplete)
     features = open_features(experiment)
@@ -133,9 +131,25 @@ class _RunToTest:
 
 
 def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, incomplete: bool) -> _RunToTest:
-    """Raises InputError where nothing is left that was not heard in training."""
-    sources = _sources(model, run, incomplete)
-    stores = [open_run(source.path, incomplete) for source in sources]
+    """A run, or several with commas, read as the model's sources are.
+
+    Raises StoreError for another model than the one trained on, InputError where nothing is left that was
+    not heard in training.
+    """
+    paths = run.split(",")
+    if len(paths) != len(model.origins):
+        named = ", ".join(origin.path for origin in model.origins)
+        raise SettingsError(
+            f"{run}: the model takes {len(model.origins)} runs ({named}); name as many, with commas"
+        )
+    stores = [open_run(path, incomplete) for path in paths]
+    for path, store, origin in zip(paths, stores, model.origins, strict=True):
+        if differences := different_settings(origin.settings, store.settings):
+            raise StoreError(
+                f"{path}: not of the model that {origin.path} was made with: {'; '.join(differences)}."
+                " Extract it with the same"
+            )
+    sources = [Source(path, of.pooling, of.layers) for path, of in zip(paths, model.origins, strict=True)]
     first = stores[0]
     tested = tested_rows(first.clean, augmentations_of(first), test_on, str(first.path))
     if not model.heard:
@@ -184,26 +198,6 @@ def _open_tested(model: Model, run: str, test_on: str, include_heard: bool, inco
         else:
             notes.append(f"{what}: left out; --include-heard keeps them")
     return _RunToTest(run, sources, test_on, incomplete, heard, set() if include_heard else heard, notes)
-
-
-def _sources(model: Model, run: str, incomplete: bool) -> list[Source]:
-    """A run, or several with commas, read as the model's sources are. Raises StoreError."""
-    paths = run.split(",")
-    if len(paths) != len(model.origins):
-        named = ", ".join(origin.path for origin in model.origins)
-        raise SettingsError(
-            f"{run}: the model takes {len(model.origins)} runs ({named}); name as many, with commas"
-        )
-    for path, origin in zip(paths, model.origins, strict=True):
-        differences = different_settings(origin.settings, open_run(path, incomplete).settings)
-        if differences:
-            raise StoreError(
-                f"{path}: not of the model that {origin.path} was made with: {'; '.join(differences)}."
-                " Extract it with the same"
-            )
-    return [
-        Source(path, origin.pooling, origin.layers) for path, origin in zip(paths, model.origins, strict=True)
-    ]
 
 
 def _on_run(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, chi2
 from sklearn import metrics as sk
 
 from classifiers.results.metrics import (
@@ -90,10 +90,10 @@ def test_calibration_error_is_the_gap_between_confidence_and_share_right() -> No
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
-    with pytest.raises(InputError, match="no row"):
-        scores(np.zeros(0, int), np.zeros((0, 2)), ("a", "b"))
-    with pytest.raises(InputError, match="NaN"):
-        scores(np.array([0, 1]), np.array([[0.5, np.nan], [0.5, 0.5]]), ("a", "b"))
+    nan = np.array([[0.5, np.nan]])
+    for y, proba, message in (([], np.zeros((0, 2)), "no row"), ([0], nan, "NaN")):
+        with pytest.raises(InputError, match=message):
+            scores(np.array(y, int), proba, ("a", "b"))
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -103,8 +103,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     for k in range(experiments):
         right = rng.uniform(size=200) < truth
         y = rng.integers(2, size=200)
-        guess = np.where(right, y, 1 - y)
-        p = Predictions(np.arange(200), np.zeros(200, int), y, np.eye(2, dtype=np.float32)[guess])
+        p = of_guesses(y, np.where(right, y, 1 - y))
         low, high = bootstrap_intervals([p], n=400, seed=k)["WA"]
         covered += low <= truth <= high
     assert abs(covered / experiments - 0.95) < 0.031 + 0.01  # a percentile interval is a little short
@@ -115,8 +114,7 @@ def test_rows_that_are_alike_within_a_speaker_widen_the_interval() -> None:
     speaker = np.repeat(np.arange(10), 30)
     skill = rng.uniform(0.2, 1.0, 10)[speaker]
     y = rng.integers(2, size=300)
-    guess = np.where(rng.uniform(size=300) < skill, y, 1 - y)
-    p = Predictions(np.arange(300), np.zeros(300, int), y, np.eye(2, dtype=np.float32)[guess])
+    p = of_guesses(y, np.where(rng.uniform(size=300) < skill, y, 1 - y))
     rows = bootstrap_intervals([p])["WA"]
     speakers = bootstrap_intervals([p], [str(s) for s in speaker])["WA"]
     assert speakers[1] - speakers[0] > 1.5 * (rows[1] - rows[0])
@@ -131,19 +129,20 @@ def test_an_interval_is_drawn_from_its_seed_alone_and_narrows_with_seeds() -> No
         assert bounds == pytest.approx(once[name], abs=EXACT)
 
 
+def of_guesses(y: np.ndarray, guess: np.ndarray) -> Predictions:
+    """Predictions of two classes that are sure of themselves."""
+    return Predictions(np.arange(len(y)), np.zeros(len(y), int), y, np.eye(2, dtype=np.float32)[guess])
+
+
 def paired(n01: int, n10: int, both: int = 50) -> tuple[Predictions, Predictions]:
     """Predictions of two classes, all rows of class 0; a row is right where class 0 is predicted."""
     a = np.array([1] * n01 + [0] * n10 + [0] * both)
     b = np.array([0] * n01 + [1] * n10 + [0] * both)
-    rows, zero = np.arange(len(a)), np.zeros(len(a), int)
-    eye = np.eye(2, dtype=np.float32)
-    return Predictions(rows, zero, zero, eye[a]), Predictions(rows, zero, zero, eye[b])
+    return of_guesses(np.zeros(len(a), int), a), of_guesses(np.zeros(len(b), int), b)
 
 
 @pytest.mark.parametrize(("n01", "n10"), [(0, 0), (1, 0), (3, 9), (10, 10), (0, 20)])
 def test_few_discordant_rows_are_tested_exactly(n01: int, n10: int) -> None:
-    from scipy.stats import binomtest
-
     found = mcnemar(*paired(n01, n10))
     expected = binomtest(n01, n01 + n10).pvalue if n01 + n10 else 1.0
     assert (found["n01"], found["n10"]) == (n01, n10)
@@ -151,8 +150,6 @@ def test_few_discordant_rows_are_tested_exactly(n01: int, n10: int) -> None:
 
 
 def test_many_discordant_rows_are_tested_by_chi_squared() -> None:
-    from scipy.stats import chi2
-
     found = mcnemar(*paired(40, 20))
     assert found["statistic"] == pytest.approx(19**2 / 60, abs=EXACT)
     assert found["p_value"] == pytest.approx(chi2.sf(19**2 / 60, 1), abs=EXACT)
@@ -204,17 +201,14 @@ def test_a_damaged_result_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_bytes(text.replace(b"anger", b"angst"))
     with pytest.raises(StoreError, match="damaged"):
         Result.load(tmp_path)
-    with pytest.raises(StoreError, match="no result here"):
-        Result.load(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="no result here"):  # a file, not a folder
-        Result.load(tmp_path / "predictions.csv")
+    for nowhere in ("nowhere", "predictions.csv"):
+        with pytest.raises(StoreError, match="no result here"):
+            Result.load(tmp_path / nowhere)
 
 
 def test_means_and_deviations_are_over_seeds() -> None:
     each = [drawn(seed=k) for k in range(3)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figures = result_of(*each).figures()
+    figures = result_of(*each).figures()  # in which a warning is an error
     ua = [scores(p.y_true, p.proba, CLASSES)["UA"] for p in each]
     assert figures["mean"]["UA"] == pytest.approx(np.mean(ua), abs=EXACT)
     assert figures["deviation"]["UA"] == pytest.approx(np.std(ua, ddof=1), abs=EXACT)

@@ -6,14 +6,12 @@ import csv
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ROOT, MakeCheckpoint
+from conftest import MakeCheckpoint
 from model_cases import sources_for, write_trained
 
 from classifiers.commands.predict import command
@@ -187,14 +185,3 @@ def test_a_damaged_model_is_told_before_any_recording_is_read(model: Path) -> No
     result = CliRunner().invoke(command, [str(model), "no-such-file.wav"])
     assert isinstance(result.exception, StoreError)
     assert PROVENANCE in str(result.exception)
-
-
-@pytest.mark.parametrize("module", ["classifiers.commands.predict", "classifiers.commands.report"])
-def test_help_answers_without_the_heavy_packages(module: str) -> None:
-    heavy = [
-        *("torch", "transformers", "torchaudio", "h5py", "numpy", "av", "rich"),
-        *("faiss", "sklearn", "matplotlib", "scipy", "skops", "umap"),
-    ]
-    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert out.stdout.strip() == "[]"

@@ -13,8 +13,6 @@ import yaml
 from click.testing import CliRunner, Result
 from conftest import ROOT
 
-from classifiers.commands import evaluate as cli_evaluate
-from classifiers.commands import train as cli_train
 from classifiers.commands.train import command
 from classifiers.models.table import CLASSIFIERS
 from classifiers.results.result import Result as Found
@@ -94,16 +92,15 @@ def test_a_layer_study_scores_every_layer_and_writes_no_model(tmp_path: Path) ->
     assert max(scores, key=lambda each: each["UA"])["layer"] == 2
     for each in scores:
         assert each["low"] <= each["UA"] <= each["high"]
-        alone = train(run, "--layer", each["layer"], "-q")
-        assert f"{100 * each['UA']:5.1f} %" in alone.output
+        assert f"{100 * each['UA']:5.1f} %" in train(run, "--layer", each["layer"], "-q").output
     assert (out / "layer_study.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_speaker_dependent_is_called_so(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", corpus(3))
-    done = train(run, "--protocol", "stratified-kfold", "--folds", "3", "-q")
-    assert "SPEAKER-DEPENDENT" in done.output
-    assert "SPEAKER-DEPENDENT" not in train(run, "-q").output
+    for protocol, dependent in (("stratified-kfold", True), ("loso", False)):
+        done = train(run, "--protocol", protocol, "--folds", "3", "-q")
+        assert ("SPEAKER-DEPENDENT" in done.output) is dependent
 
 
 @pytest.mark.parametrize(
@@ -126,25 +123,25 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
     assert message in str(done.exception)
 
 
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
 def test_an_error_is_a_line_and_an_exit_code() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "classifiers.commands.train", "nowhere", "-q"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    done = python("-m", "classifiers.commands.train", "nowhere", "-q")
     assert done.returncode == EXIT_ERROR
     assert done.stderr == "error: nowhere: no such run folder or file\n"
 
 
-@pytest.mark.parametrize("module", [cli_train, cli_evaluate])
-def test_commands_start_without_the_heavy_packages(module: object) -> None:
-    name = module.__name__  # type: ignore[attr-defined]
-    heavy = ["torch", "sklearn", "numpy", "h5py", "xgboost", "optuna", "matplotlib", "pandas"]
-    code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert out.stdout.strip() == "[]"
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "report"])
+def test_commands_start_without_the_heavy_packages(name: str) -> None:
+    heavy = [
+        *("torch", "transformers", "torchaudio", "h5py", "numpy", "av", "rich", "faiss", "sklearn"),
+        *("matplotlib", "scipy", "skops", "umap", "xgboost", "optuna", "pandas"),
+    ]
+    code = f"import sys, classifiers.commands.{name}; print([m for m in {heavy} if m in sys.modules])"
+    assert python("-c", code).stdout.strip() == "[]"
 
 
 def test_help_names_every_classifier() -> None:
