@@ -32,7 +32,7 @@ class CheckpointFiles:
     spec: str
     source: str  # folder or hub id
     revision: str | None = None  # of the hub's repository
-    unasked: list[str] = field(default_factory=list)  # not in the hub's cache, and the hub did not answer
+    not_cached: list[str] = field(default_factory=list)  # not in the hub's cache, and the hub did not answer
 
     @property
     def local(self) -> bool:
@@ -43,14 +43,14 @@ class CheckpointFiles:
         """The place, for messages: of what it has, and of what it has not."""
         return (
             f"{self.source} in the hub's cache (the hub itself was not asked)"
-            if self.unasked
+            if self.not_cached
             else self.source
         )
 
     def find(self, name: str) -> Path | None:
         """The file, fetched if it has to be; None where the checkpoint has none of that name.
 
-        Where the hub cannot be asked, what its cache has is all there is: see ``unasked``.
+        Where the hub cannot be asked, what its cache has is all there is: see ``not_cached``.
         """
         if self.local:
             path = Path(self.source) / name
@@ -60,10 +60,10 @@ class CheckpointFiles:
 
         try:
             # A hub that did not answer once is not waited for again.
-            cached = bool(self.unasked)
+            cached = bool(self.not_cached)
             return Path(hf_hub_download(self.source, name, revision=self.revision, local_files_only=cached))
         except LocalEntryNotFoundError:
-            self.unasked.append(name)
+            self.not_cached.append(name)
             return None
         except EntryNotFoundError:
             return None

@@ -69,7 +69,7 @@ def read_preparation(files: CheckpointFiles, config: Any) -> Preparation:
             return assumed_preparation(config)
         normalise = values.get("do_normalize", True)  # the reference's own default
         return Preparation(normalise, f"{normalise} ({path.name})")
-    if files.unasked and not is_offline_mode():
+    if files.not_cached and not is_offline_mode():
         # It may well be there: an assumption would be another one when the network is back.
         raise ModelError(
             f"model {files.spec!r}: {files.where} has {_NONE}; try again with a network, or set"
