@@ -160,21 +160,6 @@ class Copies:
         return named, n, None
 
 
-class Sounds:
-    """Where the other audio that recipes need is: recordings of the corpus by id, noise by its path."""
-
-    def __init__(self, copies: Copies, utterances: Sequence[Utterance]) -> None:
-        self._recordings: dict[str, Utterance] = {}
-        if copies.needs_partners:
-            self._recordings = {copies.original(u): u for u in utterances}
-
-    def utterance(self, clip: Clip) -> Utterance:
-        """The clip as something to decode. A recording that left the input is gone."""
-        if clip.kind == NOISE:
-            return Utterance(clip.id, clip.id)
-        return self._recordings.get(clip.id, Utterance(clip.id, clip.id))
-
-
 def _noise_clips(folder: str, workers: int) -> list[Clip]:
     """The recordings of a folder of noise, with their lengths; named as the user wrote the folder."""
     from extractor.audio.probe import num_samples_16k, probe

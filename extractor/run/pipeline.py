@@ -94,16 +94,21 @@ def _requests(
     vanished since planning is noticed.
     """
     from extractor.audio.probe import probe
-    from extractor.augment.copies import Sounds
+    from extractor.augment.drawing import RECORDING
     from extractor.run.batch import DecodedBatch
 
-    sounds = None if copies is None else Sounds(copies, plan.live_utterances)
+    recordings: dict[str, Utterance] = {}  # that may be taken in by copies of others
+    if copies is not None and copies.needs_partners:
+        recordings = {copies.original(u): u for u in plan.live_utterances}
     for b in todo:
         positions = plan.batches[b].tolist()
         utterances = [plan.utterances[p] for p in positions]
         recipes = [] if copies is None else [copies.recipe(utterance) for utterance in utterances]
         clips = list(dict.fromkeys(clip for recipe in recipes for clip in recipe.clips))
-        wanted = [*utterances, *([] if sounds is None else map(sounds.utterance, clips))]
+        # Noise is named by its path; a recording that left the input is gone.
+        others = (recordings.get(clip.id) if clip.kind == RECORDING else None for clip in clips)
+        taken = [u or Utterance(clip.id, clip.id) for u, clip in zip(others, clips, strict=True)]
+        wanted = [*utterances, *taken]
         # A clip of noise has no planned length: any will do.
         planned = [*plan.num_samples[positions].tolist(), *(clip.num_samples for clip in clips)]
         found = zip(wanted, probe(wanted, workers), planned, chain(recipes, repeat(None)), strict=False)
