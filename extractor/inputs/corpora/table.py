@@ -45,8 +45,8 @@ class Corpus:
     columns: tuple[str, ...]  # labels beside emotion, emotion_raw, speaker
     parse: Parse
     annotate: Callable[[Sequence[str], Sequence[Labels | None], str], None] | None = None
-    # Recordings that a search of its folder leaves out, by their path with slashes, and why. Only where others
-    # are there: naming their own folder takes them.
+    # Recordings that a search of its folder leaves out, by their path with slashes, and why. Only where
+    # others are there: naming their own folder takes them.
     spare: tuple[re.Pattern[str], str] | None = None
     share: float = 0.9  # of the files must fit for the corpus to be recognised: strays are common
 
