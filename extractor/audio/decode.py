@@ -174,10 +174,10 @@ def _decode_whole(files: list[_File], options: DecodeOptions, stop: threading.Ev
     results: _Results = []
     with options.room.take(sum(dali.decoded_bytes(file.header) for file, _, _ in loaded), stop):
         decoded = dali.decode([data for _, data, _ in loaded]) if loaded else []
-        for (file, data, header), audio in zip(loaded, decoded, strict=True):
+        for (file, _, header), audio in zip(loaded, decoded, strict=True):
             finished = None
             if audio is not None:
-                finished = _one_file(file, partial(_finish_whole, file, data, header, *audio, options))
+                finished = _one_file(file, partial(_finish_whole, file, header, *audio, options))
             if finished is None:
                 left_over.append(file)
             else:
@@ -188,19 +188,14 @@ def _decode_whole(files: list[_File], options: DecodeOptions, stop: threading.Ev
 
 
 def _finish_whole(
-    file: _File,
-    data: np.ndarray,
-    header: Header,
-    samples: np.ndarray,
-    sample_rate: int,
-    options: DecodeOptions,
+    file: _File, header: Header, samples: np.ndarray, sample_rate: int, options: DecodeOptions
 ) -> _Results | None:
     """Cuts, mixes, resamples and checks what DALI decoded, float32 ``[num_frames, num_channels]``.
 
     None where it may not be all there: to be streamed, which tells.
     """
     miscounted = len(samples) != header.num_frames and sample_rate == header.sample_rate
-    if miscounted or (header.container == "flac" and not dali.intact(samples, header, data)):
+    if miscounted or (header.container == "flac" and not dali.intact(samples, header)):
         return None
     check_format(sample_rate, samples.shape[1])
 

@@ -17,7 +17,6 @@ from audio_cases import good, noise, only, outcomes, sparse_wav, wav_bytes, writ
 
 from extractor import extract
 from extractor.audio import room
-from extractor.audio.dali import _crc
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
 from extractor.audio.room import NoRoom, Room, Stopped, machine_bytes
@@ -43,6 +42,15 @@ def silent_flac(path: Path, seconds: int, claims: int | None = None) -> Path:
         data += frame + _crc(frame, 16, 0x8005).to_bytes(2)
     path.write_bytes(data)
     return path
+
+
+def _crc(data: bytes, bits: int, polynomial: int) -> int:
+    crc, top = 0, 1 << bits - 1
+    for byte in data:
+        crc ^= byte << bits - 8
+        for _ in range(8):
+            crc = (crc << 1 ^ (polynomial if crc & top else 0)) & (1 << bits) - 1
+    return crc
 
 
 def reasons(results: list[Decoded | Failure]) -> list[str]:
