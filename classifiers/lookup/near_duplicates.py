@@ -51,12 +51,11 @@ def find_near_duplicates(
     pooling: str | None = None,
     group: str = "speaker",
     threshold: float = THRESHOLD,
-    most: int = PAIRS_KEPT,
 ) -> NearDuplicates:
     """Pairs of rows of different files with a cosine above ``threshold``, all but augmented copies.
 
     As many products as there are pairs of rows, a block at a time. ``group`` names a label, "id" or
-    "path". ``most`` pairs are shown, those of the same audio first.
+    "path". `PAIRS_KEPT` pairs are shown, those of the same audio first.
     """
     rows = np.flatnonzero(store.clean)
     emotion, of_group = store.labels("emotion"), column_of(store, group)
@@ -77,9 +76,9 @@ def find_near_duplicates(
             same_audio.sum(),
         ]
         involved[i] = involved[j] = True
-        first = np.lexsort((j, i, -similarity, ~same_audio))[:most]
+        first = np.lexsort((j, i, -similarity, ~same_audio))[:PAIRS_KEPT]
         best += zip(*(each[first].tolist() for each in (same_audio, similarity, i, j)), strict=True)
-        best = sorted(best, key=lambda pair: (not pair[0], -pair[1], *pair[2:]))[:most]
+        best = sorted(best, key=lambda pair: (not pair[0], -pair[1], *pair[2:]))[:PAIRS_KEPT]
     columns = (store.ids, store.paths, emotion, of_group)
     shown = []
     for same, cosine, *pair in best:

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from classifiers.charts.plots import write_chart
 from classifiers.lookup.evaluation import evaluate
-from classifiers.lookup.near_duplicates import find_near_duplicates
+from classifiers.lookup.near_duplicates import PAIRS_KEPT, find_near_duplicates
 from extractor import InputError, SettingsError, Store, StoreError, extract
 from tests.classifier_cases import clustered, write_embeddings
 
@@ -151,8 +151,8 @@ def test_planted_near_duplicates_are_found_and_segments_of_a_file_are_not(tmp_pa
     assert [pair.ids for pair in found.shown] == [("r003", "r010"), ("r004", "r020")]
     assert (found.pairs, found.recordings, found.across_groups, found.other_emotion) == (2, 4, 1, 1)
     assert (found.same_audio, found.shown[0].same_audio, found.shown[0].groups) == (1, True, ("s0", "s1"))
-    everything = find_near_duplicates(Store(run), 0, threshold=-1.1, most=3)
-    assert (everything.pairs, len(everything.shown)) == (50 * 49 // 2 - 1, 3)
+    everything = find_near_duplicates(Store(run), 0, threshold=-1.1)
+    assert (everything.pairs, len(everything.shown)) == (50 * 49 // 2 - 1, PAIRS_KEPT)
 
 
 # What is made of it
