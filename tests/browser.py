@@ -5,7 +5,6 @@ https://chromedevtools.github.io/devtools-protocol/ ; messages are JSON that end
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -17,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -37,8 +38,9 @@ os.execvp(sys.argv[3], sys.argv[3:])
 """
 
 
-def find_chromium() -> str | None:
-    return next((found for name in COMMANDS if (found := shutil.which(name))), None)
+def find_chromium() -> str:
+    """Its command. Skips the test where there is none."""
+    return next(filter(None, map(shutil.which, COMMANDS)), None) or pytest.skip("no Chromium is installed")
 
 
 class Browser:
@@ -110,13 +112,8 @@ class Browser:
         self.send("Page.navigate", url=url)
 
     def show_as(self, width: int, height: int, scheme: str) -> None:
-        self.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         still = {"name": "prefers-reduced-motion", "value": "reduce"}
         self.send("Emulation.setEmulatedMedia", features=[feature, still])
@@ -131,14 +128,15 @@ class Browser:
             extra = {"text": text} if text and kind == "keyDown" else {}
             self.send("Input.dispatchKeyEvent", type=kind, key=key, **extra)
 
-    def click(self, x: float, y: float) -> None:
+    def click(self, x: float, y: float, *to: float) -> None:
+        """Pressed there, and let go there or, dragged, at ``to``."""
+        left = {"button": "left", "clickCount": 1}
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-    def screenshot(self, path: Path, whole: bool = False) -> None:
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        self.send("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **left)
+        if to:
+            x, y = to
+            self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left", buttons=1)
+        self.send("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, **left)
 
     def _next(self, until: float) -> dict[str, Any]:
         while b"\0" not in self._received:

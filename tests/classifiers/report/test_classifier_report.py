@@ -291,11 +291,14 @@ def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Any:
-    found = find_chromium()
-    if found is None:
-        pytest.skip("no Chromium is installed")
-    with Browser(found, tmp_path / "profile") as opened:
+    with Browser(find_chromium(), tmp_path / "profile") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def address(models: list[Path], study: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of the report about all of them."""
+    return write_report([*models, study], tmp_path_factory.mktemp("report"), ["hser-report", "x"]).as_uri()
 
 
 READY = "document.readyState === 'complete' && document.querySelectorAll('.legend button').length > 0"
@@ -309,11 +312,8 @@ COVERED = """(() => {
 PICTURE = "document.querySelector('#model-0 canvas').toDataURL()"
 
 
-def test_the_page_fits_every_screen_and_asks_for_nothing(
-    browser: Browser, models: list[Path], study: Path, tmp_path: Path
-) -> None:
-    path = write_report([*models, study], tmp_path / "report", ["hser-report", "x"])
-    browser.open(path.as_uri())
+def test_the_page_fits_every_screen_and_asks_for_nothing(browser: Browser, address: str) -> None:
+    browser.open(address)
     browser.wait_for(READY)
     for width, scheme in WINDOWS:
         browser.show_as(width, 800, scheme)
@@ -328,14 +328,11 @@ def test_the_page_fits_every_screen_and_asks_for_nothing(
         )
         assert small > 0.8, "charts are not shrunk until nobody can read them"
     browser.evaluate("new Promise((done) => requestAnimationFrame(done))")
-    assert browser.requests == [path.as_uri()]
-    assert browser.complaints == []
+    assert (browser.requests, browser.complaints) == ([address], [])
 
 
-def test_the_map_turns_by_keyboard_and_by_dragging(
-    browser: Browser, models: list[Path], tmp_path: Path
-) -> None:
-    browser.open(write_report(models, tmp_path / "report").as_uri())
+def test_the_map_turns_by_keyboard_and_by_dragging(browser: Browser, address: str) -> None:
+    browser.open(address)
     browser.wait_for(READY)
     browser.wait_for(COVERED, lambda pixels: pixels > 500)
     flat = browser.evaluate(PICTURE)
@@ -352,19 +349,15 @@ def test_the_map_turns_by_keyboard_and_by_dragging(
         "(() => {const b = document.querySelector('#model-0 canvas').getBoundingClientRect();"
         " return [b.x + b.width / 2, b.y + b.height / 2]})()"
     )
-    browser.send("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, button="left", clickCount=1)
-    browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=x + 60, y=y + 10, button="left", buttons=1)
-    browser.send("Input.dispatchMouseEvent", type="mouseReleased", x=x + 60, y=y + 10, button="left")
+    browser.click(x, y, x + 60, y + 10)
     browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=2, y=2)
     seen.append(browser.evaluate(PICTURE))
     assert len(set(seen)) == len(seen), "each of them is another view"
     assert browser.complaints == []
 
 
-def test_classes_are_hidden_and_errors_picked_out(
-    browser: Browser, models: list[Path], tmp_path: Path
-) -> None:
-    browser.open(write_report(models, tmp_path / "report").as_uri())
+def test_classes_are_hidden_and_errors_picked_out(browser: Browser, address: str) -> None:
+    browser.open(address)
     browser.wait_for(READY)
     every = browser.wait_for(COVERED, lambda pixels: pixels > 500)
     browser.evaluate("document.querySelector('#model-0 [data-wrong]').click()")
@@ -376,8 +369,8 @@ def test_classes_are_hidden_and_errors_picked_out(
     assert browser.evaluate(pressed) == ["false"] * 3
 
 
-def test_paper_is_light_and_whole(browser: Browser, models: list[Path], tmp_path: Path) -> None:
-    browser.open(write_report(models, tmp_path / "report").as_uri(), scheme="dark")
+def test_paper_is_light_and_whole(browser: Browser, address: str) -> None:
+    browser.open(address, scheme="dark")
     browser.wait_for(READY)
     browser.send("Emulation.setEmulatedMedia", media="print")
     paper, ink = browser.evaluate(

@@ -49,20 +49,12 @@ def address(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    command = find_chromium()
-    if command is None:
-        pytest.skip("no Chromium is installed")
-    return command
-
-
 @pytest.fixture
-def browser(address: str, chromium: str, recordings: Path, tmp_path: Path) -> Iterator[Browser]:
+def browser(address: str, recordings: Path, tmp_path: Path) -> Iterator[Browser]:
     """Its microphone hears a recording of EmoDB, again and again. It must have nothing to complain of."""
     heard = recordings / "03a01Wa.wav"
     allowed = ("--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={heard}")
-    with Browser(chromium, tmp_path / "profile", *allowed) as made:
+    with Browser(find_chromium(), tmp_path / "profile", *allowed) as made:
         yield made
         made.evaluate("0")  # what was still under way is noted
         assert made.complaints == []
@@ -128,8 +120,8 @@ def test_the_microphone_is_looked_up(browser: Browser, address: str) -> None:
     assert browser.evaluate(NEIGHBOURS)[0] == "03a01Wa"
 
 
-def test_a_microphone_that_is_refused_is_explained(address: str, chromium: str, tmp_path: Path) -> None:
-    with Browser(chromium, tmp_path / "profile", "--deny-permission-prompts") as browser:
+def test_a_microphone_that_is_refused_is_explained(address: str, tmp_path: Path) -> None:
+    with Browser(find_chromium(), tmp_path / "profile", "--deny-permission-prompts") as browser:
         open_page(browser, address)
         browser.evaluate("document.getElementById('record').click()")
         browser.wait_for(STATUS, lambda text: text.startswith("The microphone was not allowed."))
@@ -170,10 +162,10 @@ def test_a_point_is_named_under_the_pointer_and_shown_by_a_click(browser: Browse
     assert browser.wait_for(SHOWN) == ids[rightmost]
 
 
-def test_what_cannot_be_looked_up_is_explained(address: str, chromium: str, tmp_path: Path) -> None:
+def test_what_cannot_be_looked_up_is_explained(address: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no audio")
     soundfile.write(tmp_path / "long.flac", [0.1, -0.1] * (8_000 * 121), 16_000)
-    with Browser(chromium, tmp_path / "profile") as browser:
+    with Browser(find_chromium(), tmp_path / "profile") as browser:
         open_page(browser, address)
         for name, reason in (("notes.txt", "not a recording"), ("long.flac", "longer than 120 s")):
             browser.choose_file("#file", tmp_path / name)
