@@ -10,9 +10,10 @@ cka      linear centred kernel alignment (Kornblith et al. 2019, eq. 4) between 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,26 +25,16 @@ EVERY = "all copies"  # the kind that holds all
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """One layer and one kind of augmentation."""
-
-    pooling: str
-    layer: int
-    kind: str  # names of the operations, joined by +
-    pairs: int
-    cosine: float
-    cosine_deviation: float
-    cosine_lowest: float
-    cka: float  # NaN for a single pair
-
-
-@dataclass(frozen=True, slots=True)
 class Stability:
-    """All layers and kinds of a run."""
+    """All layers and kinds of a run.
+
+    ``scores``: of each layer and kind of augmentation (names of its operations, joined by +) how many
+    ``pairs``; ``cosine``, ``cosine_deviation`` and ``cosine_lowest`` of them; ``cka``, NaN of a single pair.
+    """
 
     run: str
     pooling: str
-    scores: tuple[Score, ...]
+    scores: tuple[dict[str, Any], ...]
     unpaired: int  # copies whose original is not there as it is
     encoder: str = ""  # with its dtype
     notes: tuple[str, ...] = ()
@@ -58,10 +49,11 @@ class Stability:
 
         path = Path(folder)
         write_json(path / "stability.json", asdict(self))
-        write_csv(path / "stability.csv", list(asdict(self.scores[0])), map(astuple, self.scores))
+        write_csv(path / "stability.csv", list(self.scores[0]), (score.values() for score in self.scores))
         by_kind: dict[str, list[tuple[int, float, float]]] = {}
         for score in self.scores:
-            by_kind.setdefault(score.kind, []).append((score.layer, score.cosine, score.cka))
+            of_kind = by_kind.setdefault(score["kind"], [])
+            of_kind.append((score["layer"], score["cosine"], score["cka"]))
         figure = plots.stability(by_kind)
         plots.write_png(plots.captioned(figure, self.conditions), path / "stability.png")
 
@@ -99,18 +91,16 @@ def measure_stability(
         cosine = cosines(clean, moved)
         for kind, pairs in groups.items():
             of = cosine[pairs]
-            found.append(
-                Score(
-                    pooling,
-                    layer,
-                    kind,
-                    len(pairs),
-                    float(of.mean()),
-                    float(of.std()),
-                    float(of.min()),
-                    linear_cka(clean[pairs], moved[pairs]),
-                )
-            )
+            found.append({
+                "pooling": pooling,
+                "layer": layer,
+                "kind": kind,
+                "pairs": len(pairs),
+                "cosine": float(of.mean()),
+                "cosine_deviation": float(of.std()),
+                "cosine_lowest": float(of.min()),
+                "cka": linear_cka(clean[pairs], moved[pairs]),
+            })  # fmt: skip
     notes, encoder = tuple(missing_notes(store)), encoder_words(store.settings)
     return Stability(str(store.path), pooling, tuple(found), len(is_copy) - len(copies), encoder, notes)
 
@@ -140,12 +130,12 @@ def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
 
 def stability_lines(stability: Stability) -> list[str]:
     """A table: a line a layer and kind."""
-    width = max(12, *(len(score.kind) for score in stability.scores))
+    width = max(12, *(len(score["kind"]) for score in stability.scores))
     lines = [f"{stability.run}: {stability.conditions}"]
     lines += [f"{'layer':>5}  {'augmentation':<{width}} {'pairs':>7} {'cosine':>8} {'lowest':>8} {'CKA':>8}"]
     for s in stability.scores:
-        values = " ".join(f"{value:>8.4f}" for value in (s.cosine, s.cosine_lowest, s.cka))
-        lines.append(f"{s.layer:>5}  {s.kind:<{width}} {s.pairs:>7,} {values}")
+        values = " ".join(f"{s[name]:>8.4f}" for name in ("cosine", "cosine_lowest", "cka"))
+        lines.append(f"{s['layer']:>5}  {s['kind']:<{width}} {s['pairs']:>7,} {values}")
     if stability.unpaired:
         lines.append(f"note: {stability.unpaired:,} copies have no original in the run: left out")
     return [*lines, *(f"note: {note}" for note in stability.notes)]

@@ -40,21 +40,23 @@ def test_copies_are_compared_with_their_own_original(tmp_path: Path) -> None:
     clean = rows.x[::3]
     for score in found.scores:
         of = {"gain": [rows.x[1::3]], "stretch+gain": [rows.x[2::3]], EVERY: [rows.x[1::3], rows.x[2::3]]}
-        cosine = np.concatenate([cosines(clean[:, score.layer], x[:, score.layer]) for x in of[score.kind]])
-        assert score.pairs == len(cosine)
-        assert score.cosine == pytest.approx(cosine.mean(), abs=EXACT)
-        assert score.cosine_lowest == pytest.approx(cosine.min(), abs=EXACT)
+        cosine = np.concatenate(
+            [cosines(clean[:, score["layer"]], x[:, score["layer"]]) for x in of[score["kind"]]]
+        )
+        assert score["pairs"] == len(cosine)
+        assert score["cosine"] == pytest.approx(cosine.mean(), abs=EXACT)
+        assert score["cosine_lowest"] == pytest.approx(cosine.min(), abs=EXACT)
 
 
 def test_a_gain_moves_nothing_and_more_noise_moves_more(tmp_path: Path) -> None:
     found = measure_stability(write_run(tmp_path / "run", augmented()))
-    score = {(each.layer, each.kind): each for each in found.scores}
+    score = {(each["layer"], each["kind"]): each for each in found.scores}
     for layer in (0, 1):
         # Twice the vector, exactly: cosine and CKA forget scale.
-        assert score[layer, "gain"].cosine == pytest.approx(1, abs=EXACT)
-        assert score[layer, "gain"].cka == pytest.approx(1, abs=EXACT)
-    assert score[1, "stretch+gain"].cosine < score[0, "stretch+gain"].cosine < 1
-    assert score[1, "stretch+gain"].cka < score[0, "stretch+gain"].cka < 1
+        assert score[layer, "gain"]["cosine"] == pytest.approx(1, abs=EXACT)
+        assert score[layer, "gain"]["cka"] == pytest.approx(1, abs=EXACT)
+    assert score[1, "stretch+gain"]["cosine"] < score[0, "stretch+gain"]["cosine"] < 1
+    assert score[1, "stretch+gain"]["cka"] < score[0, "stretch+gain"]["cka"] < 1
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(40, 7), (7, 40)])
