@@ -51,18 +51,11 @@ Exit code: 0 done, 1 with --strict when recordings failed, 2 an error,
 """
 
 
-class _Shard(click.ParamType):
-    name = "i/n"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        index, slash, count = str(value).partition("/")
-        if not (slash and index.isdigit() and count.isdigit()):
-            self.fail(f"{value!r} is not of the form i/n, such as 0/4", param, ctx)
-        return int(index), int(count)
+def _shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    index, slash, count = value.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise click.BadParameter(f"{value!r} is not of the form i/n, such as 0/4", ctx, param)
+    return int(index), int(count)
 
 
 @click.command(epilog=EPILOG, context_settings=CONTEXT)
@@ -100,7 +93,14 @@ class _Shard(click.ParamType):
     metavar="GIB",
     help="For all that is being decoded.  [default: a quarter of the machine's]",
 )
-@click.option("--shard", type=_Shard(), default="0/1", show_default=True, help="Do the i-th of n shares.")
+@click.option(
+    "--shard",
+    callback=_shard,
+    default="0/1",
+    metavar="I/N",
+    show_default=True,
+    help="Do the i-th of n shares.",
+)
 @click.option("--retry-failed", is_flag=True, help="Try recordings again that failed before.")
 @click.option("--prune", is_flag=True, help="Drop recordings that are not in the input any more.")
 @click.option(
