@@ -1,1 +1,7 @@
-"""Charts in one style, one function a chart."""
+"""Charts in one style, one function a chart.
+
+style        colours, markers and lines of classes; how a figure is made and written
+plots        the charts
+projection   embeddings to two and three dimensions
+results      which charts a result has
+"""

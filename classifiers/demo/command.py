@@ -67,11 +67,20 @@ def demo(
 ) -> None:
     """The whole demonstration; speakers and sentences are those of the synthetic corpus."""
     from classifiers.data.runs import open_run
+    from classifiers.demo.synthetic import write_corpus
     from extractor.commands.store import info
 
     synthetic = corpus is None
     if corpus is None:
-        corpus = str(synthetic_corpus(out, num_speakers, num_sentences))
+        folder = out / "synthetic-speech"
+        heading("Recordings: synthetic speech, not recordings of people")
+        corpus = str(folder / "manifest.csv")
+        if Path(corpus).exists():  # written last: where it is, all recordings are
+            click.echo(f"{folder}: there already")
+        else:
+            write_corpus(folder, num_speakers, range(num_sentences))
+            num_files = sum(1 for _ in folder.rglob("*.wav"))
+            click.echo(f"{folder}: {num_files} clips of {num_speakers} synthetic speakers, written just now")
     runs = out / "runs"
     if model is None and synthetic:
         first = runs / "mfcc"
@@ -99,22 +108,6 @@ def demo(
 
 def heading(text: str) -> None:
     click.echo(f"\n== {text}")
-
-
-def synthetic_corpus(out: Path, num_speakers: int, num_sentences: int) -> Path:
-    """The manifest of the synthetic corpus, which is written unless it is there."""
-    from classifiers.demo.synthetic import write_corpus
-
-    folder = out / "synthetic-speech"
-    heading("Recordings: synthetic speech, not recordings of people")
-    manifest = folder / "manifest.csv"  # written last: where it is, all recordings are
-    if manifest.exists():
-        click.echo(f"{folder}: there already")
-        return manifest
-    manifest = write_corpus(folder, num_speakers, range(num_sentences))
-    num_files = sum(1 for _ in folder.rglob("*.wav"))
-    click.echo(f"{folder}: {num_files} clips of {num_speakers} synthetic speakers, written just now")
-    return manifest
 
 
 def embed(corpus: str, model: str, out: Path) -> None:

@@ -243,6 +243,13 @@ def _model(model: ModelContents, k: int) -> Html:
         (draw(), f"m{k}-{name}", f"{TITLES[name]}, {model.name}", join([TITLES[name], tag("small", under)]))
         for name, draw in charts_of(result, model.origins[0].layers, model.layer_weights).items()
     ]
+    seeds = model.figures["seeds"]
+    # Means over seeds; a class that no seed has a figure for has none.
+    means = [mean_by_class(seeds, figure, result.classes) for figure in ("recall", "precision", "f1")]
+    by_class = [
+        [name, f"{seeds[0]['support'][name]:,}", *(percent(mean[name]) for mean in means)]
+        for name in result.classes
+    ]
     several = _note("Charts show the predictions of all seeds together.") if len(result.seeds) > 1 else None
     return _section(
         f"model-{k}",
@@ -251,7 +258,7 @@ def _model(model: ModelContents, k: int) -> Html:
         tag("ul", *(tag("li", note) for note in result.notes), class_="notes") if result.notes else None,
         tag("h3", "Classes"),
         _note(under),
-        _by_class(model),
+        table(["class", "recordings", "recall", "precision", "F1"], by_class, cards=False),
         _by_augmentation(model),
         tag("h3", "Charts"),
         several,
@@ -264,16 +271,6 @@ def _model(model: ModelContents, k: int) -> Html:
         tag("h3", "Commands"),
         _commands(commands_of(model)),
     )
-
-
-def _by_class(model: ModelContents) -> Html:
-    """Means over seeds; a class that no seed has a figure for has none."""
-    seeds, classes = model.figures["seeds"], model.result.classes
-    means = [mean_by_class(seeds, figure, classes) for figure in ("recall", "precision", "f1")]
-    rows = [
-        [name, f"{seeds[0]['support'][name]:,}", *(percent(mean[name]) for mean in means)] for name in classes
-    ]
-    return table(["class", "recordings", "recall", "precision", "F1"], rows, cards=False)
 
 
 def _by_augmentation(model: ModelContents) -> Html | None:

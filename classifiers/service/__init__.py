@@ -1,7 +1,6 @@
 """The page of ``hser-lookup serve``: a map of a run to look at, listen to and ask with a recording.
 
-projection   embeddings to two dimensions; places a query on the same map
-corpus_map   the rows that are drawn, and where
+corpus_map   the rows that are drawn, and where; places a query on the same map
 audio        a row's own recording, as a browser plays it
 uploads      a recording that was sent: bounded, looked up, never kept
 guard        who may ask: the host's own name, the page's own origin; security headers
