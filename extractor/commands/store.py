@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.commands.options import CORPUS, MAP, printable, run_command
+from extractor.commands.options import CORPUS, MAP, printable, run_command, table_lines
 from extractor.errors import some
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def info(run: str) -> None:
     """
     from extractor.store import Store
 
-    _show(_facts(Store(run)))
+    facts = _facts(Store(run))
+    for line in table_lines(facts) if sys.stdout.isatty() else [f"{key}: {value}" for key, value in facts]:
+        _echo(line)
 
 
 @hser_store.command()
@@ -189,23 +191,6 @@ def _say_ids(what: str, ids: Sequence[str]) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
-def _show(facts: Sequence[tuple[str, str]]) -> None:
-    if not sys.stdout.isatty():
-        for key, value in facts:
-            _echo(f"{key}: {value}")
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None)
-    table.add_column(style="bold")
-    table.add_column()
-    for key, value in facts:
-        table.add_row(Text(printable(key)), Text(printable(value)))
-    Console().print(table)
 
 
 def _size(num_bytes: int) -> str:
