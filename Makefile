@@ -53,4 +53,4 @@ gpu-check: ## what needs a GPU: the engine on CUDA against the CPU, and its spee
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check
 
 clean: ## remove what was made, the environment too
-	rm -rf $(VENV) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

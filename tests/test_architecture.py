@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -81,6 +82,21 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_what_the_guide_names_is_there() -> None:
+    """Each file that docs/develop.md names, and in it what is named just before it."""
+    guide = (ROOT / "docs" / "develop.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)(?:\.\w+)?`[ ,]+\(?`([\w/]+\.py)`", guide))
+    assert len(named) > 15
+    for name, file in named:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^(def|class) {name}\b|^{name}\b ?[:=]|^@.*\ndef {name}\b", text, re.M), (
+            name,
+            file,
+        )
+    for file in re.findall(r"`((?:extractor|classifiers|tests)/[\w/]+\.py)`", guide):
+        assert (ROOT / file).is_file(), file
 
 
 @pytest.mark.parametrize("package", ORDER)
