@@ -302,7 +302,7 @@ def _kernel(qkv: Tensor, packing: Packing, num_heads: int, backend: str) -> Tens
 
 # Attention without a bias: qkv [N, 3 D], where utterances lie, heads and backend to [N, D].
 ATTENTION: dict[str, Callable[[Tensor, Packing, int, str], Tensor]] = {"varlen": _varlen, "kernel": _kernel}
-PREFERRED = "varlen"  # where it runs; `benchmarks/gpu_layers.py` compares them
+PREFERRED = "varlen"  # where it runs
 
 
 def best_attention(dtype: torch.dtype, device: torch.device, head_dim: int) -> str:
