@@ -38,7 +38,8 @@ from benchmarks.accuracy_rows import (
     commands,
     extraction,
 )
-from benchmarks.harness import CANNOT_RUN, RESULTS, SHARED_DATA, arguments, print_table, rows_by
+from benchmarks.accuracy_tables import table_of
+from benchmarks.harness import CANNOT_RUN, RESULTS, SHARED_DATA, arguments, rows_by
 
 FIGURES = ("UA", "WA", "macro_f1")
 INTERVALS = ("interval", "interval_by_speaker")
@@ -299,18 +300,6 @@ def write(path: Path, new: Sequence[Mapping[str, Any]]) -> None:
     path.write_text(f"{text}\n", encoding="utf-8")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    lines = []
-    for row in rows:
-        for cell in row.get("cells") or row.get("layers") or [row]:
-            where = f", {cell['train']} -> {cell['test']}" if "train" in cell else ""
-            where += f", layer {cell['layer']}" if "layer" in cell else ""
-            values = [cell["figures"][name] for name in FIGURES]
-            shares = [value["value"] if isinstance(value, dict) else value for value in values]
-            lines.append([row["name"] + where, *(f"{100 * share:.1f}" for share in shares)])
-    print_table(["", *(f"{name} %" for name in FIGURES)], lines)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """0; CANNOT_RUN when something that every row needs is not here."""
     args = arguments(
@@ -338,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except CannotRunError as error:
                 print(f"{name}: skipped, {error}", flush=True)
                 continue
-            print_rows(measured[-1:])
+            print(table_of(measured[-1]).text())
             write(args.out, measured[-1:])  # now: all rows take long
     if not measured:
         return CANNOT_RUN

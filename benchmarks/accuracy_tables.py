@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy_rows import EGEMAPS, IN_WORDS, WHISPER
-from benchmarks.harness import table
+from benchmarks.harness import Table
 from classifiers.results.metrics import drop
 
 Result = Mapping[str, Any]  # the result file, or one row of it
@@ -29,9 +29,15 @@ UNNAMED = "auto"  # of rows that were measured before the dtype was named and ke
 def accuracy_text(result: Result) -> str:
     """A table a corpus, one across corpora, what has to be said of some rows, and the commands."""
     rows = [row for row in result["rows"] if "layers" not in row]
-    blocks = [
-        corpus_table(of) for corpus in NAMES if (of := [row for row in rows if row["corpora"] == [corpus]])
-    ]
+    blocks = []
+    for corpus, name in NAMES.items():
+        of = [row for row in rows if row["corpora"] == [corpus]]
+        tested = {(row["num_tested"], len(row["classes"]), row["protocol"]) for row in of}
+        if len(tested) > 1:  # the table would mislead
+            raise ValueError(f"rows of one corpus were not tested alike: {sorted(tested)}")
+        for num_tested, num_classes, protocol in tested:
+            about = f"**{name}**: {num_tested:,} recordings, {num_classes} classes, {protocol}"
+            blocks.append(f"{about}\n\n{corpus_table(of)}")
     crossed = [row for row in rows if "cells" in row]
     if crossed:
         classes = ", ".join(crossed[0]["classes"])
@@ -45,15 +51,13 @@ def accuracy_text(result: Result) -> str:
     return "\n\n".join([LEGEND.rstrip(), *blocks, *["\n".join(notes)] * bool(notes), _commands(rows)]) + "\n"
 
 
-def corpus_table(rows: Sequence[Result]) -> str:
-    """Recordings, classes and protocol are the same for all rows of a corpus, or the table would mislead."""
-    kinds = {(row["num_tested"], len(row["classes"]), row["protocol"]) for row in rows}
-    if len(kinds) > 1:
-        raise ValueError(f"rows of one corpus were not tested alike: {sorted(kinds)}")
-    [(num_tested, num_classes, protocol)] = kinds
-    about = (
-        f"**{NAMES[rows[0]['corpora'][0]]}**: {num_tested:,} recordings, {num_classes} classes, {protocol}"
-    )
+def table_of(row: Result) -> Table:
+    """Of one row, whatever it is of."""
+    found = crossed_table if "cells" in row else neighbours_table if "layers" in row else corpus_table
+    return found([row])
+
+
+def corpus_table(rows: Sequence[Result]) -> Table:
     lines = []
     for row in rows:
         figures, selected = row["figures"], row["selected"]
@@ -72,7 +76,7 @@ def corpus_table(rows: Sequence[Result]) -> str:
             ]
         )
     header = ["features", "classifier", "dtype", *FIGURES.values(), "UA, speakers drawn", "layer (folds)"]
-    return f"{about}\n\n{table(header, lines, words=3)}"
+    return Table(header, lines, words=3)
 
 
 def dtype(row: Result) -> str:
@@ -92,7 +96,7 @@ def _percent(value: float, interval: Sequence[float]) -> str:
     return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def crossed_table(rows: Sequence[Result]) -> str:
+def crossed_table(rows: Sequence[Result]) -> Table:
     lines = []
     for row in rows:
         own = {cell["train"]: cell["figures"]["UA"] for cell in row["cells"] if cell["within"]}
@@ -112,14 +116,19 @@ def crossed_table(rows: Sequence[Result]) -> str:
                 ]
             )
     words = ["trained on", "tested on (recordings)", "`--normalise`", "dtype"]
-    return table([*words, *FIGURES.values(), "UA lost", "layer"], lines, words=len(words))
+    return Table([*words, *FIGURES.values(), "UA lost", "layer"], lines, words=len(words))
 
 
 def neighbours_text(result: Result) -> str:
-    """A line a corpus, features and layer; and the commands."""
+    """The table, and the commands."""
     rows = [row for row in result["rows"] if "layers" in row]
     if not rows:
         return "Not measured yet: `python -m benchmarks.accuracy` writes the result file.\n"
+    return f"{neighbours_table(rows)}\n\n{_commands(rows)}\n"
+
+
+def neighbours_table(rows: Sequence[Result]) -> Table:
+    """A line a corpus, features and layer."""
     names = {**FIGURES, "precision_at_k": f"precision@{rows[0]['k']} %"}
     lines = [
         [
@@ -133,7 +142,7 @@ def neighbours_text(result: Result) -> str:
         for each in row["layers"]
     ]
     words = ["corpus (recordings)", "features", "dtype", "layer"]
-    return f"{table([*words, *names.values()], lines, words=len(words))}\n\n{_commands(rows)}\n"
+    return Table([*words, *names.values()], lines, words=len(words))
 
 
 def _commands(rows: Sequence[Result]) -> str:

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.encoder import batch_encoder, planned_batches
-from benchmarks.harness import arguments, print_rows, spread, take_turns, write_result
+from benchmarks.harness import arguments, take_turns, write_result
 from benchmarks.kernel_cases import torchaudio_masks
+from benchmarks.readme import show
 from benchmarks.stand_ins import audio_seconds, speech
 from cuda_kernels.spectral import HOP, N_FFT
 from extractor.augment import (
@@ -162,28 +163,13 @@ def measure(model_name: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
     }
 
 
-def print_result(result: dict[str, Any]) -> None:
-    encoding = f"{result['model']} {result['dtype']}"
-    print(f"encoding, {encoding}: {spread(result['encode_ms'])} ms of one core an audio second")
-    print_rows(
-        result["rows"],
-        {
-            "ms an audio second": "{augmentation}",
-            "hser": "{ms:spread}",
-            "torchaudio": "{torchaudio_ms:spread}",
-            "of encoding": "{share:.1%}",
-            "aim": lambda row: f"{row['aim']:.0%} {'met' if row['met'] else 'NOT MET'}",
-        },
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, model="hubert-base", seconds=(60.0, "of audio"), rounds=5)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         corpus = Corpus(speech(args.seconds, Path(scratch)))
     result = measure(args.model, corpus, args.rounds)
-    print_result(result)
+    show("augment", result)
     write_result("augment", result, args.out)
 
 

@@ -27,7 +27,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import encoder as encoding
-from benchmarks.harness import machine, text_table
+from benchmarks.harness import Table, machine
 from benchmarks.kernels import Clock, copy_speed
 from benchmarks.stand_ins import find, label, read
 from extractor.encoders import Model, resolve_device
@@ -284,7 +284,7 @@ def page(breakdown: Breakdown, title: str) -> str:
         )
     audio = f"{breakdown.audio:.1f} s of audio in {breakdown.total:.2f} s, profiled, one batch at a time"
     missing = [f"not found, and so in 'other': {path}" for path in breakdown.missing]
-    return "\n".join([title, audio, "", text_table(HEADER, rows), *missing]) + "\n"
+    return "\n".join([title, audio, "", Table(HEADER, rows).text(), *missing]) + "\n"
 
 
 def profile_rows(rows: Sequence[dict[str, Any]], settings: encoding.Settings, folder: Path) -> None:

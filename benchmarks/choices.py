@@ -22,7 +22,8 @@ import torch
 from benchmarks import breakdown
 from benchmarks.baselines import sdpa
 from benchmarks.encoder import AUDIO, Settings, bare, batch_encoder, planned_batches
-from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
+from benchmarks.harness import arguments, take_turns, write_result
+from benchmarks.readme import show
 from benchmarks.stand_ins import audio_seconds, find, label, read
 from extractor.encoders import Model
 from extractor.run.batch import BatchEncoder
@@ -142,31 +143,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     models = tuple(args.models.split(","))
     Settings(models, (args.lengths,)).check()
-    rows = []
     with tempfile.TemporaryDirectory(prefix="hser-choices-") as scratch:
-        for name in models:
-            rows.append(measure(name, args.lengths, args.rounds, args.seconds, Path(scratch)))
-            report(rows[-1])
+        rows = [measure(name, args.lengths, args.rounds, args.seconds, Path(scratch)) for name in models]
     result = {
         "what": "audio seconds per second of the CPU's forward pass without each of its choices",
         "instead": {choice.what: choice.without for choice in CHOICES},
         "rows": rows,
     }
+    show("choices", result)
     write_result("choices", result, args.out)
-
-
-def report(row: Mapping[str, Any]) -> None:
-    head = f"{row['model']} {row['dtype']}, {row['lengths']}"
-    lines = [
-        [what, spread(each), f"{row['gain'][what]:.2f}x" if what in row["gain"] else ""]
-        for what, each in row["speeds"].items()
-    ]
-    print_table([f"{head}; without", "audio s/s", "it gives"], lines)
-    before, after = row["stages"][NONE], row["stages"][ALL]
-    print_table(
-        ["ms of one core an audio second", "without any", "with all"],
-        [[name, f"{before.get(name, 0.0):.2f}", f"{after.get(name, 0.0):.2f}"] for name in before | after],
-    )
 
 
 if __name__ == "__main__":

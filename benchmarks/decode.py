@@ -22,6 +22,7 @@ import soundfile
 import soxr
 
 from benchmarks import harness
+from benchmarks.readme import show
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
 from extractor.audio.readers import backends
@@ -91,10 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print("nothing measured: name the data folder with --data")
         return harness.CANNOT_RUN
-    ways = [way for who in HSER for way in (f"{{speeds[{who}]:spread}}", f"{{ratios[{who}/soundfile]:.2f}}x")]
-    told = ["{files}", "{speeds[soundfile]:spread}", *ways]
-    header = ["audio s/s", "soundfile", *(cell for who in HSER for cell in (who, "ratio"))]
-    harness.print_table(header, harness.cells(rows, dict(zip(told, told, strict=True))))
     result = {
         "what": "audio seconds decoded per second, to 16 kHz mono float32",
         "threads": THREADS,
@@ -104,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "libsndfile": soundfile.__libsndfile_version__,
         "rows": rows,
     }
+    show("decode", result)
     harness.write_result("decode", result, args.out)
     return 0
 

@@ -1,6 +1,6 @@
 """hser against other ways to the same embeddings, all layers mean-pooled, of the same recordings in one run.
 
-    python -m benchmarks.encoder [--models hubert-large,wavlm-large] [--lengths emodb,1,10] [--rounds 5]
+    python -m benchmarks.encoder    (other models, lengths and contenders: `hser-bench`)
 
 Contenders, with random weights:
 
@@ -31,6 +31,7 @@ import torch
 
 from benchmarks import harness
 from benchmarks.baselines import BASELINES, CANNOT, Baseline, Workload, first_line
+from benchmarks.readme import SPEEDS
 from benchmarks.stand_ins import audio_seconds, find, label, lengths_of, read, thinned
 from extractor.encoders import Model, resolve_device, resolve_dtype
 from extractor.encoders.families import MODELS
@@ -252,30 +253,15 @@ def write_rows(name: str, rows: Sequence[Mapping[str, Any]], out: Path | None) -
     return harness.write_result(name, {"what": "audio seconds per second", "rows": list(kept.values())}, out)
 
 
-def pair(what: str, how: str) -> Callable[[Mapping[str, Any]], str]:
-    """Of `best` and of hser."""
-    ways = {who: f"{{{what}[{who}]:{how}}}" for who in ("best", "hser")}
-    return lambda row: "/".join(*harness.cells([row], ways))
-
-
-COLUMNS: harness.Columns = {
-    "audio s/s": "{model} {dtype}, {lengths}",
-    **{who: f"{{speeds[{who}]:spread}}" for who in CONTENDERS},
-    **{f"/{who}": f"{{ratios[hser/{who}]:.2f}}x" for who in BASELINES},
-    "command/hser": "{ratios[command/hser]:.1%}",
-    "int8/hser": "{ratios[int8/hser]:.2f}x",
-    "MFU": "{mfu:.0%}",
-    "padding best/hser": pair("padding", ".1%"),
-    "MiB best/hser": pair("working_mib", ",.0f"),
-}
-
-
 def report(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Columns that no row has a figure for are left out."""
-    told = zip(COLUMNS, zip(*harness.cells(rows, COLUMNS), strict=True), strict=True)
-    columns = [(head, *column) for head, column in told if not {"-", "-/-"}.issuperset(column)]
-    header, *lines = zip(*columns, strict=True)
-    harness.print_table(header, lines)
+    """The README's table, of each model and length, and what it has no room for."""
+    about: harness.Columns = {"audio s/s": "{model} {dtype}, {lengths}"}
+    more = {
+        f"{head} {who}": f"{{{what}[{who}]:{form}}}"
+        for head, what, form in (("padding", "padding", ".1%"), ("MiB", "working_mib", ",.0f"))
+        for who in ("best", "hser")
+    }
+    print(harness.Table.of(rows, {**SPEEDS, **about, **more}).text())
     for row in rows:
         who = f"{row['model']}, {row['lengths']}"
         print("; ".join([f"{who}: {row['content']}", *(f"{n}: {how}" for n, how in row["how"].items())]))
@@ -284,29 +270,8 @@ def report(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = harness.arguments(
-        __doc__,
-        argv,
-        models="hubert-large,wavlm-large",
-        lengths=("emodb", "emodb, ravdess or seconds, with commas"),
-        baselines=("loop,best", f"some of {','.join(BASELINES)}"),
-        device="auto",
-        dtype="auto",
-        rounds=5,
-        seconds=(float, "of audio for each but the loop"),
-        loop_seconds=(float, "of audio for the loop"),
-        no_command=(False, "leave the whole command out"),
-        int8=(False, "hser in int8 too"),
-    )
-    contenders = (
-        *args.baselines.split(","),
-        "hser",
-        *["command"] * (not args.no_command),
-        *["int8"] * args.int8,
-    )
-    names = tuple(args.models.split(",")), tuple(args.lengths.split(","))
-    rest = args.device, args.dtype, args.rounds, args.seconds, args.loop_seconds
-    write_rows("encoder", measure_all(Settings(*names, contenders, *rest)), args.out)
+    """The defaults: `hser-bench` measures anything else."""
+    write_rows("encoder", measure_all(Settings()), harness.arguments(__doc__, argv).out)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ import torch
 
 from benchmarks import kernels
 from benchmarks.findings import Finding, collect, largest, print_finding, relative_error
-from benchmarks.harness import arguments, machine, print_rows, write_result
+from benchmarks.harness import arguments, machine, write_result
 from benchmarks.kernel_cases import Size
 from benchmarks.kernel_checks import check_augment, check_kernels, check_layer_kernels, noise
+from benchmarks.readme import show
 from benchmarks.stand_ins import NORMS, KeptLayers, small_encoders, write_clips, write_config
 from extractor.encoders import exact_fp32
 from extractor.types import SAMPLE_RATE, Seconds
@@ -245,18 +246,8 @@ def summary(findings: Sequence[Finding], skipped: dict[str, str], speeds: Sequen
     print(f"; skipped: {', '.join(skipped)}" if skipped else "")
     for finding in failed:
         print_finding(finding)
-    if not speeds:
-        return
-    print_rows(
-        speeds,
-        {
-            "audio s/s": "{model} {dtype}",
-            **{who: f"{{speeds[{who}]:spread}}" for who in ("loop", "best", "hser", "command")},
-            "/loop": "{ratios[hser/loop]:.1f}x",
-            "/best": "{ratios[hser/best]:.2f}x",
-            "MFU": "{mfu:.0%}",
-        },
-    )
+    if speeds:
+        show("speed", {"rows": speeds})
 
 
 if __name__ == "__main__":

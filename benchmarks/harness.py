@@ -11,6 +11,7 @@ import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -142,11 +143,6 @@ def with_range(values: Sequence[float]) -> str:
     return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
 
 
-def spread(values: Sequence[float]) -> str:
-    """The same, with one decimal."""
-    return f"{median(values):,.1f} ({min(values):,.1f}-{max(values):,.1f})"
-
-
 def milliseconds(seconds: Sequence[float]) -> str:
     """``0.0512 (0.0508-0.0531)``: median and range, to three figures."""
     figures = (1e3 * s for s in (median(seconds), min(seconds), max(seconds)))
@@ -154,48 +150,56 @@ def milliseconds(seconds: Sequence[float]) -> str:
 
 
 class CellFormat(string.Formatter):
-    """`str.format` that also knows how figures of several rounds are told, as ``{speeds[hser]:spread}``."""
+    """`str.format` that also knows how figures of several rounds are told, as ``{speeds[hser]:range}``."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
             raise KeyError(format_spec)
-        told = {"range": with_range, "spread": spread}.get(format_spec)
+        told = {"range": with_range, "ms": milliseconds}.get(format_spec)
         return told(value) if told else format(value, format_spec)
 
 
 Columns: TypeAlias = Mapping[str, str | Callable[[Any], str]]
 
 
-def cells(rows: Iterable[Any], columns: Columns) -> list[list[str]]:
-    """A column is its head and how a cell reads; a dash where a row lacks what it tells."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells as a document has them: all columns but the first ``words`` are figures."""
 
-    def cell(row: Any, how: str | Callable[[Any], str]) -> str:
-        try:
-            return how(row) if callable(how) else CellFormat().vformat(how, (), row)
-        except KeyError:
-            return "-"
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
 
-    return [[cell(row, how) for how in columns.values()] for row in rows]
+    @classmethod
+    def of(cls, rows: Iterable[Any], columns: Columns) -> Table:
+        """A column is its head and how a cell reads: a dash where a row lacks what it tells.
 
+        Columns that no row has a figure for are left out.
+        """
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print(text_table(header, rows))
+        def cell(row: Any, how: str | Callable[[Any], str]) -> str:
+            try:
+                return how(row) if callable(how) else CellFormat().vformat(how, (), row)
+            except KeyError:
+                return "-"
 
+        rows = list(rows)
+        told = {head: [cell(row, how) for row in rows] for head, how in columns.items()}
+        told = {head: column for head, column in told.items() if {*column} != {"-"}}
+        return cls(list(told), list(zip(*told.values(), strict=True)))
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from extractor.commands.options import table_lines  # here: `benchmarks.egemaps` runs without our packages
+    def __str__(self) -> str:
+        """In Markdown."""
+        rule = ["---"] * self.words + ["---:"] * (len(self.header) - self.words)
+        return "\n".join(f"| {' | '.join(line)} |" for line in (self.header, rule, *self.rows))
 
-    return "\n".join(table_lines([header, *rows], align=str.rjust))
+    def text(self) -> str:
+        """On the terminal, without Markdown's signs."""
+        # Here, since `benchmarks.egemaps` runs without our packages.
+        from extractor.commands.options import table_lines
 
-
-def print_rows(rows: Iterable[Any], columns: Columns) -> None:
-    print_table(list(columns), cells(rows, columns))
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """Of a document, in Markdown; all columns but the first ``words`` are figures."""
-    lines = [header, [*["---"] * words, *["---:"] * (len(header) - words)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lines = [[re.sub(r"\*\*|[`\\]", "", cell) for cell in line] for line in (self.header, *self.rows)]
+        return "\n".join(table_lines(lines, align=str.rjust))
 
 
 # --- Result files -------------------------------------------------------------------------------

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.readme import show
 from benchmarks.stand_ins import write_store
 from extractor.index import KINDS, Index, build
 from extractor.index.exact import unit
@@ -205,32 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             results[kind] = measure_kind(run, kind, queries, true, args.repeats, built_from)
             # A kind may take an hour: what is measured is kept.
             harness.write_result("index", {**about, "kinds": results}, args.out)
-    report(results, args.rows)
-
-
-def report(results: dict[str, dict[str, Any]], rows: int) -> None:
-    def slower(each: Mapping[str, Any]) -> str:
-        speeds = each["queries_per_second"]
-        return (
-            f"{100 * (median(speeds['FAISS']) / median(speeds['hser']) - 1):.1f} %"
-            if "hser" in speeds
-            else ""
-        )
-
-    harness.print_rows(
-        ({"kind": kind, "ours": "hser" if kind in KINDS else kind, **each} for kind, each in results.items()),
-        {
-            "": "{kind}",
-            "build s": lambda each: f"{each.get('build_seconds', 0):,.1f}",
-            "GB a million": lambda each: f"{each['memory_bytes'] / rows / 1e3:.2f}",
-            "recall@10": "{recall_at_10:.3f}",
-            "queries/s": lambda each: harness.spread(each["queries_per_second"][each["ours"]]),
-            "one by one": lambda each: harness.spread(
-                each["queries_per_second"][f"{each['ours']}, one by one"]
-            ),
-            "slower than FAISS": slower,
-        },
-    )
+    show("index", {**about, "kinds": results})
 
 
 if __name__ == "__main__":

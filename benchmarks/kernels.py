@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.findings import relative_error
-from benchmarks.harness import arguments, print_table, take_turns, write_result
+from benchmarks.harness import arguments, take_turns, write_result
 from benchmarks.kernel_cases import COMPILED, DEFINITION, LIBRARY, OURS, Case, Size, cases
-from benchmarks.readme import kernel_rows
+from benchmarks.readme import show
 from extractor.encoders import exact_fp32
 
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}  # of the tensor that is copied
@@ -183,11 +183,7 @@ def findings_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def print_result(result: Mapping[str, Any]) -> None:
-    ways, alone, rows = kernel_rows(result, digits=2)
-    print_table(
-        ["ms a call", *ways, *(f"{way} / ours" for way in ways[1:]), *["kernels"] * alone, "of the copy"],
-        rows,
-    )
+    show("kernels", result)
     print(f"copy: {result['copy_bytes_per_second'] / 1e9:,.0f} GB/s, read and written")
     for line in sorted({f"{way}: {why}" for row in result["rows"] for way, why in row["missing"].items()}):
         print(f"not measured, {line}")

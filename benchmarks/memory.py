@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MIB, arguments, in_child, peak_bytes, print_rows, write_result
+from benchmarks.harness import MIB, arguments, in_child, peak_bytes, write_result
+from benchmarks.readme import show
 from benchmarks.stand_ins import write_clips, write_config, write_noise
 from extractor.types import SAMPLE_RATE, Manifest, Seconds, Utterance
 
@@ -149,38 +150,6 @@ def measure_plan(recordings: int, out: str) -> dict[str, Any]:
     }
 
 
-def report(corpus: dict[str, Any], long: Sequence[dict[str, Any]], plan: dict[str, Any]) -> None:
-    few, many = corpus["recordings"]
-    print_rows(
-        [corpus],
-        {
-            corpus["model"]: "peak MiB",
-            f"{few:,} recordings": "{peak_mib[0]:,.0f}",
-            f"{many:,} recordings": "{peak_mib[1]:,.0f}",
-            "ratio": "{growth:.3f}",
-            f"aim <= {MOST_GROWTH}": lambda row: "kept" if row["growth"] <= row["aim"] else "MISSED",
-        },
-    )
-    print()
-    print_rows(
-        long,
-        {
-            "long recording": "{hours:g} h, {recording}",
-            "model": "{model}",
-            "10 s MiB": "{short_peak_mib:,.0f}",
-            "peak MiB": "{peak_mib:,.0f}",
-            "above": "{above_mib:,.0f}",
-            "waveforms": "{waveforms:.2f}",
-            "bound": "{bound_mib:,.0f}",
-            "": lambda row: "kept" if row["above_mib"] <= row["bound_mib"] else "MISSED",
-        },
-    )
-    print()
-    columns = {"plan": "{recordings:,} recordings", "batches": "{batches:,}"}
-    columns |= {f"{stage} s": f"{{{stage}_seconds:.1f}}" for stage in ("list", "plan", "write", "read")}
-    print_rows([plan], columns | {"list MiB": "{utterances_mib:,.0f}", "peak MiB": "{peak_mib:,.0f}"})
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(
         __doc__,
@@ -196,13 +165,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         corpus = measure_corpus(Path(folder), args.many)
         long = measure_long(Path(folder), models, args.hours * 3600)
         plan = in_child(measure_plan, args.rows, str(Path(folder) / "planned"))
-    report(corpus, long, plan)
     result = {
         "what": "peak resident memory in MiB, of the whole process unless it says above",
         "corpus": corpus,
         "long": long,
         "plan": plan,
     }
+    show("memory", result)
     write_result("memory", result, args.out)
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.baselines import inside, transformers_model
 from benchmarks.encoder import mean_pooled
-from benchmarks.harness import arguments, print_table, write_result
+from benchmarks.harness import arguments, write_result
+from benchmarks.readme import show
 from benchmarks.stand_ins import speech
 from extractor.encoders import Model
 from extractor.types import SAMPLE_RATE
@@ -67,19 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         waveforms = speech(60.0, Path(scratch), NUM_CLIPS)
     rows = [measure(name, waveforms) for name in MODELS]
-    print_table(
-        ["", "transformers, padded batch", "hser"],
-        [
-            [
-                f"{r['model']} ({r['norm']} norm)",
-                *(f"{min(r[k]):.1e} - {max(r[k]):.1e}" for k in ("transformers", "hser")),
-            ]
-            for r in rows
-        ],
-    )
-    write_result(
-        "padding", {"clip_seconds": [len(w) / SAMPLE_RATE for w in waveforms], "rows": rows}, args.out
-    )
+    result = {"clip_seconds": [len(w) / SAMPLE_RATE for w in waveforms], "rows": rows}
+    show("padding", result)
+    write_result("padding", result, args.out)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import arguments, print_table, write_result
+from benchmarks.harness import arguments, write_result
+from benchmarks.readme import show
 from benchmarks.stand_ins import speech
 from extractor.encoders import Encoder, Model
 from extractor.encoders.linear import Linear, can_run_int8
@@ -113,15 +114,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         waveforms = [torch.from_numpy(w) for w in speech(240.0, Path(scratch), NUM_CLIPS)]
     specs = [(name, f"random:{name}") for name in args.models.split(",")] + args.checkpoint
     rows = [measure(name, spec, waveforms) for name, spec in specs]
-    figures = [(dtype, what) for dtype in rows[0]["pooled"] for what in ("pooled", "frames")]
-    print_table(
-        ["lowest cosine to fp32", *(f"{dtype} {what}" for dtype, what in figures)],
-        [
-            [f"{r['model']}, {r['weights']}", *(f"{min(r[what][dtype]):.5f}" for dtype, what in figures)]
-            for r in rows
-        ],
-    )
-    write_result("precision", {"clip_samples": [len(w) for w in waveforms], "rows": rows}, args.out)
+    result = {"clip_samples": [len(w) for w in waveforms], "rows": rows}
+    show("precision", result)
+    write_result("precision", result, args.out)
 
 
 if __name__ == "__main__":

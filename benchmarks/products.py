@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 
 from benchmarks.baselines import sdpa
 from benchmarks.encoder import DTYPES
-from benchmarks.harness import CANNOT_RUN, arguments, print_table, spread, take_turns, write_result
+from benchmarks.harness import CANNOT_RUN, Table, arguments, take_turns, write_result
 from benchmarks.kernels import Clock
 from extractor.encoders.linear import Conv, Linear
 from extractor.encoders.transformer import attend
@@ -72,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 times = take_turns(ways, args.rounds)
                 ratios = [p / o for p, o in zip(times["plain"], times["ours"], strict=True)]
                 rows.append({"what": name, "dtype": dtype, "ratios": ratios, "seconds": times})
-    cells = [[f"{r['what']}, {r['dtype']}", f"{median(r['ratios']):.2f}", spread(r["ratios"])] for r in rows]
-    print_table(["plain / ours", "median", "range"], cells)
+    columns = {"plain / ours": "{what}, {dtype}", "median (range)": "{ratios:range}"}
+    print(Table.of(rows, columns).text())
     write_result("products", {"threads": 1, "rows": rows}, args.out)
     return 0
 

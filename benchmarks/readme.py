@@ -15,16 +15,18 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.accuracy_tables import accuracy_text, neighbours_text
-from benchmarks.harness import RESULTS, Columns, cells, milliseconds, number, table, with_range
+from benchmarks.harness import MIB, RESULTS, Columns, Table, number, with_range
 
 CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
+WAYS = ("loop", "best", "torchaudio")  # without hser
 BARS = ("loop", "best", "hser", "int8")
 NATURAL = ("emodb", "ravdess")  # lengths that the main table shows, where there are several; the first found
 KERNEL_WAYS = ("ours", "definition", "compiled", "library")
@@ -41,35 +43,27 @@ def middle(values: Sequence[float]) -> str:
     return number(median(values))
 
 
-def shown(values: Mapping[str, Any], name: str, how: str | Callable[[Any], str]) -> str:
-    """A figure, by a format or a function; a dash where it was not measured."""
-    if values.get(name) is None:
-        return "-"
-    return how.format(values[name]) if isinstance(how, str) else how(values[name])
+def padding_table(result: Result) -> Table:
+    def range_of(who: str, row: Result) -> str:
+        return f"{min(row[who]):.1e} to {max(row[who]):.1e}"
+
+    columns: Columns = {
+        "relative distance from each clip alone": "{model} ({norm} norm)",
+        "transformers, padded batch": partial(range_of, "transformers"),
+        "hser, one batch": partial(range_of, "hser"),
+    }
+    return Table.of(result["rows"], columns)
 
 
-def padding_table(result: Result) -> str:
-    rows = [
-        [
-            f"{row['model']} ({row['norm']} norm)",
-            *(f"{min(row[who]):.1e} to {max(row[who]):.1e}" for who in ("transformers", "hser")),
-        ]
-        for row in result["rows"]
-    ]
-    return table(
-        ["relative distance from each clip alone", "transformers, padded batch", "hser, one batch"], rows
-    )
-
-
-def precision_table(result: Result) -> str:
+def precision_table(result: Result) -> Table:
     """A column a dtype: rows as they are stored by default, and frames."""
-    dtypes = list(dict.fromkeys(dtype for row in result["rows"] for dtype in row["pooled"]))
-    rows = []
-    for row in result["rows"]:
-        lowest = {dtype: (min(row["pooled"][dtype]), min(row["frames"][dtype])) for dtype in row["pooled"]}
-        cells = (shown(lowest, dtype, "{0[0]:.5f}, {0[1]:.5f}") for dtype in dtypes)
-        rows.append([f"{row['model']}, {row['weights']} weights", *cells])
-    return table(["lowest cosine to fp32: embedding, frames", *dtypes], rows)
+
+    def lowest(dtype: str, row: Result) -> str:
+        return f"{min(row['pooled'][dtype]):.5f}, {min(row['frames'][dtype]):.5f}"
+
+    dtypes = dict.fromkeys(dtype for row in result["rows"] for dtype in row["pooled"])
+    columns: Columns = {"lowest cosine to fp32: embedding, frames": "{model}, {weights} weights"}
+    return Table.of(result["rows"], {**columns, **{dtype: partial(lowest, dtype) for dtype in dtypes}})
 
 
 def main_rows(result: Result) -> list[Result]:
@@ -82,36 +76,30 @@ def main_rows(result: Result) -> list[Result]:
     return [min((row for row in result["rows"] if row["model"] == model), key=rank) for model in models]
 
 
-def speed_table(result: Result) -> str:
-    """`torchaudio` and int8 have their columns where they were measured."""
-    rows = main_rows(result)
-    ways = [way for way in ("loop", "best", "torchaudio") if way != "torchaudio" or _measured(rows, way)]
-    int8 = _measured(rows, "int8")
-    lines = []
-    for row in rows:
-        speeds, ratios = row["speeds"], row["ratios"]
-        times = [shown(ratios, f"int8/{other}", "{:.2f}x") for other in ("hser", "best", "loop")]
-        quantised = f"{middle(speeds['int8'])} ({', '.join(times)})" if "int8" in speeds else "-"
-        lines.append(
-            [
-                f"{row['model']}, {row['dtype']}",
-                *(shown(speeds, name, with_range) for name in (*ways, "hser", "command")),
-                *(shown(ratios, f"hser/{w}", "**{:.1f}x**" if w == "loop" else "**{:.2f}x**") for w in ways),
-                shown(ratios, "command/hser", "{:.1%}"),
-                f"{row['mfu']:.0%}",
-                *[quantised] * int8,
-            ]
-        )
-    header = ["audio s/s", *(f"`{way}`" for way in ways), "hser", "`command`"]
-    header += [*(f"hser / `{way}`" for way in ways), "`command` / hser", "of the roof"]
-    return table([*header, *["int8 (/ hser, / `best`, / `loop`)"] * int8], lines)
+def quantised(row: Result) -> str:
+    ratios = {f"int8/{other}": row["ratios"].get(f"int8/{other}") for other in ("hser", "best", "loop")}
+    times = ["-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios.values()]
+    return f"{middle(row['speeds']['int8'])} ({', '.join(times)})"
 
 
-def _measured(rows: Sequence[Result], way: str) -> bool:
-    return any(way in row["speeds"] for row in rows)
+SPEEDS: Columns = {
+    "audio s/s": "{model}, {dtype}",
+    **{f"`{way}`": f"{{speeds[{way}]:range}}" for way in WAYS},
+    "hser": "{speeds[hser]:range}",
+    "`command`": "{speeds[command]:range}",
+    "hser / `loop`": "**{ratios[hser/loop]:.1f}x**",
+    **{f"hser / `{way}`": f"**{{ratios[hser/{way}]:.2f}}x**" for way in WAYS[1:]},
+    "`command` / hser": "{ratios[command/hser]:.1%}",
+    "of the roof": "{mfu:.0%}",
+    "int8 (/ hser, / `best`, / `loop`)": quantised,
+}
 
 
-def lengths_table(result: Result) -> str:
+def speed_table(result: Result) -> Table:
+    return Table.of(main_rows(result), SPEEDS)
+
+
+def lengths_table(result: Result) -> Table:
     """hser by length: audio seconds per second, times `best`, share of the roof."""
     rows = [row for row in result["rows"] if "lengths" in row and "hser" in row["speeds"]]
     lengths = list(dict.fromkeys(row["lengths"] for row in rows))
@@ -120,18 +108,16 @@ def lengths_table(result: Result) -> str:
     for row in rows:
         times = f"{ratio:.2f}x, " if (ratio := row["ratios"].get("hser/best")) is not None else ""
         cells[row["model"], row["lengths"]] = f"{middle(row['speeds']['hser'])} ({times}{row['mfu']:.0%})"
-    return table(
-        ["audio s/s (`best`, of the roof)", *lengths],
-        [
-            [f"{model}, {dtype}", *(cells.get((model, of), "-") for of in lengths)]
-            for (model, dtype), count in measured.items()
-            if count > 1
-        ],
-    )
+    lines = [
+        [f"{model}, {dtype}", *(cells.get((model, of), "-") for of in lengths)]
+        for (model, dtype), count in measured.items()
+        if count > 1
+    ]
+    return Table(["audio s/s (`best`, of the roof)", *lengths], lines)
 
 
-def choices_table(result: Result) -> str:
-    """A line a choice, a column a model; then where the time goes, by stage."""
+def choices_table(result: Result) -> Table:
+    """A line a choice, a column a model."""
     rows, instead = result["rows"], result["instead"]
     speeds = []
     for what in rows[0]["speeds"]:
@@ -140,31 +126,38 @@ def choices_table(result: Result) -> str:
         named = f"without {what}" if what in instead else what
         speeds.append([named, instead.get(what, "-"), *map("{}{}".format, cells, gains)])
     models = [f"{row['model']}, {row['dtype']}" for row in rows]
-    first = table(["audio s/s (what it gives)", "in its place", *models], speeds, words=2)
-    columns = {f"{row['model']}, {which}": of for row in rows for which, of in row["stages"].items()}
+    return Table(["audio s/s (what it gives)", "in its place", *models], speeds, words=2)
+
+
+def stages_table(result: Result) -> Table:
+    """Where the time goes, without any choice and with all."""
+    columns = {
+        f"{row['model']}, {which}": of for row in result["rows"] for which, of in row["stages"].items()
+    }
     stages = dict.fromkeys(stage for of in columns.values() for stage in of)
     times = [[stage, *(f"{of.get(stage, 0.0):.1f}" for of in columns.values())] for stage in stages]
-    return f"{first}\n\n{table(['ms of one core an audio second', *columns], times)}"
+    return Table(["ms of one core an audio second", *columns], times)
 
 
-def decode_table(result: Result) -> str:
+def decode_table(result: Result) -> Table:
     columns = {
         "audio s/s": "{files}, {recordings:,} files",
         **{who: f"{{speeds[{who}]:range}}" for who in ("soundfile", "hser", "hser + checksum")},
         "hser / soundfile": "**{ratios[hser/soundfile]:.2f}x**",
     }
-    return table(list(columns), cells(result["rows"], columns))
+    return Table.of(result["rows"], columns)
 
 
-def write_table(result: Result) -> str:
-    rows = [
-        [name, with_range(speeds), number(median(speeds) * result["row_bytes"] / 1e6)]
-        for name, speeds in result["speeds"].items()
-    ]
-    return table([f"{result['row_bytes'] / 1e3:.0f} kB a row", "rows/s", "MB/s"], rows)
+def write_table(result: Result) -> Table:
+    columns: Columns = {
+        f"{result['row_bytes'] / 1e3:.0f} kB a row": "{name}",
+        "rows/s": "{speeds:range}",
+        "MB/s": lambda row: number(median(row["speeds"]) * result["row_bytes"] / 1e6),
+    }
+    return Table.of(({"name": name, "speeds": each} for name, each in result["speeds"].items()), columns)
 
 
-def memory_table(result: Result) -> str:
+def memory_table(result: Result) -> Table:
     corpus, plan = result["corpus"], result["plan"]
     (few, many), (least, most) = corpus["recordings"], corpus["peak_mib"]
     seconds = plan["plan_seconds"] + plan["write_seconds"]
@@ -188,10 +181,10 @@ def memory_table(result: Result) -> str:
             "-",
         ],
     ]
-    return table(["peak resident memory of the process", "measured", "at most"], rows)
+    return Table(["peak resident memory of the process", "measured", "at most"], rows)
 
 
-def augment_table(result: Result) -> str:
+def augment_table(result: Result) -> Table:
     """Masks inside the encoder make no audio: they are no part of what is measured."""
     columns: Columns = {
         "ms of one core an audio second": lambda row: f"`{row['augmentation']}`".replace("|", "\\|"),
@@ -200,35 +193,26 @@ def augment_table(result: Result) -> str:
         f"share of {result['model']}, {result['dtype']}, {middle(result['encode_ms'])} ms": "{share:.1%}",
         "aim": "{aim:.0%}",
     }
-    return table(list(columns), cells((row for row in result["rows"] if not row["latent"]), columns))
+    return Table.of((row for row in result["rows"] if not row["latent"]), columns)
 
 
-def kernel_rows(result: Result, digits: int) -> tuple[list[str], bool, list[list[str]]]:
-    """Ways that some row has (on a CPU ours is the definition), whether kernels were timed alone, cells."""
-    ways = [way for way in KERNEL_WAYS if any(way in row["calls"] for row in result["rows"])]
-    alone = any(row["kernels"] for row in result["rows"])
-    rows = []
-    for row in result["rows"]:
-        calls, ours = row["calls"], median(row["calls"]["ours"])
-        rows.append(
-            [
-                f"{row['kernel']}, {row['what']}",
-                *(milliseconds(calls[way]) if way in calls else "-" for way in ways),
-                *(f"{median(calls[way]) / ours:.{digits}f}x" if way in calls else "-" for way in ways[1:]),
-                *[f"{row['kernels']['ours'] * 1e3:.3g}" if row["kernels"] else "-"] * alone,
-                f"{row['share_of_copy']:.0%}",
-            ]
-        )
-    return ways, alone, rows
+def kernels_table(result: Result) -> Table:
+    """On a CPU ours is the definition, and kernels are not timed alone."""
+
+    def ratio(way: str, row: Result) -> str:
+        return f"{median(row['calls'][way]) / median(row['calls']['ours']):.1f}x"
+
+    columns: Columns = {
+        "ms a call": "{kernel}, {what}",
+        **{way: f"{{calls[{way}]:ms}}" for way in KERNEL_WAYS},
+        **{f"{way} / ours": partial(ratio, way) for way in KERNEL_WAYS[1:]},
+        "ours, kernels alone": lambda row: f"{row['kernels']['ours'] * 1e3:.3g}",
+        "of a copy's speed": "{share_of_copy:.0%}",
+    }
+    return Table.of(result["rows"], columns)
 
 
-def kernels_table(result: Result) -> str:
-    ways, alone, rows = kernel_rows(result, digits=1)
-    header = ["ms a call", *ways, *(f"{way} / ours" for way in ways[1:])]
-    return table([*header, *["ours, kernels alone"] * alone, "of a copy's speed"], rows)
-
-
-def index_table(result: Result) -> str:
+def index_table(result: Result) -> Table:
     size = f"{result['rows']:,} rows of {result['dim']:,}"
     columns: Columns = {
         f"{size}, batches of {result['queries']} queries, threads: {result['threads']}": "{kind}",
@@ -238,49 +222,47 @@ def index_table(result: Result) -> str:
         "queries/s": lambda each: with_range(next(iter(each["queries_per_second"].values()))),
         "plain FAISS": "{queries_per_second[FAISS]:range}",
     }
-    kinds = ({"kind": kind, **each} for kind, each in result["kinds"].items())
-    return table(list(columns), cells(kinds, columns))
+    return Table.of(({"kind": kind, **each} for kind, each in result["kinds"].items()), columns)
 
 
-def training_table(result: Result) -> str:
-    rows, threads = [], 0
-    for classifier, contenders in result["classifiers"].items():
-        for name, each in contenders.items():
-            peaks = [size for size in each["above_imports"] if size is not None]
-            seconds = each["seconds"]
-            threads = max(threads, each["threads"])
-            rows.append(
-                [
-                    f"{classifier}, {TRAINING_WAYS[name]}",
-                    with_range(seconds) if len(seconds) > 1 else number(seconds[0]),
-                    *(middle(each["stages"].get(stage, [0.0])) for stage in ("read", "fit")),
-                    *(
-                        f"{median(of) / (1 << 20):,.0f} MiB" if of else "-"
-                        for of in (peaks, each["whole_process"])
-                    ),
-                    f"{each['UA']:.1%}",
-                ]
-            )
+def training_table(result: Result) -> Table:
+    def mebibytes(what: str, row: Result) -> str:
+        sizes = [size for size in row[what] if size is not None]
+        return f"{median(sizes) / MIB:,.0f} MiB" if sizes else "-"
+
+    rows = [
+        {"who": f"{classifier}, {TRAINING_WAYS[name]}", **each}
+        for classifier, contenders in result["classifiers"].items()
+        for name, each in contenders.items()
+    ]
+    threads = max((row["threads"] for row in rows), default=0)
     size = f"{result['rows']:,} x {result['layers']} x {result['dim']:,}"
-    what = f"layer {result['layer']} of {size}, {result['folds']} folds, threads: {threads}"
-    header = [what, "seconds", "reading", "fitting", "peak above imports", "whole process", "UA"]
-    return table(header, rows)
+    columns: Columns = {
+        f"layer {result['layer']} of {size}, {result['folds']} folds, threads: {threads}": "{who}",
+        "seconds": lambda row: (with_range if len(row["seconds"]) > 1 else middle)(row["seconds"]),
+        "reading": lambda row: middle(row["stages"].get("read", [0.0])),
+        "fitting": lambda row: middle(row["stages"].get("fit", [0.0])),
+        "peak above imports": partial(mebibytes, "above_imports"),
+        "whole process": partial(mebibytes, "whole_process"),
+        "UA": "{UA:.1%}",
+    }
+    return Table.of(rows, columns)
 
 
 # Marker -> the result files it shows, and how.
-SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Result], str]]] = {
-    "padding": (("padding",), padding_table),
-    "precision": (("precision",), precision_table),
-    "speed": (("encoder", "gpu-check"), speed_table),
-    "lengths": (("encoder",), lengths_table),
-    "choices": (("choices",), choices_table),
-    "decode": (("decode",), decode_table),
-    "write": (("write",), write_table),
-    "memory": (("memory",), memory_table),
-    "augment": (("augment",), augment_table),
-    "kernels": (("kernels",), kernels_table),
-    "index": (("index",), index_table),
-    "training": (("training",), training_table),
+SECTIONS: dict[str, tuple[tuple[str, ...], tuple[Callable[[Result], Table], ...]]] = {
+    "padding": (("padding",), (padding_table,)),
+    "precision": (("precision",), (precision_table,)),
+    "speed": (("encoder", "gpu-check"), (speed_table,)),
+    "lengths": (("encoder",), (lengths_table,)),
+    "choices": (("choices",), (choices_table, stages_table)),
+    "decode": (("decode",), (decode_table,)),
+    "write": (("write",), (write_table,)),
+    "memory": (("memory",), (memory_table,)),
+    "augment": (("augment",), (augment_table,)),
+    "kernels": (("kernels",), (kernels_table,)),
+    "index": (("index",), (index_table,)),
+    "training": (("training",), (training_table,)),
 }
 
 # Marker -> a result that is one file whatever the machine, and how it is shown.
@@ -290,6 +272,11 @@ ONE_FILE: dict[str, tuple[str, Callable[[Result], str]]] = {
 }
 
 
+def show(name: str, result: Result) -> None:
+    """Print the tables of a section on the terminal."""
+    print("\n\n".join(make(result).text() for make in SECTIONS[name][1]))
+
+
 def section(name: str, folder: Path) -> str:
     """What belongs between a marker's two ends."""
     if name in ONE_FILE:
@@ -297,13 +284,16 @@ def section(name: str, folder: Path) -> str:
         if not (folder / file).exists():
             return "Not measured yet: `python -m benchmarks.accuracy` writes the result file.\n"
         return show(json.loads((folder / file).read_text(encoding="utf-8")))
-    sources, make = SECTIONS[name]
+    sources, tables = SECTIONS[name]
     results = [r for r in read_results(folder, *sources) if r.get("rows", True)]
     if name == "lengths":
         results = [r for r in results if len({row.get("lengths") for row in r["rows"]}) > 1]
     if not results:
         return "Not measured yet: `make bench` writes the result files.\n"
-    blocks = [f"Machine: `{result['machine']}`\n\n{make(result)}\n" for result in results]
+    blocks = [
+        "\n\n".join([f"Machine: `{result['machine']}`", *(str(make(result)) for make in tables)]) + "\n"
+        for result in results
+    ]
     chart = f"![Audio seconds per second]({CHART.as_posix()})\n\n" if name == "speed" else ""
     return chart + "\n".join(blocks)
 

@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from statistics import median
 from typing import Any, ParamSpec, TypeVar
 from unittest import mock
 
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.readme import show
 from benchmarks.stand_ins import write_store
 from extractor.store.run_folder import CONTENTS
 from extractor.types import Seconds
@@ -222,31 +222,6 @@ def measure_classifier(run: Path, classifier: str, layer: int, repeats: int) -> 
     return together
 
 
-def report(results: Mapping[str, Any]) -> None:
-    def mebibytes(sizes: Sequence[int | None]) -> str:
-        measured = [size / harness.MIB for size in sizes if size is not None]
-        return harness.spread(measured) if measured else "-"
-
-    def spent(stage: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda each: f"{median(each['stages'].get(stage, [0.0])):,.2f}"
-
-    harness.print_rows(
-        (
-            {"who": f"{classifier}, {who}", **each}
-            for classifier, of in results.items()
-            for who, each in of.items()
-        ),
-        {
-            "": "{who}",
-            "s": "{seconds:spread}",
-            **{stage: spent(stage) for stage in (READ, FIT, TEST, FIGURES)},
-            "MiB above imports": lambda each: mebibytes(each["above_imports"]),
-            "MiB in all": lambda each: mebibytes(each["whole_process"]),
-            "UA %": lambda each: f"{100 * each['UA']:.1f}",
-        },
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = harness.arguments(
         __doc__,
@@ -275,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             results[classifier] = measure_classifier(run, classifier, layer, args.repeats)
             # A classifier may take many minutes: what is measured is kept.
             harness.write_result("training", {**about, "classifiers": results}, args.out)
-    report(results)
+    show("training", {**about, "classifiers": results})
 
 
 if __name__ == "__main__":

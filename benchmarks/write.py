@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import h5py
 import numpy as np
 
-from benchmarks.harness import arguments, print_table, spread, take_turns, write_result
+from benchmarks.harness import arguments, take_turns, write_result
+from benchmarks.readme import show
 from extractor.run.pipeline import Committer
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
@@ -112,11 +112,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = make_batches(args.rows, args.batch_rows)
     contenders = {name: partial(rows_per_second, name, results, args.scratch) for name in WRITERS}
     speeds = take_turns(contenders, args.repeats)
-    print(f"{args.rows:,} rows of {ROW_BYTES / 1e3:.0f} kB in batches of {args.batch_rows}")
-    print_table(
-        ["", "rows/s", "MB/s"],
-        [[name, spread(each), f"{median(each) * ROW_BYTES / 1e6:,.0f}"] for name, each in speeds.items()],
-    )
     result = {
         "what": "rows committed per second, all 25 layers of hubert-large mean-pooled",
         "rows": args.rows,
@@ -125,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "hdf5": h5py.version.hdf5_version,
         "speeds": speeds,
     }
+    show("write", result)
     write_result("write", result, args.out)
 
 
