@@ -14,20 +14,18 @@ import bisect
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from inspect import ismethod
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
-from unittest import mock
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import encoder as encoding
-from benchmarks.harness import Table, machine
+from benchmarks.harness import Table, machine, replaced
 from benchmarks.kernels import Clock, copy_speed
 from benchmarks.stand_ins import find, label, read
 from extractor.encoders import Model, resolve_device
@@ -112,23 +110,21 @@ def name_parts(encoder: Any) -> None:
         fused.graphs = None
 
 
-@contextmanager
-def named_functions() -> Iterator[list[str]]:
-    """Functions as ranges meanwhile. Gives those that there are not: their time counts as other."""
+def named_functions() -> tuple[dict[str, Any], list[str]]:
+    """Functions as ranges, by their places, and those that there are not: their time counts as other."""
+    ranges: dict[str, Any] = {}
     missing = []
-    with ExitStack() as stack:
-        for path, stage in FUNCTIONS.items():
-            try:
-                found = resolve_name(path)
-            except AttributeError:
-                missing.append(path)
-                continue
-            if isinstance(found, dict):
-                ranges = {name: in_range(function, stage) for name, function in found.items()}
-                stack.enter_context(mock.patch.dict(found, ranges))
-            else:
-                stack.enter_context(mock.patch(path, in_range(found, stage)))
-        yield missing
+    for path, stage in FUNCTIONS.items():
+        try:
+            found = resolve_name(path)
+        except AttributeError:
+            missing.append(path)
+            continue
+        if isinstance(found, dict):
+            ranges[path] = {name: in_range(each, stage) for name, each in found.items()}
+        else:
+            ranges[path] = in_range(found, stage)
+    return ranges, missing
 
 
 # --- The trace ----------------------------------------------------------------------------------
@@ -164,7 +160,8 @@ def trace_batches(
         name_parts(model.encoder)
         on_cuda = model.device.type == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-        with named_functions() as missing:
+        ranges, missing = named_functions()
+        with replaced(ranges):
             encode(planned[0])  # to warm up
             with profile(activities=activities) as profiler:
                 for batch in planned:

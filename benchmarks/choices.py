@@ -9,20 +9,19 @@ stands in a choice's place. The result also has where the time goes, by stage, w
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import torch
 
 from benchmarks import breakdown
 from benchmarks.baselines import sdpa
 from benchmarks.encoder import AUDIO, Settings, bare, batch_encoder, planned_batches
-from benchmarks.harness import arguments, take_turns, write_result
+from benchmarks.harness import arguments, replaced, take_turns, write_result
 from benchmarks.readme import show
 from benchmarks.stand_ins import audio_seconds, find, label, read
 from extractor.encoders import Model
@@ -72,12 +71,8 @@ CHOICES = (
 )
 
 
-@contextmanager
-def without(*choices: PassChoice) -> Iterator[None]:
-    with ExitStack() as stack:
-        for place, value in (item for choice in choices for item in choice.instead.items()):
-            stack.enter_context(mock.patch(place, value))
-        yield
+def without(*choices: PassChoice) -> AbstractContextManager[None]:
+    return replaced({place: value for choice in choices for place, value in choice.instead.items()})
 
 
 def measure(name: str, lengths: str, rounds: int, seconds: Seconds, scratch: Path) -> dict[str, Any]:

@@ -9,14 +9,16 @@ import os
 import platform
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+from unittest import mock
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +72,15 @@ def take_turns(
             if k:
                 figures[name].append(figure)
     return figures
+
+
+@contextmanager
+def replaced(values: Mapping[str, Any]) -> Iterator[None]:
+    """Values by the places that they are read from: functions, methods and constants, meanwhile."""
+    with ExitStack() as stack:
+        for place, value in values.items():
+            stack.enter_context(mock.patch(place, value))
+        yield
 
 
 # --- Memory -------------------------------------------------------------------------------------

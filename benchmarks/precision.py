@@ -14,21 +14,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import arguments, write_result
+from benchmarks.harness import arguments, replaced, write_result
 from benchmarks.readme import show
 from benchmarks.stand_ins import speech
 from extractor.encoders import Encoder, Model
 from extractor.encoders.linear import Linear, can_run_int8
-from extractor.encoders.weights import Weights
 from extractor.run.fidelity import cosines
 
 CPU = torch.device("cpu")
@@ -63,23 +60,13 @@ class Float8Linear(Linear):
         return F.linear(rounded(x.float()), self.weight, self.bias)
 
 
-@contextmanager
-def float8() -> Iterator[None]:
-    """Models that are built inside have their linear layers in E4M3."""
-
-    def linear_of(weights: Weights, weight: Tensor, bias: Tensor) -> Linear:
-        return Float8Linear(weight, bias)
-
-    with mock.patch.object(Weights, "linear_of", linear_of):
-        yield
-
-
 def encoders(spec: str) -> Iterator[tuple[str, Encoder]]:
     """The model in fewer bits, one after the other."""
     yield "bf16", Model(spec, "bf16", CPU).encoder
     if can_run_int8(CPU):
         yield "int8", Model(spec, "int8", CPU).encoder
-    with float8():
+    linear_of = {"extractor.encoders.weights.Weights.linear_of": lambda weights, *of: Float8Linear(*of)}
+    with replaced(linear_of):
         encoder = Model(spec, "bf16", CPU).encoder
     yield "fp8", encoder
 

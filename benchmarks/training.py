@@ -18,13 +18,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ParamSpec, TypeVar
-from unittest import mock
 
 import numpy as np
 
@@ -49,11 +47,11 @@ LONG: Seconds = 60.0  # a classifier that takes longer is measured once
 READ, FIT, TEST, FIGURES = "read", "fit", "test", "figures"
 # What hser-train calls, by stage; a call inside another one counts for the outer.
 STAGES = {
-    "classifiers.data.features:Features.open": READ,
-    "extractor.store.reader:Store.load_rows": READ,
-    "classifiers.training.learner:Learner.fit": FIT,
-    "classifiers.training.learner:FittedClassifier.proba": TEST,
-    "classifiers.results.result:Result.figures": FIGURES,
+    "classifiers.data.features.Features.open": READ,
+    "extractor.store.reader.Store.load_rows": READ,
+    "classifiers.training.learner.Learner.fit": FIT,
+    "classifiers.training.learner.FittedClassifier.proba": TEST,
+    "classifiers.results.result.Result.figures": FIGURES,
 }
 
 
@@ -100,15 +98,6 @@ class Stages:
 
         return call
 
-    @contextmanager
-    def of_hser(self) -> Iterator[None]:
-        """hser's own functions meanwhile."""
-        with ExitStack() as stack:
-            for path, stage in STAGES.items():
-                target = path.replace(":", ".")
-                stack.enter_context(mock.patch(target, self.timed(resolve_name(path), stage)))
-            yield
-
 
 def with_hser(run: Path, classifier: str, layer: int, stages: Stages) -> float:
     """What ``hser-train`` does without ``--out``, up to its figures. Returns UA."""
@@ -117,7 +106,7 @@ def with_hser(run: Path, classifier: str, layer: int, stages: Stages) -> float:
 
     protocol = {"protocol": "grouped-kfold", "folds": FOLDS}
     experiment = Experiment((str(run),), classifier, layer=str(layer), **protocol)  # type: ignore[arg-type]
-    with stages.of_hser():
+    with harness.replaced({path: stages.timed(resolve_name(path), stage) for path, stage in STAGES.items()}):
         figures = run_experiment(experiment, open_features(experiment)).figures()
     return float(figures["mean"]["UA"])
 

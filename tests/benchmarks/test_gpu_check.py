@@ -44,7 +44,8 @@ def test_gpu_check_measures_speed(tmp_path: Path) -> None:
     assert row["speeds"].keys() == {"loop", "best", "hser", "command"}
     gpu_check.summary([], {}, [row])
     result = {"machine": "toy", "rows": [row]}
-    assert "small-hubert, " in str(readme.speed_table(result)) and "small-hubert: hser" in readme.chart([result])
+    assert "small-hubert, " in str(readme.speed_table(result))
+    assert "small-hubert: hser" in readme.chart([result])
 
 
 @pytest.mark.parametrize("wrong", ["value", "unwritten", "batch"])
