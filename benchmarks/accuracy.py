@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,9 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
     ``run`` gives ids, labels and speakers. Returns a `Result` and openSMILE's version. Raises ValueError
     where the run has recordings that the file has not.
     """
+    from sklearn.metrics import recall_score
+
+    from classifiers.models.table import row as classifier
     from classifiers.results.metrics import Predictions
     from classifiers.results.result import FoldInfo, Result
     from classifiers.training.config import Experiment
@@ -250,10 +254,22 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
     proba = np.empty((len(y), len(features.classes)), np.float32)
     fold_of = np.empty(len(y), np.int64)
     infos = []
+
+    def fitted(rows: np.ndarray, c: float) -> Any:
+        """The table's classifier, which standardises. Every class must be among ``rows``."""
+        return classifier(CLASSIFIER).make({"C": c}, SEED).fit(x[rows], y[rows], groups=groups[rows])
+
+    def inner_ua(splits: Sequence[tuple[np.ndarray, np.ndarray]], c: float) -> float:
+        """Over the validation rows of all splits."""
+        truth = np.concatenate([y[validation] for _, validation in splits])
+        guess = [fitted(train, c).predict(x[validation]) for train, validation in splits]
+        return float(recall_score(truth, np.concatenate(guess), average="macro"))
+
     for k, fold in enumerate(folds):
         splits = inner_splits(features, fold, protocol, INNER_FOLDS, SEED)
-        c = best_c(x, y, groups, splits, experiment.grid_values["C"])
-        proba[fold.test] = fitted(x, y, groups, fold.train, c).predict_proba(x[fold.test])
+        # Of equals the first.
+        c = max(map(float, experiment.grid_values["C"]), key=partial(inner_ua, splits))
+        proba[fold.test] = fitted(fold.train, c).predict_proba(x[fold.test])
         fold_of[fold.test] = k
         infos.append(FoldInfo(fold.name, len(fold.train), len(fold.test), params={"C": c}))
     rows = np.sort(np.concatenate([fold.test for fold in folds]))
@@ -268,25 +284,6 @@ def reference_figures(path: Path, run: Path, protocol: str) -> tuple[Any, str]:
         speakers=features.column("speaker"),
     )
     return result, smile
-
-
-def fitted(x: np.ndarray, y: np.ndarray, groups: np.ndarray, rows: np.ndarray, c: float) -> Any:
-    """The table's classifier, which standardises, on ``rows``. Every class must be among them."""
-    from classifiers.models.table import row
-
-    return row(CLASSIFIER).make({"C": c}, SEED).fit(x[rows], y[rows], groups=groups[rows])
-
-
-def best_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray, splits: Any, candidates: Any) -> float:
-    """The C with the highest UA over the validation rows of all splits; of equals the first."""
-    from sklearn.metrics import recall_score
-
-    truth = np.concatenate([y[validation] for _, validation in splits])
-    scored = []
-    for c in candidates:
-        guess = [fitted(x, y, groups, train, c).predict(x[validation]) for train, validation in splits]
-        scored.append(recall_score(truth, np.concatenate(guess), average="macro"))
-    return float(candidates[int(np.argmax(scored))])
 
 
 # --- The result file ----------------------------------------------------------------------------

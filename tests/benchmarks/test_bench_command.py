@@ -53,7 +53,8 @@ def toy(*arguments: str, out: Path) -> list[dict[str, Any]]:
 # transformers' own WavLM hands SDPA's ancestor two kinds of masks.
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
 def test_encoder_is_measured_beside_all_baselines(tmp_path: Path) -> None:
-    names = ("--model", "small-hubert,small-wavlm", "--lengths", "0.5,emodb")
+    int8 = {"int8"} if can_run_int8(CPU) else set()
+    names = ("--model", "small-hubert,small-wavlm", "--lengths", "0.5,emodb", *["--int8"] * len(int8))
     rows = toy("encoder", *names, out=tmp_path / "toy.json")
     assert [(row["model"], row["lengths"]) for row in rows] == [
         (model, of) for model in ("small-hubert", "small-wavlm") for of in ("0.5 s", "emodb")
@@ -61,23 +62,19 @@ def test_encoder_is_measured_beside_all_baselines(tmp_path: Path) -> None:
     for row in rows:
         # There is no small WavLM in torchaudio's table: that is said, and the rest is measured.
         left_out = {"torchaudio"} if row["model"] == "small-wavlm" else set()
-        assert row["speeds"].keys() == {"loop", "best", "torchaudio", "hser"} - left_out
+        others = {"loop", "best", "torchaudio"} - left_out
+        assert row["speeds"].keys() == {*others, "hser", *int8}
+        pairs = [(way, other) for way in ("hser", *int8) for other in ("hser", *others) if way != other]
+        assert row["ratios"].keys() == {f"{way}/{other}" for way, other in pairs}
+        speeds = {who: median(figures) for who, figures in row["speeds"].items()}
+        for way, other in pairs:
+            assert row["ratios"][f"{way}/{other}"] == pytest.approx(speeds[way] / speeds[other])
         assert row["missing"].keys() == left_out
         assert all(len(figures) == 1 and figures[0] > 0 for figures in row["speeds"].values())
         assert row["mfu"] > 0 and row["flop_per_audio_second"] > 0
         assert 0 <= row["padding"]["hser"] < 1 and row["padding"]["loop"] == 0
         assert row["content"].startswith(("noise", "recordings"))
     assert rows[0]["padding"]["best"] == 0  # all are equally long
-
-
-@pytest.mark.skipif(not can_run_int8(CPU), reason="int8 needs a CPU with AVX-512 VNNI and BF16")
-def test_int8_is_measured_beside_the_other_dtype(tmp_path: Path) -> None:
-    asked = ("encoder", "--model", "small-hubert", "--lengths", "0.5", "--baselines", "best", "--int8")
-    [row] = toy(*asked, out=tmp_path / "toy.json")
-    assert row["speeds"].keys() == {"best", "hser", "int8"}
-    assert row["ratios"].keys() == {"hser/best", "int8/best", "int8/hser"}
-    speeds = {who: median(figures) for who, figures in row["speeds"].items()}
-    assert row["ratios"]["int8/hser"] == pytest.approx(speeds["int8"] / speeds["hser"])
 
 
 def test_rows_of_other_models_and_lengths_stay(tmp_path: Path) -> None:

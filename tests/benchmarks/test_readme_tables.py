@@ -48,40 +48,7 @@ def test_readme_marker_without_its_end_is_refused(tmp_path: Path) -> None:
         readme.fill("<!-- write -->\n", tmp_path)
 
 
-def test_int8_has_its_column_and_its_bar_where_it_was_measured() -> None:
-    (row,) = TOY_SPEEDS["rows"]
-    ratios = {**row["ratios"], "int8/hser": 1.4, "int8/best": 140.0, "int8/loop": 700.0}
-    quantised = {**row, "speeds": {**row["speeds"], "int8": [2100.0]}, "ratios": ratios}
-    result = {**TOY_SPEEDS, "rows": [quantised, {**row, "model": "hubert-base"}]}
-    lines = str(readme.speed_table(result)).splitlines()
-    assert lines[2].endswith("| 2,100 (1.40x, 140.00x, 700.00x) |") and lines[3].endswith("| - |")
-    drawn = readme.chart([result])
-    assert ElementTree.fromstring(drawn).tag.endswith("svg")
-    assert drawn.count("<rect") == 3 + 4 and "hubert-large: hser, int8" in drawn
-    assert "int8" not in str(readme.speed_table(TOY_SPEEDS))
-
-
 def test_readme_shows_the_result_files() -> None:
     """Fails after a benchmark: `python -m benchmarks.readme README.md` makes the tables anew."""
     assert readme.main([str(ROOT / "README.md"), "--check"]) == 0
-
-
-def test_readme_shows_speeds_by_length() -> None:
-    rows = [
-        {
-            "model": "hubert-large",
-            "dtype": "bf16",
-            "lengths": of,
-            "mfu": 0.5,
-            "speeds": {"best": [400.0], "hser": [speed]},
-            "ratios": {"hser/best": speed / 400},
-        }
-        for of, speed in (("1 s", 8000.0), ("10 s", 10_000.0), ("emodb", 9000.0))
-    ]
-    result = {"machine": "toy", "rows": rows}
-    by_length = str(readme.lengths_table(result))
-    assert "1 s" in by_length and "10,000" in by_length and "25.00x" in by_length
-    # The main table keeps to one row a model: real recordings, where there are any.
-    speeds = str(readme.speed_table(result))
-    assert speeds.count("hubert-large") == 1 and "9,000" in speeds
-    assert readme.chart([result]).count("<rect") == 2  # no bar for what was not measured
+    assert ElementTree.fromstring((ROOT / readme.CHART).read_text()).tag.endswith("svg")
