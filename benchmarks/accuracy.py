@@ -324,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except CannotRunError as error:
                 print(f"{name}: skipped, {error}", flush=True)
                 continue
-            print(table_of(measured[-1]).text())
+            print(f"{name}\n{table_of(measured[-1]).text()}")
             write(args.out, measured[-1:])  # now: all rows take long
     if not measured:
         return CANNOT_RUN
