@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,6 @@ def check_models(name: str, device: str, batches: Sequence[Sequence[int]]) -> It
                 yield Finding(name, f"{what}: layers that graphs change", changed, 0)
                 yield Finding(name, f"{what}: shape buckets with graphs", buckets, 1, at_least=True)
                 yield Finding(name, f"{what}: seconds to record", graphs.seconds, 60.0)
-
-
-def check_fused(device: str) -> Iterator[Finding]:
-    """The layer's kernels beside attention, then small models by kernels and graphs against the CPU's way."""
-    yield from check_layer_kernels(device, attention=False)
-    yield from check_models("layers-fused", device, BUCKET_BATCHES)
 
 
 def check_bf16(device: str, specs: Sequence[str]) -> Iterator[Finding]:
@@ -217,7 +212,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         checks: dict[str, Callable[[], Iterator[Finding]]] = {
             "layers": lambda: check_models("layers", device, [PARITY_LENGTHS]),
             "attention": lambda: check_layer_kernels(device, attention=True),
-            "fused": lambda: check_fused(device),
+            # The layer's kernels beside attention, then small models by kernels and graphs.
+            "fused": lambda: chain(
+                check_layer_kernels(device, attention=False),
+                check_models("layers-fused", device, BUCKET_BATCHES),
+            ),
             "bf16": lambda: check_bf16(device, [f"random:{name}" for name in FULL_SIZE]),
             "pooling": lambda: check_pooling(device),
             "engine": lambda: check_engine(device, scratch),
