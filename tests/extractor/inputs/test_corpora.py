@@ -7,22 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest import shared, touch
+from inputs_cases import by_id, emotions, rows, written
 
 from extractor.errors import InputError
 from extractor.inputs.corpora.recognise import recognise
 from extractor.inputs.corpora.table import CORPORA
 from extractor.inputs.corpora.words import SYNONYMS, common_emotion
 from extractor.inputs.manifest import EXTRA_COLUMNS, read_manifest
-from extractor.types import EMOTIONS, Manifest
-
-
-def write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
-
-
-def labels(manifest: Manifest) -> dict[str, dict[str, str]]:
-    return {u.id: dict(zip(manifest.columns, u.labels, strict=True)) for u in manifest.utterances}
+from extractor.types import EMOTIONS
 
 
 def has(emotion: str, speaker: str | None = None, **others: str) -> dict[str, str]:
@@ -115,7 +107,7 @@ def test_names_give_the_labels(tmp_path: Path, name: str, forced: bool) -> None:
     assert manifest.columns[:3] == ("emotion", "emotion_raw", "speaker")
     assert set(manifest.columns) == {"emotion", "emotion_raw", "speaker", *CORPORA[name].columns}
     assert len(manifest) == len(NAMES[name])
-    found = {u.path: dict(zip(manifest.columns, u.labels, strict=True)) for u in manifest.utterances}
+    found = dict(zip((u.path for u in manifest.utterances), rows(manifest), strict=True))
     for path, expected in NAMES[name].items():
         row = found[str(root / path)]
         assert {key: row[key] for key in expected} == expected, path
@@ -171,7 +163,7 @@ def test_strays_in_a_recognised_corpus_are_kept_without_labels(tmp_path: Path) -
     manifest = read_manifest([touch(tmp_path, *names, "hum.wav")])
     assert manifest.corpus == "emodb"
     assert len(manifest) == 29
-    assert set(labels(manifest)["hum"].values()) == {""}
+    assert set(by_id(manifest)["hum"].values()) == {""}
     with pytest.raises(InputError, match=r"1 of 29 files are not named as in emodb .*hum\.wav"):
         read_manifest([tmp_path], corpus="emodb")
 
@@ -189,7 +181,7 @@ def test_one_emotion_folder_by_itself(tmp_path: Path) -> None:
     one = read_manifest([tmp_path / "data" / "Anger"])
     both = read_manifest([tmp_path / "data" / "Anger", tmp_path / "data" / "Happy"])
     assert [u.labels[:2] for u in one.utterances] == [("anger", "Anger")]
-    assert [u.labels[0] for u in both.utterances] == ["anger", "happiness"]
+    assert emotions(both) == ["anger", "happiness"]
 
 
 def test_words_above_the_input_are_not_labels(tmp_path: Path) -> None:
@@ -201,45 +193,45 @@ def test_words_above_the_input_are_not_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [".", "AudioWAV", "AudioWAV/1001_DFA_ANG_XX.wav"])
 def test_cremad_demographics(tmp_path: Path, where: str, given: str) -> None:
     touch(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_DFA_ANG_XX.wav")
-    write(tmp_path / where, "ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,Caucasian,Not Hispanic\n")
-    rows = labels(read_manifest([tmp_path / given]))
+    written(tmp_path, "ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,Caucasian,Not Hispanic\n", where)
+    rows = by_id(read_manifest([tmp_path / given]))
     assert (rows["1001_DFA_ANG_XX"]["gender"], rows["1001_DFA_ANG_XX"]["age"]) == ("male", "51")
     assert rows.get("1002_DFA_ANG_XX", {}).get("age", "") == ""
 
 
 def test_a_broken_side_file_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "1001_DFA_ANG_XX.wav")
-    write(tmp_path / "VideoDemographics.csv", "Actor;Age\n1001;51\n")
+    written(tmp_path, "Actor;Age\n1001;51\n", "VideoDemographics.csv")
     with pytest.raises(InputError, match=r"VideoDemographics\.csv: no column 'ActorID', 'Age', 'Sex'"):
         read_manifest([tmp_path])
-
-
-def iemocap(root: Path) -> Path:
-    wavs = "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_"
-    touch(root, *(f"{wavs}{turn}.wav" for turn in ("F000", "M001", "M002")))
-    touch(root, "Session1/dialog/wav/Ses01F_impro01.wav", "Session1/dialog/avi/DivX/Ses01F_impro01.avi")
-    touch(root, "Session1/dialog/wav/._Ses01F_impro01.wav")
-    write(
-        root / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt",
-        "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
-        "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.0000, 3.5000]\n"
-        "C-E2:\tNeutral;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
-        "[10.01 - 11.39]\tSes01F_impro01_M001\texc\t[4.0000, 4.5000, 3.0000]\n"
-        "C-E2:\tExcited;\t()\n",
-    )
-    write(
-        root / "Session1/dialog/transcriptions/Ses01F_impro01.txt",
-        "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.\n"
-        "Ses01F_impro01_M001 [010.0100-011.3900]: Do you have your forms?\n",
-    )
-    return root
 
 
 @pytest.mark.parametrize("given", [".", "Session1", "Session1/sentences/wav/Ses01F_impro01"])
 @pytest.mark.parametrize("corpus", [None, "iemocap"])
 def test_iemocap_labels(tmp_path: Path, given: str, corpus: str | None) -> None:
-    manifest = read_manifest([iemocap(tmp_path) / given], corpus=corpus)
-    rows = labels(manifest)
+    folder, dialogues = tmp_path / "Session1", "dialog/wav/Ses01F_impro01.wav"
+    touch(
+        folder / "sentences/wav/Ses01F_impro01",
+        *(f"Ses01F_impro01_{t}.wav" for t in ("F000", "M001", "M002")),
+    )
+    touch(folder, dialogues, "dialog/avi/DivX/Ses01F_impro01.avi", "dialog/wav/._Ses01F_impro01.wav")
+    written(
+        folder,
+        "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+        "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.0000, 3.5000]\n"
+        "C-E2:\tNeutral;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
+        "[10.01 - 11.39]\tSes01F_impro01_M001\texc\t[4.0000, 4.5000, 3.0000]\n"
+        "C-E2:\tExcited;\t()\n",
+        "dialog/EmoEvaluation/Ses01F_impro01.txt",
+    )
+    written(
+        folder,
+        "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.\n"
+        "Ses01F_impro01_M001 [010.0100-011.3900]: Do you have your forms?\n",
+        "dialog/transcriptions/Ses01F_impro01.txt",
+    )
+    manifest = read_manifest([tmp_path / given], corpus=corpus)
+    rows = by_id(manifest)
     assert manifest.corpus == "iemocap"
     excited = rows["Ses01F_impro01_M001"]
     assert (excited["emotion"], excited["emotion_raw"]) == ("happiness", "exc")
@@ -248,27 +240,29 @@ def test_iemocap_labels(tmp_path: Path, given: str, corpus: str | None) -> None:
     assert rows["Ses01F_impro01_F000"]["emotion"] == "neutral"
     assert rows["Ses01F_impro01_M002"]["emotion"] == ""
     assert len(rows) == 3  # the two recordings of the whole dialogue are left out
-    assert sum("left out" in note for note in manifest.notes) == (0 if "wav" in given else 1)
-    assert any("1 of 3 recordings of iemocap have no emotion" in note for note in manifest.notes)
-
-
-def meld(root: Path) -> Path:
-    head = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode\n"
-    write(root / "train_sent_emo.csv", head + '1,"Oh, my God!",Ross,joy,positive,0,0,4,7\n')
-    write(root / "dev_sent_emo.csv", head + "1,What?,Monica,surprise,negative,0,0,3,19\n")
-    write(root / "csv" / "test_sent_emo.csv", head + "1,No.,Joey,anger,negative,0,0,1,1\n")
-    return touch(
-        root,
-        "train_splits/dia0_utt0.mp4",
-        "train_splits/dia0_utt1.mp4",
-        "dev_splits_complete/dia0_utt0.mp4",
-        "output_repeated_splits_test/dia0_utt0.mp4",
-        "output_repeated_splits_test/final_videos_testdia0_utt0.mp4",
+    *left_out, without = manifest.notes
+    assert "1 of 3 recordings of iemocap have no emotion" in without
+    for note in left_out:
+        assert "2 files left out: recordings of whole dialogues" in note and str(folder / "dialog") in note
+    assert len(left_out) == (0 if "wav" in given else 1)
+    assert len(read_manifest([folder / "sentences", folder / dialogues], "iemocap")) == 4, (
+        "named they are taken"
     )
+    assert len(read_manifest(folder / "dialog/wav", "iemocap")) == 1
 
 
 def test_meld_splits(tmp_path: Path) -> None:
-    rows = labels(read_manifest([meld(tmp_path / "MELD.Raw")]))
+    head = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode\n"
+    for name, row in (
+        ("train_sent_emo.csv", '1,"Oh, my God!",Ross,joy,positive,0,0,4,7\n'),
+        ("dev_sent_emo.csv", "1,What?,Monica,surprise,negative,0,0,3,19\n"),
+        ("csv/test_sent_emo.csv", "1,No.,Joey,anger,negative,0,0,1,1\n"),
+    ):
+        written(tmp_path, head + row, name)
+    touch(tmp_path / "train_splits", "dia0_utt0.mp4", "dia0_utt1.mp4")
+    touch(tmp_path / "dev_splits_complete", "dia0_utt0.mp4")
+    touch(tmp_path / "output_repeated_splits_test", "dia0_utt0.mp4", "final_videos_testdia0_utt0.mp4")
+    rows = by_id(read_manifest([tmp_path]))
     assert {key: (r["split"], r["speaker"], r["emotion_raw"], r["emotion"]) for key, r in rows.items()} == {
         "train_dia0_utt0": ("train", "Ross", "joy", "happiness"),
         "train_dia0_utt1": ("train", "", "", ""),
@@ -281,19 +275,22 @@ def test_meld_splits(tmp_path: Path) -> None:
 
 def test_meld_split_from_the_only_table(tmp_path: Path) -> None:
     root = touch(tmp_path / "clips", "dia3_utt4.wav")
-    write(root / "dev_sent_emo.csv", "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\nHi,Joey,fear,3,4\n")
-    rows = labels(read_manifest([root]))
+    written(
+        root, "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\nHi,Joey,fear,3,4\n", "dev_sent_emo.csv"
+    )
+    rows = by_id(read_manifest([root]))
     assert rows["dev_dia3_utt4"]["emotion"] == "fear"
 
 
 def test_nemo_table(tmp_path: Path) -> None:
     touch(tmp_path, "samples/WR0_surprised_64.wav", "samples/KD0_neutral_2.wav")
-    write(
-        tmp_path / "data.tsv",
+    written(
+        tmp_path,
         "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage\n"
         'WR0_surprised_64.wav\tsurprised\t"Ucho" wykrywa dźwięki.\tucho\t        WR0\tmale\t23\n',
+        "data.tsv",
     )
-    rows = labels(read_manifest([tmp_path]))
+    rows = by_id(read_manifest([tmp_path]))
     row = rows["WR0_surprised_64"]
     assert (row["speaker"], row["gender"], row["age"]) == ("WR0", "male", "23")
     assert row["text"] == '"Ucho" wykrywa dźwięki.'
@@ -309,36 +306,31 @@ def test_synonyms() -> None:
         assert common_emotion(word) == emotion, word
 
 
-def test_nothing_is_recognised_in_nothing() -> None:
-    assert recognise([], "/in") == []
-
-
 def test_all_are_looked_at_where_all_must_fit() -> None:
+    assert recognise([], "/in") == []
     fitting = [f"/in/Anger/{i}.wav" for i in range(5001)]
     (piece,) = recognise(fitting, "/in")
     assert (piece.corpus.name, piece.rows) == ("folders", list(range(5001)))
     assert recognise([*fitting[:4999], "/in/misc/x.wav", *fitting[5000:]], "/in") == []
 
 
-# --- real recordings
-
 ACTED = ("calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
 
 
 @pytest.mark.parametrize(
-    ("name", "speakers", "men", "emotions"),
+    ("name", "speakers", "men", "counts"),
     [
         ("emodb", 10, 5, {"anger": 127, "neutral": 79, "happiness": 71, "sadness": 62}),
         ("ravdess", 24, 12, {"neutral": 96, **dict.fromkeys(ACTED, 192)}),
     ],
 )
-def test_real_emodb(name: str, speakers: int, men: int, emotions: dict[str, int]) -> None:
+def test_real_emodb(name: str, speakers: int, men: int, counts: dict[str, int]) -> None:
     manifest = read_manifest([shared(name)])
-    rows = labels(manifest).values()
-    assert (manifest.corpus, len(rows)) == (name, sum(emotions.values()))
-    assert len({row["speaker"] for row in rows}) == speakers
-    assert len({row["speaker"] for row in rows if row["gender"] == "male"}) == men
-    assert Counter(row["emotion"] for row in rows) == emotions
+    found = rows(manifest)
+    assert (manifest.corpus, len(found)) == (name, sum(counts.values()))
+    assert len({row["speaker"] for row in found}) == speakers
+    assert len({row["speaker"] for row in found if row["gender"] == "male"}) == men
+    assert Counter(emotions(manifest)) == counts
 
 
 @pytest.mark.parametrize(

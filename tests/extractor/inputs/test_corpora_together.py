@@ -8,22 +8,16 @@ from pathlib import Path
 
 import pytest
 from conftest import shared, touch
+from inputs_cases import by_name
 
 from extractor.inputs.corpora.recognise import recognise
 from extractor.inputs.manifest import read_manifest
-from extractor.types import Manifest
 
 URDU = ("Angry/SM1_F10_A010.wav", "Happy/SF10_F02_H05.wav", "Neutral/SM5_F72_N0100.wav")
 ASED = ("04Sad/s4-04-02-01-29.wav", "05Angry/a5-01-01-02-18.wav", "02Happy/h1-01-01-01-01.wav")
 EMODB = ("wav/03a01Fa.wav", "wav/08a01Wa.wav", "wav/16b10Ta.wav")
 RAVDESS = ("Actor_03/03-01-05-01-01-01-03.wav", "Actor_04/03-01-02-01-01-01-04.wav")
 CREMAD = ("AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_TSI_NEU_MD.wav")
-
-
-def by_name(manifest: Manifest) -> dict[str, dict[str, str]]:
-    return {
-        Path(u.path).name: dict(zip(manifest.columns, u.labels, strict=True)) for u in manifest.utterances
-    }
 
 
 @pytest.mark.parametrize("order", [("urdu", "ased"), ("ased", "urdu")])

@@ -5,13 +5,18 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from click.testing import CliRunner
 from conftest import touch
+from inputs_cases import emotions, rows, written
 
+from extractor import Store, extract
+from extractor.commands.extract import command
 from extractor.errors import InputError, SettingsError
 from extractor.inputs.corpora.words import common_emotion, is_missing, parse_renames
 from extractor.inputs.manifest import read_manifest
-from extractor.types import Manifest
 
 MISSING = (
     "",
@@ -53,23 +58,9 @@ WORDS = {
 }
 
 
-def rows(manifest: Manifest) -> list[dict[str, str]]:
-    return [dict(zip(manifest.columns, u.labels, strict=True)) for u in manifest.utterances]
-
-
-def written(folder: Path, text: str, name: str = "m.csv") -> Path:
-    file = folder / name
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
 def table(folder: Path, column: str, values: list[str]) -> Path:
-    rows = [f'x{i}.wav,"{value}"' for i, value in enumerate(values)]
-    return written(folder, "\n".join([f"path,{column}", *rows]))
-
-
-def emotions(manifest: Manifest) -> list[str]:
-    return [row["emotion"] for row in rows(manifest)]
+    cells = [f'x{i}.wav,"{value}"' for i, value in enumerate(values)]
+    return written(folder, "\n".join([f"path,{column}", *cells]))
 
 
 @pytest.mark.parametrize("language", WORDS)
@@ -157,6 +148,9 @@ def test_codes_of_one_letter_mean_something_in_their_corpus_only(tmp_path: Path)
     assert emotions(named) == [*EMODB_CODES.values(), "neutral"]
     assert named.notes == ()
     assert emotions(read_manifest(file, corpus="urdu"))[3] == "anger"  # another corpus, another A
+    file = table(tmp_path, "emotion", ["neu", "hap", "exc", "fru", "oth", "xxx"])
+    own = ["neutral", "happiness", "happiness", "frustration", "other", ""]
+    assert emotions(read_manifest(file, corpus="iemocap")) == own
 
 
 @pytest.mark.parametrize(
@@ -173,12 +167,6 @@ def test_codes_are_read_where_the_names_tell_the_corpus(rows: str, read: list[st
     assert emotions(read_manifest(file)) == read
 
 
-def test_iemocap_codes(tmp_path: Path) -> None:
-    file = table(tmp_path, "emotion", ["neu", "hap", "exc", "fru", "oth", "xxx"])
-    own = ["neutral", "happiness", "happiness", "frustration", "other", ""]
-    assert emotions(read_manifest(file, corpus="iemocap")) == own
-
-
 def test_a_missing_label_is_filled_from_the_corpus(tmp_path: Path) -> None:
     file = written(tmp_path, "path,emotion,speaker\n08a01Fa.wav,nan,NA\n09a02Fa.wav,calm,me\n")
     first, second = rows(read_manifest(file, corpus="emodb"))
@@ -189,9 +177,6 @@ def test_a_missing_label_is_filled_from_the_corpus(tmp_path: Path) -> None:
 def test_speakers_in_two_forms_of_unicode_are_one(tmp_path: Path) -> None:
     names = [unicodedata.normalize(form, "José") for form in ("NFC", "NFD")]
     assert len({row["speaker"] for row in rows(read_manifest(table(tmp_path, "speaker", names)))}) == 1
-
-
-# --- --map
 
 
 @pytest.mark.parametrize(
@@ -245,3 +230,44 @@ def test_folders_in_other_languages_and_without_a_label(tmp_path: Path) -> None:
 def test_a_corpus_given_by_name_needs_its_names_where_there_is_no_label(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1 of 2 files are not named as in emodb .*x1\.wav"):
         read_manifest(table(tmp_path, "emotion", ["W", ""]), corpus="emodb")
+
+
+RAW = ("Wut", "Freude", "nan", "Sehnsucht", "calm", "XXX")
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    noise = np.random.default_rng(0).standard_normal((len(RAW), 4000)) * 0.1
+    for i, samples in enumerate(noise):
+        soundfile.write(tmp_path / f"{i}.wav", samples, 16_000)
+    cells = [f"{i}.wav,{raw},N/A,none" for i, raw in enumerate(RAW)]
+    return written(tmp_path, "\n".join(["path,emotion,speaker,text", *cells]))
+
+
+def test_map_and_what_could_not_be_mapped_are_said_and_stored(recorded: Path, tmp_path: Path) -> None:
+    words = [str(recorded), "--model", "mfcc", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(command, words)
+    assert done.exit_code == 0, done.output
+    store = Store(tmp_path / "run")
+    assert store.labels("emotion") == ["anger", "happiness", "", "sehnsucht", "calm", ""]
+    assert store.labels("emotion_raw") == list(RAW)
+    assert store.labels("speaker") == [""] * 6
+    assert store.labels("text") == ["none"] * 6  # a text is no class
+    assert "stay classes of their own: Sehnsucht as sehnsucht (1)" in done.output.replace("\n", " ")
+    assert "taken for no emotion: nan (1), XXX (1)" in done.output.replace("\n", " ")
+    again = CliRunner().invoke(command, [*words, "--map", "sehnsucht=sadness", "--map", "calm=neutral"])
+    assert again.exit_code == 0, again.output  # no setting
+    mapped = CliRunner().invoke(
+        command, [*words[:-1], str(tmp_path / "other"), "--map", "Sehnsucht=traurig,calm=neutral"]
+    )
+    assert mapped.exit_code == 0, mapped.output
+    assert Store(tmp_path / "other").labels("emotion") == ["anger", "happiness", "", "sadness", "neutral", ""]
+    assert Store(tmp_path / "other").labels("emotion_raw") == list(RAW)
+
+
+def test_map_in_the_library_is_the_same(recorded: Path, tmp_path: Path) -> None:
+    store = extract(recorded, model="mfcc", out=tmp_path / "run", map={"XXX": "other", "Wut": "fear"})
+    assert store.labels("emotion") == ["fear", "happiness", "", "sehnsucht", "calm", "other"]
+    with pytest.raises(SettingsError, match="--map: unknown class 'Wt'; known: Wut"):
+        extract(recorded, model="mfcc", out=tmp_path / "two", map="Wt=anger")
+    assert not (tmp_path / "two").exists()

@@ -13,34 +13,18 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import touch
+from conftest import ROOT, touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs_cases import ids, rows, written
 
 from extractor.errors import InputError
 from extractor.inputs.corpora.words import known
 from extractor.inputs.manifest import read_manifest
 from extractor.inputs.walk import AUDIO_SUFFIXES
-from extractor.types import Manifest, Utterance
+from extractor.types import Utterance
 
 BASE = ("emotion", "emotion_raw", "speaker")
-
-
-def table(root: Path, text: str | bytes, name: str = "m.csv") -> Path:
-    file = root / name
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return file
-
-
-def ids(manifest: Manifest) -> list[str]:
-    return [u.id for u in manifest.utterances]
-
-
-def rows(manifest: Manifest) -> list[dict[str, str]]:
-    return [dict(zip(manifest.columns, u.labels, strict=True)) for u in manifest.utterances]
-
-
-# --- folders, files, patterns
 
 
 def test_a_folder_in_a_fixed_order_without_hidden_files(tmp_path: Path) -> None:
@@ -80,7 +64,7 @@ def test_each_file_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     for inputs in (["d", "d/a.wav"], ["d/a.wav", "d"], ["d/a.wav", "./d/a.wav", "d/*.wav"], ["d", "d", "d/"]):
         assert ids(read_manifest(inputs)) == ["a", "b"]
-    m = table(tmp_path, "path,id,emotion\nd/b.wav,second,sad\n")
+    m = written(tmp_path, "path,id,emotion\nd/b.wav,second,sad\n")
     manifest = read_manifest(["d", m])  # the row that says more is the one that is kept
     assert ids(manifest) == ["a", "second"]
     assert rows(manifest)[1]["emotion"] == "sadness"
@@ -118,9 +102,6 @@ def test_nothing_to_do_is_refused_by_name(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=message):
             read_manifest(inputs)
-
-
-# --- ids
 
 
 def test_ids_are_the_shortest_that_tell_all_apart(tmp_path: Path) -> None:
@@ -178,7 +159,7 @@ def test_ids_tell_inputs_apart_by_their_names_and_hold_no_path_of_the_machine(
 def test_ids_of_a_manifest_whose_files_lie_elsewhere_hold_no_path_of_the_machine(
     paths: tuple[str, ...], found: list[str], tmp_path: Path
 ) -> None:
-    assert ids(read_manifest([table(tmp_path, "\n".join(["path", *paths]))])) == found
+    assert ids(read_manifest([written(tmp_path, "\n".join(["path", *paths]))])) == found
 
 
 def test_a_corpus_s_own_ids_that_are_there_twice_become_longer(tmp_path: Path) -> None:
@@ -190,25 +171,22 @@ def test_a_corpus_s_own_ids_that_are_there_twice_become_longer(tmp_path: Path) -
 
 
 def test_a_recording_s_names_are_its_forms_or_the_one_that_was_given(tmp_path: Path) -> None:
-    manifest = read_manifest([table(tmp_path, "path,id\nx/a.wav,b\ny/b.wav,\n")])
+    manifest = read_manifest([written(tmp_path, "path,id\nx/a.wav,b\ny/b.wav,\n")])
     assert ids(manifest) == ["b", "y/b"]  # a given id wins, and others avoid it
     named = ["b", "y/b", "y/b.wav", f"{tmp_path.name}/y/b.wav"]
     assert [list(names) for names in manifest.names] == [["b"], named]
 
 
 def test_segments(tmp_path: Path) -> None:
-    m = table(tmp_path, "path,start,end\nlong.wav,0,1.5\nlong.wav,1.5,\nlong.wav,,2\nshort.wav,,\n")
+    m = written(tmp_path, "path,start,end\nlong.wav,0,1.5\nlong.wav,1.5,\nlong.wav,,2\nshort.wav,,\n")
     manifest = read_manifest([m])
     assert ids(manifest) == ["long@0-1.5", "long@1.5-end", "long@0-2", "short"]
     spans = [(u.start, u.end) for u in manifest.utterances]
     assert spans == [(0.0, 1.5), (1.5, None), (None, 2.0), (None, None)]
 
 
-# --- manifest files
-
-
 def test_columns(tmp_path: Path) -> None:
-    m = table(
+    m = written(
         tmp_path,
         "\ufeff,note, Path ,Speaker,Emotion,text,split,session\r\n"
         '0, x ,../in/a.wav,S1,Joy,"one, ""two""\nthree",train,1\r\n'
@@ -232,8 +210,8 @@ def test_columns(tmp_path: Path) -> None:
 
 
 def test_tsv_and_jsonl(tmp_path: Path) -> None:
-    tsv = table(tmp_path, "path\temotion\tspeaker\na.wav\tangry\tA, B\n", "m.tsv")
-    jsonl = table(
+    tsv = written(tmp_path, "path\temotion\tspeaker\na.wav\tangry\tA, B\n", "m.tsv")
+    jsonl = written(
         tmp_path,
         '{"path": "b.wav", "emotion": "sad", "speaker": 7, "start": 1, "end": 2.5, "id": "B"}\n'
         "\n"
@@ -261,7 +239,7 @@ def test_tsv_and_jsonl(tmp_path: Path) -> None:
     ],
 )
 def test_emotion_columns(tmp_path: Path, header: str, cells: str, expected: tuple[str, str]) -> None:
-    manifest = read_manifest([table(tmp_path, f"path,{header}\na.wav,{cells}\n")])
+    manifest = read_manifest([written(tmp_path, f"path,{header}\na.wav,{cells}\n")])
     assert manifest.columns == BASE
     assert manifest.utterances[0].labels[:2] == expected
 
@@ -269,7 +247,7 @@ def test_emotion_columns(tmp_path: Path, header: str, cells: str, expected: tupl
 def test_a_runs_manifest_is_read_back(tmp_path: Path) -> None:
     labels = {"emotion": "", "emotion_raw": "05", "speaker": "S", "split": "train"}
     line = {"position": 0, "id": "a", "path": "/in/a.wav", "start": None, "end": 2.5, "labels": labels}
-    m = table(tmp_path, json.dumps(line | {"num_samples": 40000, "batch": -1, "stage": "probe"}), "m.jsonl")
+    m = written(tmp_path, json.dumps(line | {"num_samples": 40000, "batch": -1, "stage": "probe"}), "m.jsonl")
     manifest = read_manifest([m])
     assert manifest.columns == (*BASE, "split")
     assert manifest.utterances == [Utterance("a", "/in/a.wav", None, 2.5, ("", "05", "S", "train"))]
@@ -277,24 +255,24 @@ def test_a_runs_manifest_is_read_back(tmp_path: Path) -> None:
 
 def test_jsonl_labels_may_come_late_or_nested(tmp_path: Path) -> None:
     nested = '{"path": "b.wav", "labels": {"emotion": "anger", "emotion_raw": "05", "speaker": "T"}}'
-    manifest = read_manifest([table(tmp_path, '{"path": "a.wav", "speaker": "S"}\n' + nested, "m.jsonl")])
+    manifest = read_manifest([written(tmp_path, '{"path": "a.wav", "speaker": "S"}\n' + nested, "m.jsonl")])
     assert manifest.columns == BASE
     assert [u.labels for u in manifest.utterances] == [("", "", "S"), ("anger", "05", "T")]
 
 
 def test_a_manifest_without_labels_is_recognised(tmp_path: Path) -> None:
-    m = table(tmp_path, "path,split\nwav/03a01Fa.wav,train\nwav/16b10Wb.wav,test\n")
+    m = written(tmp_path, "path,split\nwav/03a01Fa.wav,train\nwav/16b10Wb.wav,test\n")
     manifest = read_manifest([m])
     assert manifest.corpus == "emodb"
     assert [(r["emotion"], r["split"]) for r in rows(manifest)] == [("happiness", "train"), ("anger", "test")]
     # side files are looked for where the manifest says the recordings are, even if they are not
-    assert read_manifest([table(tmp_path, "path\nno/such/dia0_utt0.mp4\n")]).corpus == "meld"
+    assert read_manifest([written(tmp_path, "path\nno/such/dia0_utt0.mp4\n")]).corpus == "meld"
 
 
 def test_a_manifests_labels_win_over_a_forced_corpus(tmp_path: Path) -> None:
     text = "path,emotion,speaker\n03a01Fa.wav,calm,\n16b10Wb.wav,,me\n"
-    assert read_manifest([table(tmp_path, text)]).corpus == "files"
-    manifest = read_manifest([table(tmp_path, text)], corpus="emodb")
+    assert read_manifest([written(tmp_path, text)]).corpus == "files"
+    manifest = read_manifest([written(tmp_path, text)], corpus="emodb")
     assert [u.labels[:3] for u in manifest.utterances] == [("calm", "calm", "03"), ("anger", "W", "me")]
 
 
@@ -324,7 +302,7 @@ def test_a_manifests_labels_win_over_a_forced_corpus(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_tables_are_refused_by_line(tmp_path: Path, text: str | bytes, messages: list[str]) -> None:
-    refused(table(tmp_path, text), ["m.csv: not a usable manifest", *messages])
+    refused(written(tmp_path, text), ["m.csv: not a usable manifest", *messages])
 
 
 def refused(file: Path, messages: list[str]) -> str:
@@ -352,30 +330,26 @@ def refused(file: Path, messages: list[str]) -> str:
     ],
 )
 def test_malformed_jsonl_is_refused_by_line(tmp_path: Path, text: str, messages: list[str]) -> None:
-    refused(table(tmp_path, text, "m.jsonl"), messages)
+    refused(written(tmp_path, text, "m.jsonl"), messages)
 
 
 def test_problems_come_ten_at_a_time(tmp_path: Path) -> None:
-    said = refused(table(tmp_path, "path,end\n" + "a,0\n" * 50), ["there may be more"])
+    said = refused(written(tmp_path, "path,end\n" + "a,0\n" * 50), ["there may be more"])
     assert said.count("line ") == 10
 
 
 def test_the_same_recording_in_two_rows_needs_ids(tmp_path: Path) -> None:
-    m = table(tmp_path, "path,emotion\na.wav,sad\nb.wav,sad\na.wav,happy\n")
+    m = written(tmp_path, "path,emotion\na.wav,sad\nb.wav,sad\na.wav,happy\n")
     with pytest.raises(InputError, match=r"'a\.wav': .*m\.csv, line 2 and .*m\.csv, line 4"):
         read_manifest([m])
-    assert len(read_manifest([table(tmp_path, "path,id\na.wav,1\na.wav,2\n")])) == 2
+    assert len(read_manifest([written(tmp_path, "path,id\na.wav,1\na.wav,2\n")])) == 2
 
 
 def test_the_same_id_in_two_manifests_names_both(tmp_path: Path) -> None:
-    one = table(tmp_path, "path,id\na.wav,x\n", "one.csv")
-    two = table(tmp_path, "path,id\nb.wav,y\nc.wav,x\n", "two.csv")
+    one = written(tmp_path, "path,id\na.wav,x\n", "one.csv")
+    two = written(tmp_path, "path,id\nb.wav,y\nc.wav,x\n", "two.csv")
     with pytest.raises(InputError, match=r"'x': .*one\.csv, line 2 and .*two\.csv, line 3"):
         read_manifest([one, two])
-
-
-def test_a_recording_that_is_not_there_is_no_manifest_error(tmp_path: Path) -> None:
-    assert len(read_manifest([table(tmp_path, "path\nno/such/file.wav\n")])) == 1
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
@@ -429,24 +403,18 @@ def test_any_bytes_are_read_or_refused(
         assert len(set(ids(manifest))) == len(manifest) > 0
 
 
-def test_import_is_light() -> None:
-    code = "import sys, extractor.inputs.manifest; print(' '.join(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"torch", "numpy", "pandas", "transformers", "h5py"} & set(loaded.split())
-
-
-def test_the_same_speech_once_more_is_left_out_of_a_search_and_said(tmp_path: Path) -> None:
-    turns = tmp_path / "Session1" / "sentences" / "wav" / "Ses01F_impro01"
-    dialogues = tmp_path / "Session1" / "dialog" / "wav"
-    for folder, name in ((turns, "Ses01F_impro01_F000.wav"), (dialogues, "Ses01F_impro01.wav")):
-        folder.mkdir(parents=True)
-        (folder / name).touch()
-    found = read_manifest(tmp_path)
-    assert [u.id for u in found.utterances] == ["Ses01F_impro01_F000"]
-    note, without = found.notes
-    assert "1 files left out: recordings of whole dialogues" in note
-    assert str(dialogues) in note
-    assert "1 of 1 recordings of iemocap have no emotion" in without  # no label file is there
-    # Named, they are taken.
-    assert len(read_manifest([turns, dialogues], "iemocap")) == 2
-    assert len(read_manifest(dialogues, "iemocap")) == 1
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import extractor.inputs.manifest", "torch numpy pandas transformers h5py"),
+        ("import extractor.audio.probe", "torch numpy soundfile av"),
+        (
+            "from extractor.augment import Pool, parse; parse(['stretch+gain', '0.5*noise']).check(Pool())",
+            "torch numpy yaml click",
+        ),
+    ],
+)
+def test_import_is_light(code: str, heavy: str) -> None:
+    command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not set(heavy.split()) & set(loaded.split())
