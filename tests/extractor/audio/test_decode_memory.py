@@ -10,7 +10,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 from audio_cases import good, noise, only, outcomes, sparse_wav, wav_bytes, write
@@ -20,7 +19,7 @@ from extractor.audio import room
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
 from extractor.audio.room import NoRoom, Room, Stopped, machine_bytes
-from extractor.errors import DecodeError, SettingsError
+from extractor.errors import DecodeError
 from extractor.types import SAMPLE_RATE, Decoded, Failure, Header, Utterance
 
 MIB = 1 << 20
@@ -213,9 +212,6 @@ def test_granule_positions_that_lie(coding: str, tmp_path: Path) -> None:
     assert isinstance(bad, Failure) and isinstance(fine, Decoded)
 
 
-# --- The room itself ----------------------------------------------------------------------------
-
-
 def test_a_claim_beyond_the_budget_takes_all_of_it() -> None:
     memory, stop = Room(100), threading.Event()
     with memory.take(1000, stop) as all_of_it:
@@ -275,9 +271,6 @@ def test_a_quarter_of_what_the_machine_or_its_cgroup_allows(
     assert machine_bytes() == 64 * MIB
 
 
-# --- In a run -----------------------------------------------------------------------------------
-
-
 def test_a_run_with_a_bomb_in_it_ends_well(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -293,17 +286,3 @@ def test_a_run_with_a_bomb_in_it_ends_well(tmp_path: Path) -> None:
         }
     with extract(folder, **options | {"decode_memory": 0.1, "retry_failed": True}) as store:
         assert store.ids == ["good", "liar"], "more room is no difference of settings"
-
-
-def test_limits_that_cannot_work_are_refused(tmp_path: Path) -> None:
-    for option in ("max_hours", "decode_memory"):
-        with pytest.raises(SettingsError, match=f"--{option.replace('_', '-')} 0: must be more than 0"):
-            extract(good(tmp_path), model="mfcc", out=tmp_path / "run", **{option: 0})
-    for option, value, says in (
-        ("max_hours", np.nan, "more than 0"),
-        ("channel", -1, "count from 0"),
-        ("workers", 0, "at least 1"),
-    ):
-        with pytest.raises(SettingsError, match=says):
-            DecodeOptions(**{option: value})
-    assert np.isfinite(DecodeOptions().max_hours)

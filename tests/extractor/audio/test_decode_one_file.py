@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from audio_cases import damaged, good, noise, outcomes, reason_of, wav_bytes, write
+from audio_cases import damaged, good, header_of, noise, outcomes, reason_of, wav_bytes, write
 
 from extractor import extract
 from extractor.audio import dali, decode, headers, readers
@@ -23,27 +23,32 @@ from extractor.types import MIN_SAMPLES, SAMPLE_RATE, Decoded, Failure
 LENGTHS = (0, 1, 63, 399, 400, 401, 575, 1151, 1153, 2047, 2881, 4095, 4096, 4097, 4999)
 CHANNELS = (1, 2, 6)
 
-# Container, coding and rate; how far a codec's blocks move the end, in frames.
+# Container, coding and rate; how far a codec's blocks move the end, in frames; the container as sniffed.
+WAVS = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW")
 CODINGS = [
-    *(("WAV", subtype, 16_000, 0) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "ULAW")),
-    *(("WAV", "PCM_16", rate, 0) for rate in (8_000, 44_100)),
-    ("WAV", "IMA_ADPCM", 16_000, 1017),
-    ("WAV", "MS_ADPCM", 16_000, 1012),
-    *((name, "PCM_16", 16_000, 0) for name in ("WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC")),
-    ("FLAC", "PCM_24", 44_100, 0),
-    ("FLAC", "PCM_S8", 8_000, 0),
-    ("OGG", "VORBIS", 16_000, 128),
-    ("OGG", "OPUS", 48_000, 960),
-    ("MP3", "MPEG_LAYER_III", 16_000, 1152),
-    ("mp4", "aac", 16_000, 2048),
-    ("matroska", "aac", 16_000, 2048),
-    ("matroska", "flac", 16_000, 0),
-    ("webm", "libopus", 48_000, 960),
-    ("mp3", "libmp3lame", 44_100, 1152),
-    ("adts", "aac", 16_000, 3072),
-    ("avi", "pcm_s16le", 16_000, 0),
-    ("wv", "wavpack", 16_000, 0),
+    *(("WAV", subtype, 16_000, 0, "wav") for subtype in WAVS),
+    *(("WAV", "PCM_16", rate, 0, "wav") for rate in (8_000, 44_100)),
+    ("WAV", "IMA_ADPCM", 16_000, 1017, "wav-coded"),
+    ("WAV", "MS_ADPCM", 16_000, 1012, "wav-coded"),
+    *((name, "PCM_16", 16_000, 0, name.lower()) for name in ("W64", "AIFF", "AU", "CAF", "FLAC")),
+    *((name, coding, 16_000, 0, "wav") for name in ("WAVEX", "RF64") for coding in ("PCM_16", "FLOAT")),
+    ("NIST", "PCM_16", 16_000, 0, "sphere"),
+    *(("AIFF", coding, 44_100, 0, "aiff") for coding in ("PCM_24", "FLOAT")),
+    ("FLAC", "PCM_24", 44_100, 0, "flac"),
+    ("FLAC", "PCM_S8", 8_000, 0, "flac"),
+    ("OGG", "VORBIS", 16_000, 128, "ogg"),
+    ("OGG", "OPUS", 48_000, 960, "opus"),
+    ("MP3", "MPEG_LAYER_III", 16_000, 1152, "mp3"),
+    ("mp4", "aac", 16_000, 2048, "mp4"),
+    ("matroska", "aac", 16_000, 2048, "matroska"),
+    ("matroska", "flac", 16_000, 0, "matroska"),
+    ("webm", "libopus", 48_000, 960, "matroska"),
+    ("mp3", "libmp3lame", 44_100, 1152, "mp3"),
+    ("adts", "aac", 16_000, 3072, "aac"),
+    ("avi", "pcm_s16le", 16_000, 0, "avi"),
+    ("wv", "wavpack", 16_000, 0, "wavpack"),
 ]
+EXACT = {"wav", "w64", "aiff", "au", "caf", "sphere", "flac"}  # their headers say how long they are
 
 
 def written(folder: Path, *how: Any) -> list[tuple[Path, int]]:
@@ -61,10 +66,11 @@ def written(folder: Path, *how: Any) -> list[tuple[Path, int]]:
     return made
 
 
-@pytest.mark.parametrize(("container", "coding", "rate", "slack"), CODINGS)
+@pytest.mark.parametrize(("container", "coding", "rate", "slack", "sniffed"), CODINGS)
 def test_every_length_in_every_container_is_a_row_or_an_error_row(
-    container: str, coding: str, rate: int, slack: int, tmp_path: Path
+    container: str, coding: str, rate: int, slack: int, sniffed: str, tmp_path: Path
 ) -> None:
+    """And its header states what was written; the files' names tell nothing."""
     files = written(tmp_path, container, coding, rate)
     beside = [good(tmp_path, f"good{k}.wav") for k in range(2)]
     results = outcomes([*beside, *(path for path, _ in files)])
@@ -73,6 +79,13 @@ def test_every_length_in_every_container_is_a_row_or_an_error_row(
         expected, room = resampled(num_frames, rate), -(-slack * SAMPLE_RATE // rate)
         if isinstance(result, Decoded):
             assert abs(len(result.waveform) - expected) <= room, path
+            header = header_of(path)
+            assert (header.container, header.length == "exact") == (sniffed, sniffed in EXACT)
+            assert (header.sample_rate, header.num_channels) == (rate, int(path.name[0]))
+            # Codecs work in blocks: the largest are MS ADPCM's, of 4,084 frames.
+            assert abs(header.num_frames - num_frames) <= (0 if sniffed in EXACT else 4_084)
+            if (sniffed, coding, num_frames) == ("flac", "PCM_16", 4999):
+                assert (header.block_frames, len(header.pcm_md5)) == (4096, 16)
         else:
             assert "Error" not in reason_of(result), "no library's own exception, but a reason"
             assert expected < MIN_SAMPLES + room, (path, result.reason)
@@ -84,9 +97,6 @@ def test_flac_shorter_than_its_block_is_a_row(tmp_path: Path) -> None:
         soundfile.write(path, noise(int(path.stem)), SAMPLE_RATE)
     results = outcomes([*paths, good(tmp_path)])
     assert [len(r.waveform) for r in results if isinstance(r, Decoded)] == [400, 1600, 4095, 3000]
-
-
-# --- Whatever is raised -------------------------------------------------------------------------
 
 
 class Unheard(Exception):
@@ -177,9 +187,6 @@ def test_members_of_a_batch_that_dali_fails_are_tried_one_by_one(
     monkeypatch.setattr(dali, "_decode_at_once", instead)
     assert [result and len(result[0]) for result in dali.decode(files)] == [2000, None, 2002, None]
     assert tried == [4, 1, 1, 1, 1]
-
-
-# --- FFmpeg says nothing ------------------------------------------------------------------------
 
 
 def test_ffmpeg_prints_no_tracebacks(tmp_path: Path) -> None:

@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
-from audio_cases import header_of, noise, probe_one, reason_of, wav_bytes, write
+from audio_cases import decode_one, header_of, noise, probe_one, reason_of, wav_bytes, write
 from conftest import shared
 
 from extractor.audio.headers import sniff
 from extractor.audio.probe import HEAD_BYTES, bytes_of, num_samples_16k, open_recording, probe
 from extractor.audio.readers import plain
-from extractor.types import Failure, Header, Utterance
+from extractor.types import Decoded, Failure, Header, Utterance
 
 RATE = 16_000
-
-CONTAINERS = [
-    # file format, subtype, container as sniffed, exact
-    *(("WAV", coding, "wav", True) for coding in ("PCM_16", "PCM_U8", "PCM_24", "PCM_32", "DOUBLE", "ULAW")),
-    ("WAVEX", "FLOAT", "wav", True),
-    ("RF64", "PCM_16", "wav", True),
-    ("WAV", "MS_ADPCM", "wav-coded", False),
-    ("W64", "PCM_16", "w64", True),
-    ("AIFF", "PCM_24", "aiff", True),
-    ("AIFF", "FLOAT", "aiff", True),
-    ("AU", "PCM_16", "au", True),
-    ("CAF", "PCM_16", "caf", True),
-    ("NIST", "PCM_16", "sphere", True),
-    ("FLAC", "PCM_16", "flac", True),
-    ("FLAC", "PCM_24", "flac", True),
-    ("OGG", "VORBIS", "ogg", False),
-    ("OGG", "OPUS", "opus", False),
-    ("MP3", "MPEG_LAYER_III", "mp3", False),
-]
-
-
-@pytest.mark.parametrize(("kind", "subtype", "container", "exact"), CONTAINERS)
-@pytest.mark.parametrize("channels", [1, 2])
-def test_header_states_what_was_written(
-    kind: str, subtype: str, container: str, exact: bool, channels: int, tmp_path: Path
-) -> None:
-    rate = 48_000 if subtype == "OPUS" else 44_100
-    path = write(tmp_path / "misnamed.dat", kind, subtype, rate, noise(50_001, channels))
-    header = header_of(path)
-    assert (header.container, header.length == "exact") == (container, exact)
-    assert (header.sample_rate, header.num_channels) == (rate, channels)
-    if (kind, subtype) == ("FLAC", "PCM_16"):
-        assert (header.block_frames, len(header.pcm_md5)) == (4096, 16)
-    # codecs work in blocks: MP3's are 1,152 samples, MS ADPCM's 4,084
-    assert header.num_frames == 50_001 if exact else abs(header.num_frames - 50_001) < 4_084
 
 
 ZEROS = b"\0\0" * 800
@@ -118,9 +83,11 @@ def test_whole_wavs_with_odd_lengths_are_taken(contents: bytes, tmp_path: Path) 
     path.write_bytes(contents)
     header = header_of(path)
     assert (header.num_frames, header.length) == (1000, "exact")
+    result = decode_one(path, header)
+    assert isinstance(result, Decoded) and np.array_equal(
+        result.waveform, np.full(1000, 1 / 32768, np.float32)
+    )
 
-
-# --- Cut short, also where a library would read what is left without a word -----------------------
 
 BY_ENDING = {
     ".w64": ("W64", "PCM_16", RATE),
@@ -138,9 +105,9 @@ def written(folder: Path, name: str, **options: str) -> Path:
     return write(folder / name, container, coding, rate, noise(rate), **options)
 
 
-@pytest.mark.parametrize("name", ["x.w64", "x.caf", "x.sph", "x.webm", "x.mkv", "x.mka", "x.avi"])
-def test_a_recording_that_is_cut_anywhere_is_no_row(name: str, tmp_path: Path) -> None:
-    path = written(tmp_path, name)
+@pytest.mark.parametrize("suffix", BY_ENDING)
+def test_a_recording_that_is_cut_anywhere_is_no_row(suffix: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"x{suffix}")
     whole = path.read_bytes()
     header_of(path)
     for twentieth in range(1, 20):
@@ -181,9 +148,6 @@ def test_audio_to_the_end_of_a_caf_is_taken(tmp_path: Path) -> None:
 )
 def test_what_a_library_says_of_itself_is_put_in_words(said: str) -> None:
     assert plain(said).startswith(("damaged", "encoded in a way", "the header declares"))
-
-
-# --- Paths, segments, many at once ----------------------------------------------------------------
 
 
 def test_unreadable_paths_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,16 +216,6 @@ def test_planned_length_counts_the_segment() -> None:
     assert num_samples_16k(header, Utterance("u", "p", start=9.5, end=10.05)) == 8_000
 
 
-def test_import_is_cheap() -> None:
-    heavy = "('numpy', 'torch', 'soundfile', 'av')"
-    code = f"import sys, extractor.audio.probe; print([m for m in {heavy} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
-
-
-# --- Real recordings ------------------------------------------------------------------------------
-
-
 def test_odd_files_have_a_header_or_a_reason() -> None:
     paths = [path for path in sorted(shared("odd").rglob("*")) if path.is_file()]
     found = probe([Utterance(path.name, str(path)) for path in paths])
@@ -283,29 +237,16 @@ def test_containers_are_told_from_bytes_not_suffixes() -> None:
 
 def test_a_corpus_is_probed_by_one_read_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     utterances = [Utterance(p.name, str(p)) for p in sorted(shared("ravdess").rglob("*.flac"))][::20]
-    opened = []
+    counts = []
 
-    class Counted:
-        """A file that counts what is read of it."""
-
-        def __init__(self, path: str) -> None:
-            self.file, self.read_bytes = open_recording(path), 0
-            self.seek = self.file.seek
-            opened.append(self)
-
-        def __enter__(self) -> Counted:
-            return self
-
-        def __exit__(self, *_exc: object) -> None:
-            self.file.close()
-
-        def read(self, count: int) -> bytes:
-            self.read_bytes += count
-            return self.file.read(count)
+    class Counted(io.FileIO):
+        def read(self, count: int = -1) -> bytes:
+            counts.append(count)
+            return super().read(count) or b""
 
     monkeypatch.setattr("extractor.audio.probe.open_recording", Counted)
     headers = probe(utterances)
-    assert [file.read_bytes for file in opened] == [HEAD_BYTES] * len(utterances)
+    assert counts == [HEAD_BYTES] * len(utterances)
     for utterance, header in zip(utterances, headers, strict=True):
         assert isinstance(header, Header)
         info = soundfile.info(utterance.path)
