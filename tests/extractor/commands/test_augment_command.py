@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,6 @@ def manifest_of(folder: Path) -> dict[str, dict[str, str]]:
         return {row["id"]: row for row in csv.DictReader(file)}
 
 
-def png_size(path: Path) -> tuple[int, int]:
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = struct.unpack(">II", data[16:24])
-    return width, height
-
-
 def test_the_help_states_the_defaults_that_the_table_has() -> None:
     stated = re.findall(r"^  ([a-z]+:\S+)  ", EPILOG, re.MULTILINE)
     assert {text.partition(":")[0] for text in stated} == set(AUGMENTATIONS) - {"gain"}
@@ -64,8 +58,9 @@ def test_without_an_augmentation_each_is_shown(sweep: Path, tmp_path: Path) -> N
         folder = tmp_path / "looks" / name
         files = {p.name for p in folder.iterdir()}
         assert files == {"sweep.wav", "sweep~1.wav", "sweep~1.png", "manifest.csv"}
-        width, height = png_size(folder / "sweep~1.png")
-        assert width > 800 and height > 400
+        picture = (folder / "sweep~1.png").read_bytes()
+        width, height = struct.unpack(">II", picture[16:24])
+        assert picture[:8] == b"\x89PNG\r\n\x1a\n" and width > 800 and height > 400
         audio, rate = soundfile.read(folder / "sweep~1.wav", dtype="float32")
         assert rate == 16_000 and np.isfinite(audio).all() and np.abs(audio).max() > 0
 
@@ -84,18 +79,12 @@ def test_copies_are_written_with_a_manifest_about_them(sweep: Path, tmp_path: Pa
 
 def test_other_copies_are_not_overwritten(sweep: Path, tmp_path: Path) -> None:
     out = tmp_path / "wavs"
-
-    def augment(text: str, copies: int = 1, force: bool = False) -> bytes:
-        config = configured(text, copies=copies)
-        assert config is not None
-        render([sweep], config, out, device="cpu", force=force)
-        return (out / "manifest.csv").read_bytes()
-
+    augment = partial(rendered, sweep, out)
     first = augment("gain:db=6")
     assert augment("gain:db=6") == first, "the same again"
     with pytest.raises(SettingsDiffer, match=r"sweep~1 is gain:db=6 .* gain:db=3 now; .*--force"):
         augment("gain:db=3")
-    assert (out / "manifest.csv").read_bytes() == first
+    assert manifest_of(out) == first
     more = augment("gain:db=6", copies=2)
     with pytest.raises(SettingsDiffer, match=r"sweep~2 .* would not be made now"):
         augment("gain:db=6")
@@ -148,10 +137,12 @@ def labelled(tmp_path: Path) -> Path:
     return tmp_path / "all.csv"
 
 
-def rendered(manifest: Path, out: Path, augment: str, **options: Any) -> dict[str, dict[str, str]]:
+def rendered(
+    source: Path, out: Path, augment: str, force: bool = False, **options: Any
+) -> dict[str, dict[str, str]]:
     config = configured(augment, **options)
     assert config is not None
-    assert not render([manifest], config, out).failures
+    assert not render([source], config, out, device="cpu", force=force).failures
     return manifest_of(out)
 
 
