@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import MakeCheckpoint, shared
+from conftest import shared
 
 from extractor import Store
 from extractor.progress import Counts, Log, Summary, clock_time, failure_reasons, summary_rows
@@ -78,37 +76,6 @@ def test_quiet_says_nothing(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
     done = hser(tmp_path / "a.wav", "--model", "logmel", "--out", tmp_path / "run", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_after_the_batches_in_flight_and_says_how_to_go_on(
-    number: signal.Signals, tmp_path: Path, checkpoint: MakeCheckpoint
-) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(120):
-        soundfile.write(data / f"r{i:03}.wav", 0.1 * rng.standard_normal(48_000), 16_000)
-    settings = ["--model", checkpoint("hubert"), "--dtype", "fp32", "--batch-seconds", "3"]
-    args = [data, *settings, "--out", tmp_path / "run"]
-    with subprocess.Popen(
-        [*HSER, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        parts = tmp_path / "run" / "parts"
-        while not (parts.is_dir() and any(p.suffix == ".h5" for p in parts.iterdir())):
-            assert child.poll() is None, child.communicate()
-            time.sleep(0.002)
-        os.kill(child.pid, number)
-        out, err = child.communicate(timeout=120)
-    assert child.returncode == 130, err
-    assert "run the same command again" in err
-    assert "stopped" in out
-    with Store(tmp_path / "run") as store:
-        assert 0 < len(store) < 120
-    assert (tmp_path / "run" / "embeddings.h5").exists()
-    done = hser(*args)
-    assert done.returncode == 0
-    assert re.search(r"^stored +120 ", done.stdout, re.MULTILINE)
 
 
 def test_reasons_are_counted_without_their_numbers() -> None:

@@ -24,12 +24,10 @@ from conftest import (
 )
 from run_cases import Runs, cosines, random_lengths, worst_row_error, write_noises
 
-from extractor import InputError, SettingsDiffer, SettingsError, Store, StoreUnwritable, extract
+from extractor import InputError, SettingsDiffer, Store, StoreUnwritable
 from extractor.encoders.families import MODELS, HubModel
 from extractor.plan import run_plan
 from extractor.plan.run_plan import make_plan
-from extractor.run.engine import run
-from extractor.run.options import Options
 from extractor.store.writer import RunWriter
 
 NORMS = {"group": {"feat_extract_norm": "group"}, "layer": {"feat_extract_norm": "layer"}}
@@ -127,15 +125,6 @@ def test_a_stopped_run_goes_on_and_ends_the_same(noises: Path, embed: Runs) -> N
     assert len(Store(embed.folder / "run")) == summary.embedded
     # Another budget now: the run keeps the batches that it began with.
     embed(noises, dtype="bf16", batch_seconds=30)
-    assert embed.are_same()
-
-
-def test_a_part_cut_short_is_done_again(noises: Path, embed: Runs) -> None:
-    for name in ("whole", "run"):
-        embed(noises, name, batch_seconds=2)
-    (part,) = (embed.folder / "run" / "parts").iterdir()
-    part.write_bytes(part.read_bytes()[:-1_000])
-    assert embed(noises, batch_seconds=2).embedded == 24
     assert embed.are_same()
 
 
@@ -306,22 +295,6 @@ def test_windows_are_close_to_the_whole_for_a_transformer(checkpoint: MakeCheckp
     assert worst_row_error(cut.load(layer=-1)[:, None], whole.load(layer=-1)[:, None]) < 0.1
 
 
-def test_labels_and_order_come_from_the_manifest(noises: Path, embed: Runs) -> None:
-    manifest = embed.folder / "m.csv"
-    manifest.write_text(
-        "id,path,emotion,speaker,start,end\n"
-        f"z,{noises / 'n04.wav'},angry,s1,,\n"
-        f"a,{noises / 'n02.wav'},Sad,s2,0.02,0.08\n"
-        f"m,{noises / 'n01.wav'},grumpy,s1,,\n"
-    )
-    store = embed.store(manifest)
-    assert store.ids == ["z", "a", "m"]
-    assert store.labels("emotion") == ["anger", "sadness", "grumpy"]
-    assert store.labels("emotion_raw") == ["angry", "Sad", "grumpy"]
-    assert store.labels("speaker") == ["s1", "s2", "s1"]
-    assert store.num_samples[1] == 960
-
-
 def test_a_full_disk_ends_the_run_with_a_store_that_opens(
     noises: Path, embed: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,29 +314,3 @@ def test_a_full_disk_ends_the_run_with_a_store_that_opens(
     for name in ("run", "whole"):
         embed(noises, name, batch_seconds=2)
     assert embed.are_same()
-
-
-def test_settings_that_cannot_work_are_refused_before_anything_is_read() -> None:
-    nowhere = "nowhere/at/all"
-    for bad, message in (
-        (Options(batch_seconds=0), "--batch-seconds"),
-        (Options(window=5), "--window"),
-        (Options(window=30.001), "--window"),
-        (Options(workers=0), "--workers"),
-        (Options(channel=-1), "--channel"),
-        (Options(storage_dtype="bf16"), "--storage-dtype"),
-        (Options(shard=(2, 2)), "--shard"),
-        (Options(shard=(0, 2), prune=True), "--prune and --shard"),
-        (Options(shard=(0, 2), index="mean:0"), "hser-lookup build"),
-        (Options(device="cpu", devices="cpu,cpu"), "exclude each other"),
-        (Options(layers="some"), "--layers"),
-        (Options(pooling="median"), "unknown pooling"),
-        (Options(device="tpu"), "unknown device"),
-        (Options(dtype="int4"), "unknown dtype"),
-    ):
-        with pytest.raises(SettingsError, match=message):
-            run(nowhere, bad, "out")
-    with pytest.raises(SettingsError, match="poling"):
-        extract(nowhere, poling="mean")
-    with pytest.raises(InputError, match="nowhere"):
-        run(nowhere, Options(), "out")

@@ -16,8 +16,9 @@ import soundfile
 from click.testing import CliRunner, Result
 from conftest import MakeCheckpoint
 
+import extractor
 from extractor.commands.extract import command
-from extractor.errors import HserError, SettingsDiffer
+from extractor.errors import InputError, SettingsDiffer, SettingsError
 from extractor.store import Store
 
 # What each option is tried beside, what it is changed to, and what a refusal on resume names.
@@ -134,33 +135,48 @@ def test_an_option_of_how_changes_no_row_and_lets_a_run_go_on(
     assert embeddings(extract.run(tmp_path / "before", [], NEITHER[option])) == before
 
 
+# What cannot work, and words of the refusal.
+REFUSED = {
+    "--layers some": "--layers",
+    "--pooling median": "unknown pooling",
+    "--dtype int4": "unknown dtype",
+    "--device tpu": "unknown device",
+    "--devices tpu": "--devices",
+    "--device cpu --devices cpu,cpu": "exclude each other",
+    "--batch-seconds 0": "--batch-seconds",
+    "--window 5": "--window",
+    "--window 30.001": "--window",
+    "--channel -1": "--channel -1: channels count from 0",
+    "--resample tpu": "--resample",
+    "--storage-dtype bf16": "--storage-dtype",
+    "--workers 0": "--workers 0: must be at least 1",
+    "--shard 2/2": "--shard",
+    "--shard 0/2 --prune": "--prune and --shard",
+    "--shard 0/2 --index mean:0": "hser-lookup build",
+    "--seed 1": "--seed",
+    "--copies 2": "--copies",
+    "--copies 0 --augment gain": "copies: 0",
+    "--augment stretchh": "unknown augmentation",
+    "--augment-config nowhere.yaml": "nowhere.yaml",
+    "--augment gain --augment-config nowhere.yaml": "exclude each other",
+    "--map calm": "--map",
+    "--max-hours 0": "--max-hours 0.0: must be more than 0",
+    "--max-hours nan": "must be more than 0",
+    "--decode-memory 0": "--decode-memory 0.0: must be more than 0",
+}
+
+
 def test_an_option_that_cannot_work_is_refused_before_anything_is_written(
     extract: Extract, tmp_path: Path
 ) -> None:
-    bad = {
-        "--layers": "x",
-        "--pooling": "mea",
-        "--dtype": "fp8",
-        "--device": "tpu",
-        "--devices": "tpu",
-        "--batch-seconds": "0",
-        "--window": "3",
-        "--channel": "-1",
-        "--resample": "tpu",
-        "--storage-dtype": "int8",
-        "--workers": "0",
-        "--shard": "2/2",
-        "--index": "mean",
-        "--seed": "1",
-        "--augment": "stretchh",
-        "--augment-config": "nowhere.yaml",
-        "--copies": "2",
-        "--corpus": "emodbb",
-        "--map": "calm",
-        "--max-hours": "0",
-        "--decode-memory": "0",
-    }
-    for option, value in bad.items():
-        done = extract(tmp_path / "run", [], [option, value])
-        assert isinstance(done.exception, HserError), (option, done.exception)
-        assert not (tmp_path / "run").exists(), option
+    """Nor is anything read: there is no input."""
+    extract.corpus = Path("nowhere/at/all")
+    for words, says in REFUSED.items():
+        refusal = extract(tmp_path / "run", [], words.split()).exception
+        assert isinstance(refusal, SettingsError) and says in str(refusal), (words, refusal)
+    for words, says in (([], "nowhere"), (["--corpus", "emodbb"], "unknown corpus")):
+        refusal = extract(tmp_path / "run", [], words).exception
+        assert isinstance(refusal, InputError) and says in str(refusal), (words, refusal)
+    with pytest.raises(SettingsError, match="poling"):
+        extractor.extract("nowhere/at/all", poling="mean")
+    assert not (tmp_path / "run").exists()

@@ -36,9 +36,6 @@ CPU = torch.device("cpu")
 PATIENCE = 30.0  # seconds until a test that waits for another thread gives up
 
 
-# Committing behind
-
-
 class SlowDisk:
     """A writer that notes what it is given and goes on only while it may."""
 
@@ -158,9 +155,6 @@ def test_a_callers_error_loses_nothing_and_ctrl_c_does_not_wait(
     assert disk.committed == kept
 
 
-# To the device
-
-
 def job_of(waveforms: Sequence[np.ndarray | None], rates: Sequence[int] | None = None) -> DecodedBatch:
     """None is a recording that could not be decoded."""
     rates = rates or [SAMPLE_RATE] * len(waveforms)
@@ -246,9 +240,6 @@ def test_where_it_is_resampled_is_a_setting_of_the_run_and_changes_rows_little(
         run(data, Options(model=model, dtype="fp32", resample="gpu"), tmp_path / "cpu")
     with pytest.raises(SettingsError, match="--resample"):
         run(data, Options(model=model, resample="tpu"), tmp_path / "x")
-
-
-# Out of memory
 
 
 class SmallMemory:
@@ -365,9 +356,6 @@ def test_out_of_memory_on_the_gpu_is_met_by_halves(checkpoint: MakeCheckpoint) -
     assert len(said) == 1
     a, b = found.pooled["mean"], expected.pooled["mean"]
     assert np.linalg.norm(a - b) < FP32_RELATIVE * np.linalg.norm(b)
-
-
-# Where the time went
 
 
 def test_busy_is_the_share_of_the_streams_that_worked(monkeypatch: pytest.MonkeyPatch) -> None:
