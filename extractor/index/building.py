@@ -73,11 +73,9 @@ def build(
             return Index(save(store, built(StoredLayer(store, layer, pooling), kind, normalisation)))
 
 
-def in_memory(
-    store: Store, layer: int, pooling: str, kind: str = "flat", normalisation: str = "none"
-) -> Index:
-    """`build` without files: the store is left as it is, and may be a packed one."""
-    return Index(built(StoredLayer(store, layer, pooling), kind, normalisation))
+def in_memory(store: Store, layer: int, pooling: str) -> Index:
+    """An exact index without files: the store is left as it is, and may be a packed one."""
+    return Index(built(StoredLayer(store, layer, pooling), "flat", "none"))
 
 
 def follow(run: str | PathLike[str]) -> list[str]:

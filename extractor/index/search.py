@@ -35,7 +35,9 @@ class Index:
         head = content.head
         self.layer: int = head.layer
         self.pooling: str = head.pooling
-        self.kind: str = head.kind
+        # What was saved is of a generation, the first of which is 1.
+        self._in_memory = not head.generation
+        self.kind: str = "exact, in memory" if self._in_memory else head.kind
         self.dim: int = head.dim
         self.normalisation: str = head.normalisation
         # Factory string, lists, training rows, effort of a search and the recall it reached
@@ -132,7 +134,8 @@ class Index:
         units = self.units(queries, speakers)
         without = np.flatnonzero(~units.any(axis=1))
         if len(without):
-            raise SettingsError(f"query {without[0]} is zero: it has no direction to compare")
+            which = "a query of zeros" if self._in_memory else f"query {without[0]} is zero: it"
+            raise SettingsError(f"{which} has no direction to compare")
         return units
 
     def _rows_at(self, positions: np.ndarray) -> np.ndarray:

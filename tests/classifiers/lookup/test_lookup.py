@@ -367,7 +367,7 @@ def test_rules_that_cannot_work_are_refused_before_a_model_is_loaded(given: Path
         ("a.wav", {"row": "r001"}, "name one query"),
         (np.ones(8, np.float32), {}, r"shape \(8,\): the run's rows are \(7,\)"),
         (np.full(7, np.nan, np.float32), {}, "not finite"),
-        (np.zeros(7, np.float32), {}, "no direction"),
+        (np.zeros(7, np.float32), {}, "a query of zeros has no direction to compare"),
     ]
     for query, rules, message in refused:
         with pytest.raises(SettingsError, match=message):
@@ -382,6 +382,7 @@ def test_what_cannot_be_opened_says_why(given: Path, tmp_path: Path, monkeypatch
         (StoreError, tmp_path / "nowhere", (), "no such run"),
         (SettingsError, given, (9,), r"layer 9 is not stored; there are: \[0, 1\]"),
         (SettingsError, given, (0, "max"), "unknown pooling 'max'"),
+        (SettingsError, given, (0, "none"), "unknown pooling 'none'; known: mean"),
         (SettingsError, given, (), r"name a --layer and --pooling; .* mean:0, mean:1"),
         (StoreError, given, (1,), r"hser-lookup build .* --layer 1"),
     ):

@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, x: np.ndarray) -> Path:
 
 @pytest.fixture(scope="module")
 def indexes(run: Path) -> dict[str, Index]:
-    return {kind: in_memory(Store(run), LAYER, "mean", kind) for kind in ("flat", "ivf", "hnsw")}
+    return {kind: build(run, LAYER, "mean", kind) for kind in ("flat", "ivf", "hnsw")}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_ties_come_in_ascending_position(
     x = rng.standard_normal((distinct, 5)).astype(np.float32)[rng.integers(0, distinct, 60)]
     x *= 2.0 ** rng.integers(-3, 3, (60, 1))  # the length does not matter, and a power of two is exact
     run = write(tmp_path_factory.mktemp("ties") / "run", x.astype(np.float32))
-    similarities, positions = in_memory(Store(run), LAYER, "mean", "flat").search(x[:4], k)
+    similarities, positions = in_memory(Store(run), LAYER, "mean").search(x[:4], k)
     expected = brute_force(x[:4], x, min(k, 60))
     assert_same((similarities[:, :60], positions[:, :60]), expected)
 
@@ -144,7 +144,7 @@ def test_codes_alone_record_the_recall_that_they_have(
 ) -> None:
     x, queries = np.split(clustered(10_200, 4), [10_000])
     monkeypatch.setattr("extractor.index.building.machine_memory", lambda: 1 << 20)  # no room for vectors
-    index = in_memory(Store(write(tmp_path / "run", x)), LAYER, "mean", "ivfpq")
+    index = build(write(tmp_path / "run", x), LAYER, "mean", "ivfpq")
     assert index.parameters["factory"].endswith(",PQ1")
     _, positions = index.search(queries, 10)
     _, true = brute_force(queries, x, 10)
@@ -282,10 +282,10 @@ def test_what_is_sent_to_gpus_answers_alike(run: Path, monkeypatch: pytest.Monke
         return faiss.clone_index(index)
 
     queries = clustered(17, DIM, seed=1)
-    expected = in_memory(Store(run), LAYER, "mean", "ivf").search(queries, 10)
+    expected = build(run, LAYER, "mean", "ivf").search(queries, 10)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", copy)
-    found = in_memory(Store(run), LAYER, "mean", "ivf").search(queries, 10)
+    found = build(run, LAYER, "mean", "ivf").search(queries, 10)
     assert len(copied) == 1
     for k in (0, 1):
         np.testing.assert_array_equal(found[k], expected[k])

@@ -56,7 +56,7 @@ def test_rows_that_were_dropped_go_or_the_index_is_refused(run: Path, x: np.ndar
     _, found = index.search(x[:10], 10)
     assert not np.isin(found, gone).any()
     if kind == "flat":
-        _, expected = in_memory(Store(run), LAYER, "mean", kind).search(x[:10], 10)
+        _, expected = in_memory(Store(run), LAYER, "mean").search(x[:10], 10)
         np.testing.assert_array_equal(found, expected)
     assert follow(run) == []
 
