@@ -84,7 +84,7 @@ class Comparison:
         self._find_moved()
         replaced = self.replaced & self.stored
         other_audio = [k.id for _, k in self._both() if any(row.position in replaced for row in k.live)]
-        left = [k for k in self.known if k.at < 0 and k.live]
+        left = [k for k in self.matching.left.values() if k.live]
         prune = self._may_prune(left)
         staying = [] if prune else left
         out = [k.id for k in self.known if not k.live]
@@ -231,8 +231,8 @@ class Comparison:
         # What was dropped by hand stays out wherever it lies now.
         left = [
             k
-            for k in self.known
-            if k.at < 0 and (not k.live or any(row.position in self.stored for row in k.live))
+            for k in self.matching.left.values()
+            if not k.live or any(row.position in self.stored for row in k.live)
         ]
         new = [i for i, k in enumerate(self.found) if k is None and self.stamps[self.utterances[i].path]]
         if not left or not new:

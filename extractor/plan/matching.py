@@ -7,13 +7,14 @@ free.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from extractor.audio.files import Stamp
 from extractor.errors import InputError
+from extractor.store.pairing import Pairing
 from extractor.store.run_folder import BY_HAND, ManifestRow
 from extractor.types import Manifest, Seconds, Utterance
 
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
     from extractor.augment.copies import Copies
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RunRecording:
     """A recording of the run: its line of the manifest, or those of its copies."""
 
     id: str
     rows: list[ManifestRow]
-    at: int = -1  # its place in the input of now; -1 where it is not there
 
     @property
     def utterance(self) -> Utterance:
@@ -57,17 +57,17 @@ def recordings_of(rows: Iterable[ManifestRow], copies: Copies | None) -> list[Ru
     return list(found.values())
 
 
-class Matching:
-    """The recordings of a run beside its input of now, matched by one kind of evidence after the other."""
+class Matching(Pairing[RunRecording, Utterance]):
+    """The recordings of a run beside its input of now."""
 
     def __init__(self, known: Sequence[RunRecording], manifest: Manifest) -> None:
-        self.known, self.manifest = known, manifest
-        self.found: list[RunRecording | None] = [None] * len(manifest)  # aligned with the input
+        super().__init__(known, manifest.utterances)
+        self.is_given = manifest.is_given
 
     def by_places(self) -> None:
         """What lies where it lay, cut as it was; of several rows of one place by id, then in their order."""
-        self._pair(lambda k: (k.id, _place(k.utterance)), lambda i, u: (u.id, _place(u)))
-        self._pair(lambda k: _place(k.utterance), lambda i, u: _place(u))
+        self.pair(lambda k: (k.id, _place(k.utterance)), lambda i, u: (u.id, _place(u)))
+        self.pair(lambda k: _place(k.utterance), lambda i, u: _place(u))
 
     def by_names(self, stamps: Mapping[str, Stamp | None], stored: set[int]) -> None:
         """What lies elsewhere now under its id and file name: of the same size and time, or not yet stored.
@@ -81,14 +81,14 @@ class Matching:
         def waits(k: RunRecording) -> bool:
             return all(not row.dropped and row.position not in stored for row in k.rows)
 
-        self._pair(
+        self.pair(
             lambda k: (name(k.id, k.utterance), k.stamp) if k.stamp else None,
             lambda i, u: (name(u.id, u), stamps.get(u.path)),
         )
-        self._pair(lambda k: name(k.id, k.utterance) if waits(k) else None, lambda i, u: name(u.id, u))
-        self._pair(
+        self.pair(lambda k: name(k.id, k.utterance) if waits(k) else None, lambda i, u: name(u.id, u))
+        self.pair(
             lambda k: (k.id, k.utterance.path),
-            lambda i, u: (u.id, u.path) if self.manifest.is_given(i) else None,
+            lambda i, u: (u.id, u.path) if self.is_given(i) else None,
         )
 
     def by_audio(self, was: Mapping[int, str], now: Mapping[int, str]) -> None:
@@ -104,27 +104,10 @@ class Matching:
         def audio_of_new(i: int, u: Utterance, *more: Hashable) -> Hashable:
             return (now[i], _span(u), *more) if i in now else None
 
-        self._pair(lambda k: audio(k, k.id), lambda i, u: audio_of_new(i, u, u.id))
-        self._pair(lambda k: audio(k, _file(k.utterance)), lambda i, u: audio_of_new(i, u, _file(u)))
-        self._pair(lambda k: audio(k) if k.live else None, audio_of_new)
-        self._pair(audio, audio_of_new)
-
-    def _pair(
-        self,
-        key: Callable[[RunRecording], Hashable],
-        key_of_new: Callable[[int, Utterance], Hashable],
-    ) -> None:
-        """Match what is left on both sides and has equal keys, in order. A key that is None is none."""
-        left: dict[Hashable, deque[RunRecording]] = defaultdict(deque)
-        for k in self.known:
-            if k.at < 0 and (name := key(k)) is not None:
-                left[name].append(k)
-        if not left:
-            return
-        for i, u in enumerate(self.manifest.utterances):
-            if self.found[i] is None and (there := left.get(key_of_new(i, u))):
-                self.found[i] = k = there.popleft()
-                k.at = i
+        self.pair(lambda k: audio(k, k.id), lambda i, u: audio_of_new(i, u, u.id))
+        self.pair(lambda k: audio(k, _file(k.utterance)), lambda i, u: audio_of_new(i, u, _file(u)))
+        self.pair(lambda k: audio(k) if k.live else None, audio_of_new)
+        self.pair(audio, audio_of_new)
 
 
 def ids_of(

@@ -8,7 +8,7 @@ What is written is the run's manifest (`RunWriter.edit_manifest`): before or aft
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from extractor.augment.copies import COLUMNS as COPY_COLUMNS
 from extractor.errors import InputError, StoreError, some
 from extractor.store import Store
+from extractor.store.pairing import Pairing
 from extractor.store.run_folder import BY_HAND, MANIFEST, ManifestRow, read_lines, read_run
 from extractor.store.where import factor, parse_where
 from extractor.store.writer import RunWriter
@@ -130,30 +131,22 @@ def _match(
 
     By path and span; then by id and span; then, where no other has it, by file name and span.
     """
-    found: dict[str, Utterance] = {}
-    pending = dict(enumerate(given))
+    pairing = Pairing([*stored.items()], given)
 
-    def step(key: Callable[[Utterance], Hashable], among: Callable[[Utterance], bool] = bool) -> None:
-        """What is left on both sides and has equal keys, in order."""
-        waiting: dict[Hashable, deque[str]] = defaultdict(deque)
-        for name, u in stored.items():
-            if name not in found and among(u):
-                waiting[key(u)].append(name)
-        for i, u in list(pending.items()):
-            if there := waiting.get(key(u)):
-                found[there.popleft()] = pending.pop(i)
+    def by(key: Callable[[Utterance], Hashable], among: Callable[[Utterance], bool] = bool) -> None:
+        pairing.pair(lambda known: key(known[1]) if among(known[1]) else None, lambda _, u: key(u))
 
-    step(lambda u: (u.id, u.path, u.start, u.end))
-    step(lambda u: (u.path, u.start, u.end))
-    if not pending:  # nearly always: a million file names take seconds
-        return found, []
-    names = Counter(map(_name_and_span, stored.values()))
-    given_names = Counter(map(_name_and_span, given))
-    # Of several recordings of one file name the ids, if made of it, say too little.
-    step(lambda u: (u.id, u.start, u.end), lambda u: names[_name_and_span(u)] == 1)
-    step(lambda u: (u.id, u.start, u.end, PurePath(u.path).parent.name))
-    step(_name_and_span, lambda u: names[_name_and_span(u)] == given_names[_name_and_span(u)] == 1)
-    return found, [u.id for u in pending.values()]
+    by(lambda u: (u.id, u.path, u.start, u.end))
+    by(lambda u: (u.path, u.start, u.end))
+    if None in pairing.found:  # seldom: a million file names take seconds
+        names = Counter(map(_name_and_span, stored.values()))
+        given_names = Counter(map(_name_and_span, given))
+        # Of several recordings of one file name the ids, if made of it, say too little.
+        by(lambda u: (u.id, u.start, u.end), lambda u: names[_name_and_span(u)] == 1)
+        by(lambda u: (u.id, u.start, u.end, PurePath(u.path).parent.name))
+        by(_name_and_span, lambda u: names[_name_and_span(u)] == given_names[_name_and_span(u)] == 1)
+    both = list(zip(pairing.found, given, strict=True))
+    return {known[0]: u for known, u in both if known}, [u.id for known, u in both if not known]
 
 
 def _name_and_span(utterance: Utterance) -> tuple[str, float | None, float | None]:
