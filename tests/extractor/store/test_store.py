@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import threading
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from time import sleep
 
@@ -22,7 +22,6 @@ from store_cases import (
     COLUMNS,
     DIM,
     LAYERS,
-    ODD_TEXTS,
     SETTINGS,
     WITH_FRAMES,
     batches,
@@ -30,7 +29,6 @@ from store_cases import (
     content,
     expected_values,
     manifest_of,
-    one_row,
     opened,
     python,
     utterance_at,
@@ -39,7 +37,6 @@ from store_cases import (
 
 from extractor.commands import store as cli_store
 from extractor.errors import (
-    SettingsDiffer,
     SettingsError,
     StoreError,
     StoreUnwritable,
@@ -47,7 +44,7 @@ from extractor.errors import (
 from extractor.store import Store, aside, hdf5, parts
 from extractor.store import writer as run_writer
 from extractor.store.pack import pack
-from extractor.store.run_folder import ManifestRow, read_lines
+from extractor.store.run_folder import ManifestRow
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure, Row, Utterance
 
@@ -71,17 +68,15 @@ def test_what_was_committed_is_read_back_exactly_in_manifest_order(tmp_path: Pat
 
     store = Store(tmp_path / "run")
     assert len(store) == len(rows)
-    assert store.positions.tolist() == [row.position for row in rows]
-    assert store.ids == [row.utterance.id for row in rows]
-    assert store.paths == [row.utterance.path for row in rows]
-    assert store.checksums == [row.checksum for row in rows]
-    assert store.precisions == [row.precision for row in rows]
-    assert store.num_samples.tolist() == [row.num_samples for row in rows]
-    assert store.num_frames.tolist() == [row.num_frames for row in rows]
+    for name in ("ids", "paths"):
+        assert getattr(store, name) == [getattr(row.utterance, name[:-1]) for row in rows]
+    for name in ("positions", "checksums", "precisions", "num_samples", "num_frames"):
+        singular = name if name.startswith("num") else name[:-1]
+        assert list(getattr(store, name)) == [getattr(row, singular) for row in rows]
     assert store.durations.tolist() == [row.num_samples / 16_000 for row in rows]
-    for name, values in (("start", store.starts), ("end", store.ends)):
-        given_values = [getattr(row.utterance, name) for row in rows]
-        assert [None if np.isnan(value) else value for value in values] == given_values
+    for name in ("starts", "ends"):
+        found = [None if np.isnan(value) else value for value in getattr(store, name)]
+        assert found == [getattr(row.utterance, name[:-1]) for row in rows]
     assert store.columns == COLUMNS
     for k, name in enumerate(COLUMNS):
         assert store.labels(name) == [row.utterance.labels[k] for row in rows]
@@ -143,18 +138,18 @@ def test_layers_are_named_by_the_models_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.load(-1, "mean"), X[:, 2])
     np.testing.assert_array_equal(store.load([12, 0], "mean"), X[:, [2, 0]])
     assert store.load(0, "mean").dtype == np.float32
-    with pytest.raises(SettingsError, match=r"layer 1 is not stored; there are: \[0, 6, 12\]"):
-        store.load(1, "mean")
-    with pytest.raises(SettingsError, match="layer -4"):
-        store.load(-4, "mean")
-    with pytest.raises(SettingsError, match="unknown pooling 'men'; known: mean"):
-        store.load(0, "men")
-    with pytest.raises(SettingsError, match="name a pooling; there are: mean, meanstd"):
-        store.load(0)
-    with pytest.raises(SettingsError, match="unknown label 'emotions'; known: emotion"):
-        store.labels("emotions")
-    with pytest.raises(SettingsError, match="--pooling none"):
-        store.frames(0)
+    refused: list[tuple[str, Callable[..., object], tuple[object, ...]]] = [
+        (r"layer 1 is not stored; there are: \[0, 6, 12\]", store.load, (1, "mean")),
+        ("layer -4", store.load, (-4, "mean")),
+        ("unknown pooling 'men'; known: mean", store.load, (0, "men")),
+        ("name a pooling; there are: mean, meanstd", store.load, (0,)),
+        ("read them with frames", store.load, (0, "none")),
+        ("unknown label 'emotions'; known: emotion", store.labels, ("emotions",)),
+        ("--pooling none", store.frames, (0,)),
+    ]
+    for message, read, arguments in refused:
+        with pytest.raises(SettingsError, match=message):
+            read(*arguments)
 
 
 def test_rows_can_be_read_at_random_and_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,107 +266,6 @@ def test_the_number_of_parts_stays_below_the_limit_of_open_files(
     assert len(list((tmp_path / "run" / "parts").glob("part-*"))) <= 4 * 4  # 4 of 1, 4 of 2, 4 of 4, 4 of 8
 
 
-# Resuming, growing
-
-
-def test_every_differing_setting_is_named(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    write_run(run, batches(1))
-    other = SETTINGS | {"layers": "6,12", "dtype": "bf16", "extra": {"snr_db": 3}}
-    del other["model"]
-    with pytest.raises(SettingsDiffer) as raised:
-        opened(run, settings=other)
-    message = str(raised.value)
-    assert "layers: the run has 0,6,12, you asked for 6,12" in message
-    assert "dtype: the run has fp32, you asked for bf16" in message
-    assert "model: the run has tiny, you asked for nothing" in message
-    assert 'extra: the run has nothing, you asked for {"snr_db": 3}' in message
-    assert "pooling" not in message
-    assert "--out" in message
-    opened(run, columns=("emotion",)).close()  # labels are no part of an embedding
-    with pytest.raises(SettingsDiffer, match="storage_dtype"):
-        opened(run, storage_dtype="fp16")
-    opened(run, environment={"device": "another"}).close()
-
-
-def test_a_run_grows_and_failures_are_tried_again(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    failed = utterance_at(1)
-    unread = utterance_at(2)
-    rows = [
-        ManifestRow(0, utterance_at(0), 400, 0),
-        ManifestRow(1, failed, 400, 0),
-        ManifestRow(2, unread, 0, -1, Failure(unread.id, unread.path, "probe", "no such file")),
-    ]
-    with opened(run) as writer:
-        assert writer.manifest() is None
-        writer.write_manifest(rows)
-        assert writer.manifest() == rows
-        failure = Failure(failed.id, failed.path, "decode", "cut short")
-        writer.commit(replace(one_row(0, 0), failures=[failure]))
-    assert Store(run).errors == [rows[2].failure, failure]
-    assert verify(run) == []
-
-    with opened(run) as writer:
-        again = [
-            ManifestRow(1, failed, 400, 1),
-            ManifestRow(2, unread, 400, 1),
-            ManifestRow(3, utterance_at(3), 400, 1),
-        ]
-        writer.append_manifest(again)
-        assert writer.manifest() == [rows[0], *again]
-        writer.append_manifest(again)  # as another shard would
-        assert writer.manifest() == [rows[0], *again]
-        with pytest.raises(StoreError, match="position 3 is another recording"):
-            writer.append_manifest([ManifestRow(3, utterance_at(4), 400, 1)])
-        second = Failure(unread.id, unread.path, "decode", "empty")
-        writer.commit(replace(one_row(1, 1), failures=[second]))
-        assert len(verify(run)) == 2  # position 3 is missing; embeddings.h5 is of before
-        writer.commit(one_row(2, 3))
-    store = Store(run)
-    assert store.ids == [utterance_at(k).id for k in (0, 1, 3)]
-    assert store.errors == [second]
-    assert verify(run) == []
-
-
-def test_a_manifest_is_written_once_and_agreed_on(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    rows = manifest_of(batches(3))
-    with opened(run) as writer:
-        writer.write_manifest(rows)
-        writer.write_manifest(rows)
-        with pytest.raises(StoreError, match="another manifest"):
-            writer.write_manifest(rows[:-1])
-        with pytest.raises(ValueError, match="out of order"):
-            opened(tmp_path / "other").write_manifest(rows[1:])
-
-
-def test_a_long_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    num_rows = 20_000
-    rows = [
-        ManifestRow(k, Utterance(f"id{k}", f"/a/{k}.wav", labels=("x", "y", "z")), 400, k // 50)
-        for k in range(num_rows)
-    ]
-    with opened(tmp_path / "run") as writer:
-        writer.write_manifest(rows)
-        assert read_lines(tmp_path / "run", COLUMNS).rows == rows
-
-
-def test_a_bug_of_the_caller_is_not_stored(tmp_path: Path) -> None:
-    result = batches(1, failing=0)[0]
-    with opened(tmp_path / "run") as writer:
-        with pytest.raises(ValueError, match="poolings"):
-            writer.commit(replace(result, pooled={"mean": result.pooled["mean"]}))
-        with pytest.raises(ValueError, match="rows"):
-            writer.commit(replace(result, pooled=result.pooled | {"mean": result.pooled["mean"][1:]}))
-        writer.commit(result)
-        with pytest.raises(ValueError, match="is committed"):
-            writer.commit(result)
-    with pytest.raises(ValueError, match="closed"):
-        writer.commit(replace(result, batch=1))
-    writer.close()
-
-
 # What a reader meets
 
 
@@ -435,69 +329,27 @@ def test_an_open_store_survives_the_merge_of_its_files(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no such run"):
-        Store(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match=r"not a run folder \(no run.json\)"):
-        Store(tmp_path)
-    (tmp_path / "text.h5").write_text("not HDF5")
-    with pytest.raises(StoreError, match=r"text.h5: not a run or packed file"):
-        Store(tmp_path / "text.h5")
-    with h5py.File(tmp_path / "other.h5", "w") as h5:
-        h5["x"] = 1
-    with pytest.raises(StoreError, match="not a run"):
-        Store(tmp_path / "other.h5")
     run = tmp_path / "run"
     write_run(run, batches(1))
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with h5py.File(tmp_path / "other.h5", "w") as h5:
+        h5["x"] = 1
     shutil.copy(run / "embeddings.h5", tmp_path / "alone.h5")
-    with pytest.raises(StoreError, match="not a run"):
-        Store(tmp_path / "alone.h5")
     description = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(description | {"format": 2}))
-    with pytest.raises(StoreError, match="format 2, this hser reads 1"):
-        Store(run)
+    for name, message in {
+        "nowhere": "no such run",
+        "": r"not a run folder \(no run.json\)",
+        "text.h5": r"text.h5: not a run or packed file",
+        "other.h5": "not a run",
+        "alone.h5": "not a run",
+        "run": "format 2, this hser reads 1",
+    }.items():
+        with pytest.raises(StoreError, match=message):
+            Store(tmp_path / name)
     (run / "run.json").unlink()
     with pytest.raises(StoreError, match=r"has parts but no run.json"):
         opened(run)
-
-
-# Half precision
-
-
-def test_halves_are_stored_and_what_does_not_fit_is_a_failure(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    results = batches(2, dim=WITH_FRAMES, failing=0)
-    results[0].pooled["mean"][1, 2, 3] = -70_000.0
-    results[1].frames[0][0, 1, 2] = 1e6
-    results[1].pooled["mean"][2, 0, 0] = 65_504.0  # the largest half
-    refused = []
-    with opened(run, WITH_FRAMES, storage_dtype="fp16") as writer:
-        writer.write_manifest(manifest_of(results))
-        for result in results:
-            refused += writer.commit(result)
-    assert [failure.stage for failure in refused] == ["store", "store"]
-    assert "pooling mean, layer 12: the value -70000 is beyond fp16 (largest 65504)" in refused[0].reason
-    assert "pooling none, layer 6: the value 1e+06" in refused[1].reason
-    assert all("--storage-dtype fp32" in failure.reason for failure in refused)
-    store = Store(run)
-    assert store.errors == refused
-    assert len(store) == 4
-    kept = expected_values(results, "mean")[store.positions]
-    np.testing.assert_array_equal(store.load(pooling="mean"), kept.astype(np.float16).astype(np.float32))
-    assert np.isfinite(store.load(pooling="mean")).all()
-    with h5py.File(run / "embeddings.h5") as h5:
-        assert h5["embeddings/mean"].dtype == np.float16
-    pack(run, tmp_path / "packed.h5")
-    assert content(tmp_path / "packed.h5") == content(run)
-    assert verify(run) == verify(tmp_path / "packed.h5") == []
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_never_stored(tmp_path: Path, value: float) -> None:
-    with opened(tmp_path / "run") as writer:
-        writer.write_manifest([ManifestRow(0, utterance_at(0), 400, 0)])
-        (failure,) = writer.commit(one_row(0, 0, value))
-    assert failure.reason == f"pooling mean, layer 0: a value is {value}"
-    assert len(Store(tmp_path / "run")) == 0
 
 
 # The commands
@@ -523,53 +375,38 @@ def test_pack_is_one_file_with_the_same_content(tmp_path: Path, monkeypatch: pyt
         pack(run, tmp_path / "none" / "packed.h5")
 
 
-def test_the_commands_say_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_say_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = str(tmp_path / "run")
     write_run(tmp_path / "run", batches(3))
-    invoke = CliRunner().invoke
-    said = invoke(cli_store.hser_store, ["info", run])
-    assert said.exit_code == 0
-    for text in (
-        "rows: 7",
-        "failed: 2",
-        "2 x: decode: cut short (#)",
-        "poolings: mean (5), meanstd (10)",
-        "model: tiny",
-    ):
-        assert text in said.output
-    assert "label emotion: emotion" in said.output
-    assert invoke(cli_store.hser_store, ["verify", run]).output == f"{run}: no problems\n"
     packed = str(tmp_path / "packed.h5")
-    assert "7 rows" in invoke(cli_store.hser_store, ["pack", run, packed]).output
-    assert "rows: 7" in invoke(cli_store.hser_store, ["info", packed]).output
+
+    def says(*words: str) -> str:
+        return CliRunner().invoke(cli_store.hser_store, words).output
+
+    for text in ("rows: 7", "failed: 2", "2 x: decode: cut short (#)", "poolings: mean (5), meanstd (10)",
+                 "model: tiny", "label emotion: emotion"):  # fmt: skip
+        assert text in says("info", run)
+    assert says("verify", run) == f"{run}: no problems\n"
+    assert "7 rows" in says("pack", run, packed)
+    assert "rows: 7" in says("info", packed)
     (tmp_path / "run" / "parts" / "part-00000000.h5").write_bytes(b"")
-    broken = invoke(cli_store.hser_store, ["verify", run])
-    assert broken.exit_code == 1
-    assert "part-00000000.h5: damaged" in broken.output
+    assert "part-00000000.h5: damaged" in says("verify", run)
+    assert CliRunner().invoke(cli_store.hser_store, ["verify", run]).exit_code == 1
+    with monkeypatch.context() as patch:  # on a terminal
+        patch.setattr(sys.stdout, "isatty", lambda: True)
+        cli_store.hser_store(["info", packed], standalone_mode=False)
+    assert "poolings" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["hser-store", "info", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit) as ended:
         cli_store.main()
     assert ended.value.code == 2
 
 
-def test_info_has_a_table_on_a_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_run(tmp_path / "run", batches(2))
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.stdout, "isatty", lambda: True)
-        cli_store.hser_store(["info", str(tmp_path / "run")], standalone_mode=False)
-    assert "poolings" in capsys.readouterr().out
-
-
 def test_help_answers_at_once() -> None:
     code = "import sys, extractor.commands.store; print({'h5py', 'numpy', 'rich', 'torch'} & {*sys.modules})"
     assert python(code).stdout == "set()\n"
-
-
-@pytest.mark.parametrize("text", ODD_TEXTS)
-def test_every_text_survives(text: str) -> None:
-    assert hdf5.decode_text(hdf5.encode_text([text, "x", text + "é"])) == [text, "x", text + "é"]
 
 
 def test_a_label_may_be_called_anything(tmp_path: Path) -> None:
