@@ -116,3 +116,42 @@ class Notes:
     def compared(self) -> list[int]:
         """Of how many recordings the audio was compared, each time it was."""
         return [n for what, n, _ in self.shown if what == "comparing audio"]
+
+
+# Runs of three short recordings whose input changes
+
+
+def sound(path: Path, key: int, num_samples: int = 4_800) -> Path:
+    """A short recording that depends on ``key``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.random.default_rng(key).standard_normal(num_samples), 16_000)
+    return path
+
+
+def table(folder: Path, text: str, name: str = "m.csv") -> Path:
+    path = folder / name
+    path.write_text(text.replace(" ", "\n") + "\n")
+    return path
+
+
+def embed(source: Any, out: Path, progress: Notes | None = None, **options: Any) -> Summary:
+    return run(source, Options(**{"model": "mfcc", **options}), out, progress)
+
+
+def rows(out: Path) -> dict[str, bytes]:
+    with Store(out) as store:
+        values = store.load(pooling="mean")
+        return {name: row.tobytes() for name, row in zip(store.ids, values, strict=True)}
+
+
+def labels(out: Path, name: str) -> dict[str, str]:
+    with Store(out) as store:
+        return dict(zip(store.ids, store.labels(name), strict=True))
+
+
+def three_recordings(folder: Path) -> Path:
+    """Three recordings of other lengths, and a manifest of them."""
+    for key, name in enumerate("abc"):
+        sound(folder / "data" / f"{name}.wav", key, 4_800 + 160 * key)
+    table(folder / "data", "path,emotion,speaker a.wav,anger,s1 b.wav,fear,s1 c.wav,joy,s2")
+    return folder / "data"

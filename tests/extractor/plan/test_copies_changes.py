@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-from run_cases import stopped
+from run_cases import sound, stopped
 
 from extractor import Store
 from extractor.progress import Summary
@@ -22,12 +20,6 @@ JOINED = "copypaste:kind=se-cp"
 EMOTIONS = ("neutral", "anger")
 
 
-def write(folder: Path, name: str, key: int, num_samples: int) -> None:
-    soundfile.write(
-        folder / f"{name}.wav", 0.1 * np.random.default_rng(key).standard_normal(num_samples), 16_000
-    )
-
-
 def table(folder: Path, emotions: list[str], order: list[int] | None = None) -> Path:
     lines = [f"n{i}.wav,{emotions[i]},s{i % 2}" for i in order or range(len(emotions))]
     path = folder / "m.csv"
@@ -38,9 +30,8 @@ def table(folder: Path, emotions: list[str], order: list[int] | None = None) -> 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """Eight recordings of noise of two emotions."""
-    (tmp_path / "data").mkdir()
     for i in range(8):
-        write(tmp_path / "data", f"n{i}", i, 4_800 + 320 * i)
+        sound(tmp_path / "data" / f"n{i}.wav", i, 4_800 + 320 * i)
     return table(tmp_path / "data", [EMOTIONS[i % 2] for i in range(8)])
 
 
@@ -93,7 +84,7 @@ def test_copies_of_and_with_changed_audio_are_made_again(clean: bool, corpus: Pa
     out = tmp_path / "run"
     embed(corpus, out, clean=clean)
     before = rows(out)
-    write(corpus.parent, "n3", 99, 4_800 + 320 * 3)
+    sound(corpus.parent / "n3.wav", 99, 4_800 + 320 * 3)
     summary = embed(corpus, out, clean=clean)
     assert summary.changes.replaced == 1
     embed(corpus, tmp_path / "whole", clean=clean)
@@ -165,7 +156,7 @@ def test_changes_before_anything_was_encoded_are_drawn_as_a_new_run_does(
     corpus: Path, tmp_path: Path
 ) -> None:
     run(corpus, Options("mfcc", augment=JOINED, copies=2, seed=7), tmp_path / "run", stop=stopped())
-    write(corpus.parent, "n3", 99, 9_600)
+    sound(corpus.parent / "n3.wav", 99, 9_600)
     embed(corpus, tmp_path / "run")
     embed(corpus, tmp_path / "whole")
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")

@@ -11,55 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from run_cases import Notes, stopped
+from run_cases import Notes, embed, labels, rows, sound, stopped, table, three_recordings
 
 from extractor import InputError, Store
 from extractor.audio import files
 from extractor.index import Index
 from extractor.plan import changes
-from extractor.progress import Summary
 from extractor.run.batch import BatchEncoder
 from extractor.run.engine import run
 from extractor.run.options import Options
-from extractor.store.edit import drop
 from extractor.store.verify import verify
-
-
-def sound(path: Path, key: int, num_samples: int = 4_800) -> Path:
-    """A short recording that depends on ``key``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, 0.1 * np.random.default_rng(key).standard_normal(num_samples), 16_000)
-    return path
-
-
-def table(folder: Path, text: str, name: str = "m.csv") -> Path:
-    path = folder / name
-    path.write_text(text.replace(" ", "\n") + "\n")
-    return path
-
-
-def embed(source: Any, out: Path, progress: Notes | None = None, **options: Any) -> Summary:
-    return run(source, Options(**{"model": "mfcc", **options}), out, progress)
-
-
-def rows(out: Path) -> dict[str, bytes]:
-    with Store(out) as store:
-        values = store.load(pooling="mean")
-        return {name: row.tobytes() for name, row in zip(store.ids, values, strict=True)}
-
-
-def labels(out: Path, name: str) -> dict[str, str]:
-    with Store(out) as store:
-        return dict(zip(store.ids, store.labels(name), strict=True))
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three recordings of other lengths, and a manifest of them."""
-    for key, name in enumerate("abc"):
-        sound(tmp_path / "data" / f"{name}.wav", key, 4_800 + 160 * key)
-    table(tmp_path / "data", "path,emotion,speaker a.wav,anger,s1 b.wav,fear,s1 c.wav,joy,s2")
-    return tmp_path / "data"
+    return three_recordings(tmp_path)
 
 
 @pytest.fixture
@@ -74,10 +40,6 @@ def encodes_nothing(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
         raise AssertionError("it was encoded again")
 
     monkeypatch.setattr(BatchEncoder, "__call__", refuse)
-
-
-def manifest_bytes(out: Path) -> bytes:
-    return (out / "manifest.jsonl").read_bytes()
 
 
 def no_stamps(out: Path) -> None:
@@ -104,6 +66,8 @@ def test_corrected_labels_are_the_run_s_without_encoding(data: Path, out: Path) 
     assert notes.of("other labels") == "2 rows have other labels now"
     assert verify(out) == []
     assert embed(data / "m.csv", out).changes.relabelled == 0
+    embed(data, out)  # an input that says nothing of them
+    assert labels(out, "emotion") == {"a": "", "b": "", "c": ""}
 
 
 @pytest.mark.usefixtures("encodes_nothing")
@@ -132,17 +96,11 @@ def test_a_column_stays_while_recordings_that_left_have_it(data: Path, out: Path
         assert store.columns == ("emotion", "emotion_raw", "speaker") and store.ids == ["a", "b"]
 
 
-@pytest.mark.usefixtures("encodes_nothing")
-def test_another_corpus_gives_other_labels(data: Path, out: Path) -> None:
-    embed(data, out)
-    assert labels(out, "emotion") == {"a": "", "b": "", "c": ""}
-
-
 def test_an_untouched_run_is_left_as_it_is(data: Path, out: Path) -> None:
-    before = manifest_bytes(out), {p: p.stat().st_mtime_ns for p in (out / "parts").iterdir()}
-    notes = Notes()
+    files = [out / "manifest.jsonl", *(out / "parts").iterdir()]
+    before, notes = [(path.read_bytes(), path.stat().st_mtime_ns) for path in files], Notes()
     summary = embed(data / "m.csv", out, notes)
-    assert (manifest_bytes(out), {p: p.stat().st_mtime_ns for p in (out / "parts").iterdir()}) == before
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in files] == before
     assert summary.embedded == 0 and not any("now" in said for said in notes.said)
     assert not notes.compared()
 
@@ -150,9 +108,10 @@ def test_an_untouched_run_is_left_as_it_is(data: Path, out: Path) -> None:
 # --- audio
 
 
-def test_changed_audio_is_encoded_again_under_its_id(data: Path, out: Path) -> None:
+@pytest.mark.parametrize("num_samples", [4_960, 9_600], ids=["as long as it was", "longer"])
+def test_changed_audio_is_encoded_again_under_its_id(num_samples: int, data: Path, out: Path) -> None:
     before, notes = rows(out), Notes()
-    sound(data / "b.wav", 7, 4_960)  # as long as it was
+    sound(data / "b.wav", 7, num_samples)
     summary = embed(data / "m.csv", out, notes)
     assert (summary.changes.replaced, summary.embedded, summary.stored) == (1, 1, 3)
     assert notes.of("other audio") == "1 recordings have other audio now and are encoded again: b"
@@ -160,27 +119,20 @@ def test_changed_audio_is_encoded_again_under_its_id(data: Path, out: Path) -> N
     embed(data / "m.csv", whole)
     assert after == rows(whole) and after["b"] != before["b"] and after["a"] == before["a"]
     assert labels(out, "emotion") == labels(whole, "emotion")
+    with Store(out) as store:
+        assert dict(zip(store.ids, store.num_samples.tolist(), strict=True))["b"] == num_samples
+        assert not store.errors
     assert verify(out) == []
     assert embed(data / "m.csv", out).embedded == 0
-
-
-def test_audio_of_another_length_is_encoded_again(data: Path, out: Path) -> None:
-    sound(data / "b.wav", 7, 9_600)
-    assert embed(data / "m.csv", out).embedded == 1
-    with Store(out) as store:
-        assert dict(zip(store.ids, store.num_samples.tolist(), strict=True))["b"] == 9_600
-        assert not store.errors
 
 
 @pytest.mark.usefixtures("encodes_nothing")
 def test_a_file_that_was_only_touched_keeps_its_row(data: Path, out: Path) -> None:
     os.utime(data / "b.wav", ns=(1, 1))
-    notes = Notes()
-    assert embed(data / "m.csv", out, notes).changes.replaced == 0
-    assert notes.compared() == [1]
-    notes = Notes()
-    embed(data / "m.csv", out, notes)
-    assert not notes.compared()
+    for compared in ([1], []):
+        notes = Notes()
+        assert embed(data / "m.csv", out, notes).changes.replaced == 0
+        assert notes.compared() == compared
 
 
 def test_a_change_that_keeps_size_and_time_is_found_once_the_time_is_another(data: Path, out: Path) -> None:
@@ -309,118 +261,6 @@ def test_failed_ones_without_stamps_are_tried_again_where_they_can_be_read(
     assert summary.embedded == 1 and [failure.id for failure in summary.failures] == ["c"]
 
 
-# --- places and ids
-
-
-@pytest.mark.usefixtures("encodes_nothing")
-def test_renamed_files_keep_their_rows_and_ids(data: Path, out: Path) -> None:
-    before, notes = rows(out), Notes()
-    (data / "a.wav").rename(data / "z.wav")
-    (data / "b.wav").rename(sound(data / "sub" / "a.wav", 0))
-    os.utime(data / "z.wav", ns=(1, 1))
-    summary = embed(data, out, notes)
-    assert rows(out) == before
-    assert (summary.changes.moved, summary.changes.left, summary.embedded) == (2, 0, 0)
-    assert "2 recordings lie elsewhere now" in notes.of("elsewhere")
-    with Store(out) as store:
-        assert dict(zip(store.ids, store.paths, strict=True)) == {
-            "a": str(data / "z.wav"), "b": str(data / "sub" / "a.wav"), "c": str(data / "c.wav")
-        }  # fmt: skip
-    assert verify(out) == []
-
-
-def test_renamed_files_with_the_same_audio_keep_a_row_each(data: Path, tmp_path: Path) -> None:
-    shutil.copy(data / "a.wav", data / "b.wav")
-    embed(data, tmp_path / "run")
-    (data / "a.wav").rename(data / "x.wav")
-    (data / "b.wav").rename(data / "y.wav")
-    assert embed(data, tmp_path / "run").embedded == 0
-    with Store(tmp_path / "run") as store:
-        paths = {name: Path(path).name for name, path in zip(store.ids, store.paths, strict=True)}
-    assert paths == {"a": "x.wav", "b": "y.wav", "c": "c.wav"}
-
-
-def test_another_segment_of_the_same_audio_is_another_recording(data: Path, tmp_path: Path) -> None:
-    soundfile.write(data / "a.wav", np.tile([0.1, -0.1], 4_800), 16_000)
-    table(data, "path,start,end a.wav,0,0.1")
-    embed(data / "m.csv", tmp_path / "run")
-    table(data, "path,start,end a.wav,0.1,0.2")
-    summary = embed(data / "m.csv", tmp_path / "run")
-    assert (summary.embedded, summary.changes.left) == (1, 1)
-    assert Store(tmp_path / "run").ids == ["a@0-0.1", "a@0.1-0.2"]
-
-
-@pytest.mark.usefixtures("encodes_nothing")
-def test_a_corpus_that_moved_with_its_times_is_not_decoded(data: Path, out: Path, tmp_path: Path) -> None:
-    before, notes = rows(out), Notes()
-    data.rename(tmp_path / "elsewhere")
-    embed(tmp_path / "elsewhere" / "m.csv", out, notes)
-    assert rows(out) == before and not notes.compared()
-    assert all(path.startswith(str(tmp_path / "elsewhere")) for path in Store(out).paths)
-
-
-def test_one_new_file_of_the_same_name_renames_no_row(data: Path, out: Path) -> None:
-    before = rows(out)
-    sound(data / "more" / "a.wav", 11)
-    sound(data / "more" / "d.wav", 12)
-    embed(data, out)
-    found = rows(out)
-    assert [*found] == ["a", "b", "c", "more/a", "d"]
-    assert {name: found[name] for name in before} == before
-    sound(data / "most" / "a.wav", 13)
-    embed(data, out)
-    assert [*rows(out)] == ["a", "b", "c", "more/a", "d", "most/a"]
-
-
-def test_another_corpus_with_the_same_names_is_no_moved_one(data: Path, out: Path, tmp_path: Path) -> None:
-    """Neither its paths nor its audio are the run's: what was there has left, what is there is new."""
-    before, notes = rows(out), Notes()
-    for key, name in enumerate("abc"):
-        sound(tmp_path / "other" / f"{name}.wav", 20 + key, 4_800 + 160 * key)
-    assert embed(tmp_path / "other", out, notes).changes.left == 3
-    found = rows(out)
-    assert [*found] == ["a", "b", "c", "a.wav", "b.wav", "c.wav"]
-    assert {name: found[name] for name in before} == before
-    embed([data, tmp_path / "other"], out)
-    assert [*rows(out)] == ["a", "b", "c", "a.wav", "b.wav", "c.wav"]
-
-
-@pytest.mark.usefixtures("encodes_nothing")
-def test_a_manifest_gives_rows_other_ids(data: Path, out: Path) -> None:
-    before, notes = rows(out), Notes()
-    table(data, "path,id,emotion,speaker a.wav,b,anger,s1 b.wav,a,fear,s1 c.wav,x,joy,s2")
-    summary = embed(data / "m.csv", out, notes)
-    assert rows(out) == {"b": before["a"], "a": before["b"], "x": before["c"]}
-    assert (summary.changes.renamed, summary.embedded) == (3, 0)
-    assert "3 recordings have another id" in notes.of("another id")
-    table(data, "path,emotion,speaker a.wav,anger,s1 b.wav,fear,s1 c.wav,joy,s2")
-    embed(data / "m.csv", out)  # for good, until another is given
-    assert [*rows(out)] == ["b", "a", "x"]
-    table(data, "path,id a.wav,a b.wav, c.wav,")
-    with pytest.raises(InputError, match="id 'a' would be"):
-        embed(data / "m.csv", out)
-
-
-def test_a_segment_that_is_cut_at_other_times_is_encoded_again(data: Path, tmp_path: Path) -> None:
-    table(data, "id,path,start,end x,a.wav,0,0.1 y,a.wav,0.1,0.2")
-    embed(data / "m.csv", tmp_path / "run")
-    before = rows(tmp_path / "run")
-    table(data, "id,path,start,end x,a.wav,0,0.1 y,a.wav,0.1,0.25")
-    assert embed(data / "m.csv", tmp_path / "run").embedded == 1
-    after = rows(tmp_path / "run")
-    assert after["x"] == before["x"] and after["y"] != before["y"]
-    with Store(tmp_path / "run") as store:
-        assert dict(zip(store.ids, store.ends.tolist(), strict=True)) == {"x": 0.1, "y": 0.25}
-
-
-def test_rows_of_the_same_file_and_span_stay_apart(data: Path, tmp_path: Path) -> None:
-    table(data, "path,id,take a.wav,x,1 a.wav,y,2")
-    embed(data / "m.csv", tmp_path / "run")
-    table(data, "path,id,take a.wav,y,3 a.wav,x,4")
-    assert embed(data / "m.csv", tmp_path / "run").embedded == 0
-    assert labels(tmp_path / "run", "take") == {"x": "4", "y": "3"}
-
-
 # --- what left
 
 
@@ -456,42 +296,6 @@ def test_pruning_everything_is_refused(data: Path, out: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="--prune: none of the 3 recordings"):
         embed(tmp_path / "other", out, prune=True)
     assert rows(out) == before
-
-
-@pytest.mark.usefixtures("encodes_nothing")
-def test_what_was_dropped_by_hand_stays_out(data: Path, out: Path) -> None:
-    drop(out, "id == 'b'")
-    notes = Notes()
-    embed(data / "m.csv", out, notes, prune=True)
-    assert Store(out).ids == ["a", "c"]
-    assert "1 recordings stay out, which were dropped by hand: b" in notes.of("by hand")
-
-
-def test_what_was_dropped_by_hand_stays_out_wherever_it_lies_now(data: Path, out: Path) -> None:
-    """Moved and renamed, with another time; the other one of the same audio keeps its row."""
-    shutil.copy(data / "b.wav", data / "b2.wav")
-    embed(data, out)
-    drop(out, "id == 'b'")
-    for name in ("b", "b2"):
-        (data / "sub").mkdir(exist_ok=True)
-        shutil.copy(data / f"{name}.wav", data / "sub" / f"x{name}.wav")
-        (data / f"{name}.wav").unlink()
-    notes = Notes()
-    assert embed(data, out, notes).embedded == 0
-    assert Store(out).ids == ["a", "c", "b2"]
-    assert notes.of("by hand") == "1 recordings stay out, which were dropped by hand: b"
-    assert embed(data, out).changes.moved == 0
-    assert verify(out) == []
-
-
-def test_an_id_that_was_dropped_by_hand_is_free_for_whom_it_is_given_to(data: Path, out: Path) -> None:
-    drop(out, "id == 'b'")
-    sound(data / "sub" / "b.wav", 9)
-    embed(data, out)
-    assert Store(out).ids == ["a", "c", "sub/b"]
-    table(data, "path,id a.wav, b.wav,x c.wav, sub/b.wav,b")
-    assert embed(data / "m.csv", out).embedded == 0
-    assert Store(out).ids == ["a", "c", "b"]
 
 
 def test_an_index_follows(data: Path, tmp_path: Path) -> None:
