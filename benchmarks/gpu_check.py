@@ -104,7 +104,8 @@ def check_bf16(device: str, specs: Sequence[str]) -> Iterator[Finding]:
 
 def check_pooling(device: str) -> Iterator[Finding]:
     """Every pooling; recordings whole, and one in two pieces that are merged."""
-    from extractor.encoders.pooling import Piece, Pooler
+    from extractor.encoders.pooling import Pooler
+    from extractor.types import Piece
 
     lengths, dim = (1, 63, 500, 1000), 96
     hidden = torch.randn(sum(lengths), dim, generator=torch.Generator().manual_seed(0)) * 3 + 1
@@ -113,9 +114,9 @@ def check_pooling(device: str) -> Iterator[Finding]:
         num_utterances = len(lengths) - windowed
         pooler = Pooler(num_utterances, [0], dim, POOLINGS, torch.device(on), windowed)
         pooler.begin(
-            [Piece(min(u, num_utterances - 1), n, slice(n // 10, n)) for u, n in enumerate(lengths)]
+            [Piece(min(u, num_utterances - 1), 0, 0, n, slice(n // 10, n)) for u, n in enumerate(lengths)]
             if windowed
-            else [Piece(u, n, slice(0, n)) for u, n in enumerate(lengths)]
+            else [Piece(u, 0, 0, n, slice(0, n)) for u, n in enumerate(lengths)]
         )
         pooler.add(0, hidden.to(on))
         return pooler.embeddings().wait().pooled

@@ -157,6 +157,17 @@ class LatentMask:
     channels: Sequence[tuple[int, int]] = ()  # set to zero
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of an utterance in one forward pass: all of it, or one window of a long one."""
+
+    utterance: int  # index in the batch
+    start: int  # samples [start, stop) of it
+    stop: int
+    num_frames: int  # in the forward pass
+    keep: slice  # of those frames: each frame of the utterance is kept from one window only
+
+
 class FrameSink(Protocol):
     """Takes each layer's hidden states the moment they exist (see ``pooling.py``)."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from cuda_kernels.packing import on_device
 from cuda_kernels.pool import pool_rows, row_starts
 from extractor.errors import SettingsError, unknown
+from extractor.types import Piece
 
 Statistics = Mapping[str, Tensor]  # each [U, L, D]
 
@@ -60,15 +61,6 @@ def parse_poolings(spec: str | Sequence[str]) -> tuple[str, ...]:
 
 def _to_pinned(values: Tensor) -> Tensor:
     return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of an utterance in one forward pass: all of it, or one window of a long one."""
-
-    utterance: int  # index in the batch
-    num_frames: int  # in the forward pass
-    keep: slice  # of those frames: each frame of the utterance is kept from one window only
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from extractor.types import SAMPLE_RATE, Seconds
+from extractor.types import SAMPLE_RATE, Piece, Seconds
 
 # What two windows share, so that the frames at a cut have context on both sides. A multiple of
 # every encoder's stride, as windows are.
@@ -12,17 +10,9 @@ OVERLAP: Seconds = 4.0
 STEP: Seconds = 0.02  # windows are whole multiples of it: the longest stride of an encoder
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Samples ``[start, stop)`` to encode, and which of the frames they give to keep."""
-
-    start: int
-    stop: int
-    num_frames: int
-    keep: slice
-
-
-def split_windows(num_samples: int, window_samples: int, stride: int, field: int) -> list[Window]:
+def split_windows(
+    num_samples: int, window_samples: int, stride: int, field: int, utterance: int = 0
+) -> list[Piece]:
     """Cut a recording so that every one of its frames is kept from exactly one window.
 
     Args:
@@ -30,6 +20,7 @@ def split_windows(num_samples: int, window_samples: int, stride: int, field: int
         window_samples: longest stretch to encode at once, a multiple of ``stride`` and more than
             twice the overlap.
         stride, field: of the encoder: ``n`` samples give ``(n - field) // stride + 1`` frames.
+        utterance: its index in the batch.
 
     Returns:
         One window with all frames for a recording that fits; else windows of ``window_samples``
@@ -40,7 +31,7 @@ def split_windows(num_samples: int, window_samples: int, stride: int, field: int
         return (n - field) // stride + 1
 
     if num_samples <= window_samples:
-        return [Window(0, num_samples, frames(num_samples), slice(0, frames(num_samples)))]
+        return [Piece(utterance, 0, num_samples, frames(num_samples), slice(0, frames(num_samples)))]
     overlap = round(OVERLAP * SAMPLE_RATE)
     hop = window_samples - overlap
     count = -(-(num_samples - overlap) // hop)
@@ -49,5 +40,5 @@ def split_windows(num_samples: int, window_samples: int, stride: int, field: int
         start, stop = k * hop, min(k * hop + window_samples, num_samples)
         first = 0 if k == 0 else overlap // 2 // stride
         end = frames(stop - start) if k == count - 1 else (hop + overlap // 2) // stride
-        windows.append(Window(start, stop, frames(stop - start), slice(first, end)))
+        windows.append(Piece(utterance, start, stop, frames(stop - start), slice(first, end)))
     return windows

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from extractor.encoders import Encoder, Model
-from extractor.encoders.pooling import Embeddings, Piece, Pooler
+from extractor.encoders.pooling import Embeddings, Pooler
 from extractor.errors import SettingsError
-from extractor.plan.windows import Window, split_windows
+from extractor.plan.windows import split_windows
 from extractor.run.memory import Memory
-from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, LatentMask, Row, Utterance
+from extractor.types import SAMPLE_RATE, BatchResult, Decoded, Failure, LatentMask, Piece, Row, Utterance
 
 if TYPE_CHECKING:
     from extractor.augment import Clip, Recipe
@@ -250,14 +250,13 @@ class BatchEncoder:
         return bool(again.finite[0])
 
     def _embed(self, encoder: Encoder, rows: Sequence[tuple[DecodedRow, Tensor]]) -> Embeddings:
-        windows = [
-            (u, window)
+        stride = encoder.stride
+        pieces = [
+            piece
             for u, (_, waveform) in enumerate(rows)
-            for window in split_windows(
-                len(waveform), self.window_samples, encoder.stride, encoder.min_samples
-            )
+            for piece in split_windows(len(waveform), self.window_samples, stride, encoder.min_samples, u)
         ]
-        windowed = len(windows) > len(rows)
+        windowed = len(pieces) > len(rows)
         pooler = Pooler(len(rows), self.layers, encoder.dim, self.poolings, self.model.device, windowed)
         if not rows:
             return pooler.embeddings()
@@ -271,30 +270,30 @@ class BatchEncoder:
             # Normalised whole: a window must not be scaled by itself.
             audio = encoder.normalise([waveform for _, waveform in rows])
             first = 0
-            while first < len(windows):
-                group = self._group(windows, first)
-                pieces = [audio[u][w.start : w.stop] for u, w in group]
-                pooler.begin([Piece(u, w.num_frames, w.keep) for u, w in group])
-                of_windows = [_within(masks[u], w, encoder.stride) for u, w in group]
-                if _fits(encoder, pieces, pooler, self.layers[-1], of_windows):
+            while first < len(pieces):
+                group = self._group(pieces, first)
+                waveforms = [audio[p.utterance][p.start : p.stop] for p in group]
+                pooler.begin(group)
+                masks_of_group = [_within(masks[p.utterance], p, stride) for p in group]
+                if _fits(encoder, waveforms, pooler, self.layers[-1], masks_of_group):
                     first += len(group)
                 else:  # again, in parts
                     self._shrink(group)
             return pooler.embeddings()
 
-    def _group(self, windows: Sequence[tuple[int, Window]], first: int) -> Sequence[tuple[int, Window]]:
-        """The next windows to encode at once: as many as the budget holds, at least one."""
+    def _group(self, pieces: Sequence[Piece], first: int) -> Sequence[Piece]:
+        """The next pieces to encode at once: as many as the budget holds, at least one."""
         budget, filled, last = self.memory.left_of(self.budget_samples), 0, first
-        for _, window in windows[first:]:
-            filled += window.stop - window.start
+        for piece in pieces[first:]:
+            filled += piece.stop - piece.start
             if last > first and filled > budget:
                 break
             last += 1
-        return windows[first:last]
+        return pieces[first:last]
 
-    def _shrink(self, group: Sequence[tuple[int, Window]]) -> None:
+    def _shrink(self, group: Sequence[Piece]) -> None:
         """Take less from now on. Raises SettingsError where there is no less."""
-        num_samples = sum(w.stop - w.start for _, w in group)
+        num_samples = sum(piece.stop - piece.start for piece in group)
         if len(group) == 1:
             raise SettingsError(
                 f"--window: {num_samples / SAMPLE_RATE:.1f} s of audio alone do not fit in the memory of"
@@ -329,10 +328,10 @@ def _failed(utterance: Utterance, stage: str, reason: str) -> Failure:
     return Failure(utterance.id, utterance.path, stage, reason)
 
 
-def _within(mask: LatentMask | None, window: Window, stride: int) -> LatentMask | None:
-    """The part of a recording's mask that lies in one window, in the window's own frames."""
+def _within(mask: LatentMask | None, piece: Piece, stride: int) -> LatentMask | None:
+    """The part of a recording's mask that lies in one piece, in the piece's own frames."""
     if mask is None:
         return None
-    first, end = window.start // stride, window.num_frames
+    first, end = piece.start // stride, piece.num_frames
     frames = [(max(a - first, 0), min(b - first, end)) for a, b in mask.frames]
     return LatentMask([(a, b) for a, b in frames if a < b], mask.channels)

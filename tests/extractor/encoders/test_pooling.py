@@ -10,13 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractor.encoders.pooling import (
-    POOLINGS,
-    Piece,
-    Pooler,
-    parse_poolings,
-)
+from extractor.encoders.pooling import POOLINGS, Pooler, parse_poolings
 from extractor.errors import SettingsError
+from extractor.types import Piece
 
 D = 5
 NAMES = tuple(POOLINGS)
@@ -35,7 +31,7 @@ EXPECTED = {
 def whole(frames: Sequence[np.ndarray], layers: Sequence[int] = (0,), names: Sequence[str] = NAMES) -> Pooler:
     """Utterances in one forward pass."""
     pooler = Pooler(len(frames), layers, D, names, torch.device("cpu"))
-    pooler.begin([Piece(i, len(x), slice(0, len(x))) for i, x in enumerate(frames)])
+    pooler.begin([Piece(i, 0, 0, len(x), slice(0, len(x))) for i, x in enumerate(frames)])
     for layer in range(max(layers) + 1):
         pooler.add(layer, torch.from_numpy(np.concatenate(frames) + layer))
     return pooler
@@ -85,7 +81,7 @@ def test_windows_merge_to_what_all_frames_at_once_give(cuts: list[int], margin: 
     for n in cuts:
         around = np.full((n + 2 * margin, D), np.nan, dtype=np.float32)
         around[margin : margin + n] = x[start : start + n]
-        pooler.begin([Piece(0, n + 2 * margin, slice(margin, margin + n))])
+        pooler.begin([Piece(0, 0, 0, n + 2 * margin, slice(margin, margin + n))])
         pooler.add(0, torch.from_numpy(around))
         start += n
     pooled = pooler.embeddings().pooled
