@@ -51,6 +51,14 @@ class Utterance:
     end: Seconds | None = None
     labels: tuple[str, ...] = ()
 
+    @property
+    def file_name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def span(self) -> tuple[Seconds | None, Seconds | None]:
+        return self.start, self.end
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

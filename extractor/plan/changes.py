@@ -133,7 +133,7 @@ class Comparison:
             u, stamp = self.utterances[i], self.stamps[self.utterances[i].path]
             if self.options.retry_failed:
                 self.again.update(row.position for row in live if self._has_failed(row))
-            if (k.utterance.start, k.utterance.end) != (u.start, u.end):  # cut at other times
+            if k.utterance.span != u.span:  # cut at other times
                 self.replaced.update(row.position for row in live)
             elif stamp is None:
                 missing.append(k.id)
@@ -352,7 +352,7 @@ class Comparison:
                 if row.position in self.replaced:
                     rows[row.position], edited = replace(row, dropped=REPLACED), True
                     continue
-                if (now.start, now.end) != (row.utterance.start, row.utterance.end):
+                if now.span != row.utterance.span:
                     continue  # dropped by hand, as it was cut then
                 other = self._labels(now) != self._labels(row.utterance)
                 other = other or any(there.utterance.labels[i] for i in lost)
@@ -386,31 +386,23 @@ class Comparison:
 
     def _say(self, other_audio: Sequence[str], left: Sequence[RunRecording], prune: bool) -> None:
         changes, both = self.changes, self._both()
-        changes.replaced, changes.left, changes.pruned = (
-            len(other_audio),
-            len(left),
-            len(left) if prune else 0,
-        )
+        changes.replaced, changes.left = len(other_audio), len(left)
+        changes.pruned = len(left) if prune else 0
         moved = [k.id for i, k in both if k.live and k.utterance.path != self.utterances[i].path]
         new = sum(k is None and i not in self.not_decoded for i, k in enumerate(self.found))
         out = [k.id for _, k in both if not k.live]
+        gone = some([k.id for k in left])
         what = "dropped" if prune else "what is stored of them stays (--prune drops it)"
         for count, said in (
             (changes.relabelled, "rows have other labels now"),
-            (
-                changes.replaced,
-                f"recordings have other audio now and are encoded again: {some(other_audio)}",
-            ),
+            (changes.replaced, f"recordings have other audio now and are encoded again: {some(other_audio)}"),
             (changes.redrawn, "augmented copies are made again: what they are drawn by changed"),
             (changes.moved, f"recordings lie elsewhere now and keep their rows: {some(moved)}"),
             (changes.renamed, "recordings have another id now, as the manifest gives it"),
             (new, "recordings are new in the input and are added to the run"),
             (len(self.again), "failed recordings are tried again"),
             (len(out), f"recordings stay out, which were dropped by hand: {some(out)}"),
-            (
-                changes.left,
-                f"recordings of this run are not in the input any more: {some([k.id for k in left])}; {what}",
-            ),
+            (changes.left, f"recordings of this run are not in the input any more: {gone}; {what}"),
         ):
             if count:
                 self.progress.note(f"{count:,} {said}")

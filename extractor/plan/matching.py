@@ -6,7 +6,6 @@ free.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from extractor.audio.files import Stamp
 from extractor.errors import InputError
 from extractor.store.pairing import Pairing
 from extractor.store.run_folder import BY_HAND, ManifestRow
-from extractor.types import Manifest, Seconds, Utterance
+from extractor.types import Manifest, Utterance
 
 if TYPE_CHECKING:
     from extractor.augment.copies import Copies
@@ -53,7 +52,8 @@ def recordings_of(rows: Iterable[ManifestRow], copies: Copies | None) -> list[Ru
     found: dict[Hashable, RunRecording] = {}
     for row in kept:
         name = copies.original(row.utterance)
-        found.setdefault((name, _place(row.utterance)), RunRecording(name, [])).rows.append(row)
+        place = (name, row.utterance.path, row.utterance.span)
+        found.setdefault(place, RunRecording(name, [])).rows.append(row)
     return list(found.values())
 
 
@@ -66,8 +66,8 @@ class Matching(Pairing[RunRecording, Utterance]):
 
     def by_places(self) -> None:
         """What lies where it lay, cut as it was; of several rows of one place by id, then in their order."""
-        self.pair(lambda k: (k.id, _place(k.utterance)), lambda i, u: (u.id, _place(u)))
-        self.pair(lambda k: _place(k.utterance), lambda i, u: _place(u))
+        self.pair(lambda k: (k.id, k.utterance.path, k.utterance.span), lambda i, u: (u.id, u.path, u.span))
+        self.pair(lambda k: (k.utterance.path, k.utterance.span), lambda i, u: (u.path, u.span))
 
     def by_names(self, stamps: Mapping[str, Stamp | None], stored: set[int]) -> None:
         """What lies elsewhere now under its id and file name: of the same size and time, or not yet stored.
@@ -76,7 +76,7 @@ class Matching(Pairing[RunRecording, Utterance]):
         """
 
         def name(id_: str, utterance: Utterance) -> Hashable:
-            return id_, _file(utterance), _span(utterance)
+            return id_, utterance.file_name, utterance.span
 
         def waits(k: RunRecording) -> bool:
             return all(not row.dropped and row.position not in stored for row in k.rows)
@@ -99,13 +99,13 @@ class Matching(Pairing[RunRecording, Utterance]):
 
         def audio(k: RunRecording, *more: Hashable) -> Hashable:
             found = {was[row.position] for row in k.live or k.rows if row.position in was}
-            return (found.pop(), _span(k.utterance), *more) if len(found) == 1 else None
+            return (found.pop(), k.utterance.span, *more) if len(found) == 1 else None
 
         def audio_of_new(i: int, u: Utterance, *more: Hashable) -> Hashable:
-            return (now[i], _span(u), *more) if i in now else None
+            return (now[i], u.span, *more) if i in now else None
 
         self.pair(lambda k: audio(k, k.id), lambda i, u: audio_of_new(i, u, u.id))
-        self.pair(lambda k: audio(k, _file(k.utterance)), lambda i, u: audio_of_new(i, u, _file(u)))
+        self.pair(lambda k: audio(k, k.utterance.file_name), lambda i, u: audio_of_new(i, u, u.file_name))
         self.pair(lambda k: audio(k) if k.live else None, audio_of_new)
         self.pair(audio, audio_of_new)
 
@@ -174,15 +174,3 @@ def _clash(
             )
         seen[ids[i]] = utterances[i].path
     raise AssertionError("no id is there twice")
-
-
-def _place(utterance: Utterance) -> tuple[str, Seconds | None, Seconds | None]:
-    return utterance.path, utterance.start, utterance.end
-
-
-def _span(utterance: Utterance) -> tuple[Seconds | None, Seconds | None]:
-    return utterance.start, utterance.end
-
-
-def _file(utterance: Utterance) -> str:
-    return os.path.basename(utterance.path)  # noqa: PTH119

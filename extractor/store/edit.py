@@ -136,21 +136,20 @@ def _match(
     def by(key: Callable[[Utterance], Hashable], among: Callable[[Utterance], bool] = bool) -> None:
         pairing.pair(lambda known: key(known[1]) if among(known[1]) else None, lambda _, u: key(u))
 
-    by(lambda u: (u.id, u.path, u.start, u.end))
-    by(lambda u: (u.path, u.start, u.end))
+    by(lambda u: (u.id, u.path, u.span))
+    by(lambda u: (u.path, u.span))
     if None in pairing.found:  # seldom: a million file names take seconds
-        names = Counter(map(_name_and_span, stored.values()))
-        given_names = Counter(map(_name_and_span, given))
+        names = Counter((u.file_name, u.span) for u in stored.values())
+        given_names = Counter((u.file_name, u.span) for u in given)
         # Of several recordings of one file name the ids, if made of it, say too little.
-        by(lambda u: (u.id, u.start, u.end), lambda u: names[_name_and_span(u)] == 1)
-        by(lambda u: (u.id, u.start, u.end, PurePath(u.path).parent.name))
-        by(_name_and_span, lambda u: names[_name_and_span(u)] == given_names[_name_and_span(u)] == 1)
+        by(lambda u: (u.id, u.span), lambda u: names[u.file_name, u.span] == 1)
+        by(lambda u: (u.id, u.span, PurePath(u.path).parent.name))
+        by(
+            lambda u: (u.file_name, u.span),
+            lambda u: names[u.file_name, u.span] == 1 == given_names[u.file_name, u.span],
+        )
     both = list(zip(pairing.found, given, strict=True))
     return {known[0]: u for known, u in both if known}, [u.id for known, u in both if not known]
-
-
-def _name_and_span(utterance: Utterance) -> tuple[str, float | None, float | None]:
-    return utterance.path.rpartition("/")[2], utterance.start, utterance.end
 
 
 def _known(row: ManifestRow, columns: Sequence[str]) -> dict[str, str]:

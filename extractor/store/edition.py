@@ -290,8 +290,12 @@ class RunManifest:
         columns = tuple(columns)
         _check_rows(rows)
         there, others = self._there()
-        known = [_with_former_ids(row, old) for row, old in zip(rows, there.rows, strict=False)]
-        rows = [*known, *rows[len(known) :]]
+        rows = list(rows)
+        for k, (row, old) in enumerate(zip(rows, there.rows, strict=False)):
+            former = old.former  # ids that the line had, which failures in parts carry
+            if old.utterance.id != row.utterance.id:
+                former = (*former, (old.utterance.id, old.batch))
+            rows[k] = row if row.former == former else replace(row, former=former)
         if others:
             if columns != there.columns or rows != there.rows[: len(rows)]:
                 raise StoreError(_EDITED.format(path=self._path))
@@ -340,14 +344,6 @@ class RunManifest:
             )
 
 
-def _with_former_ids(row: ManifestRow, old: ManifestRow) -> ManifestRow:
-    """The row with the ids that its line had, which failures in parts carry."""
-    former = old.former
-    if old.utterance.id != row.utterance.id:
-        former = (*former, (old.utterance.id, old.batch))
-    return row if row.former == former else replace(row, former=former)
-
-
 def _check_rows(rows: Iterable[ManifestRow]) -> None:
     seen: set[str] = set()
     for position, row in enumerate(rows):
@@ -368,7 +364,7 @@ def _differs(there: Lines, rows: Sequence[ManifestRow], columns: tuple[str, ...]
     changed = columns != there.columns
     for old, new in zip(there.rows, rows, strict=False):
         was, now = old.utterance, new.utterance
-        if (was.start, was.end) != (now.start, now.end):
+        if was.span != now.span:
             raise ValueError(f"position {old.position} is cut as {was.id!r}, for good; append the new cut")
         if old.dropped and not new.dropped:
             raise ValueError(f"position {old.position} is dropped, for good; append {now.id!r} anew")
