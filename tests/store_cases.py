@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,14 @@ def lines_of(writer: RunWriter) -> list[ManifestRow]:
     rows = writer.manifest()
     assert rows is not None
     return rows
+
+
+def edited(
+    run: Path, change: Callable[[ManifestRow], ManifestRow], columns: Sequence[str] | None = None
+) -> None:
+    """Change each line of a run's manifest."""
+    with RunWriter.resume(run) as writer:
+        writer.edit_manifest([change(row) for row in lines_of(writer)], columns or writer.columns)
 
 
 def python(code: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from index_cases import LAYER, OTHER_LAYER, clustered, write
-from store_cases import lines_of
+from store_cases import edited
 
 from extractor.commands.store import hser_store
 from extractor.index import Index, IndexStale, build, follow, in_memory
@@ -29,12 +28,6 @@ def x() -> np.ndarray:
 @pytest.fixture
 def run(tmp_path: Path, x: np.ndarray) -> Path:
     return write(tmp_path / "run", x, batch_rows=30)
-
-
-def edited(run: Path, change: Callable[[ManifestRow], ManifestRow]) -> None:
-    with RunWriter.resume(run) as writer:
-        rows = lines_of(writer)
-        writer.edit_manifest([change(row) for row in rows], writer.columns)
 
 
 def with_speaker(row: ManifestRow, speaker: str) -> ManifestRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from store_cases import (
     FRAMES,
     batches,
     content,
+    edited,
     lines_of,
     manifest_of,
     one_row,
@@ -35,17 +35,6 @@ from extractor.types import BatchResult, Failure
 
 def labelled(row: ManifestRow, *labels: str) -> ManifestRow:
     return replace(row, utterance=replace(row.utterance, labels=labels))
-
-
-def edited(
-    run: Path,
-    change: Callable[[ManifestRow], ManifestRow],
-    columns: Sequence[str] = COLUMNS,
-    **opening: object,
-) -> None:
-    with opened(run, **opening) as writer:
-        rows = lines_of(writer)
-        writer.edit_manifest([change(row) for row in rows], columns)
 
 
 @pytest.fixture
@@ -98,7 +87,7 @@ def test_dropped_rows_are_gone_everywhere(tmp_path: Path, dim: dict[str, int]) -
     whole = Store(run)
     failed = {failure.id for failure in whole.errors}
     gone = {whole.ids[1], whole.ids[2], whole.ids[-1], sorted(failed)[0]}
-    edited(run, lambda row: replace(row, dropped=BY_HAND * (row.utterance.id in gone)), dim=dim)
+    edited(run, lambda row: replace(row, dropped=BY_HAND * (row.utterance.id in gone)))
     store = Store(run)
     kept = [k for k, key in enumerate(whole.ids) if key not in gone]
     assert store.ids == [whole.ids[k] for k in kept]
