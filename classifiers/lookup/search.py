@@ -328,9 +328,9 @@ def _choose(store: Store, layer: int | None, pooling: str | None) -> tuple[int, 
     poolings = store.pooled if pooling is None else [pooling]
     if not poolings:
         raise StoreError(f"{store.path}: only frames are stored; extract with a pooling to look things up")
-    layers, _ = store.resolve(layer, poolings[0], frames=True)
-    if poolings[0] not in store.pooled:  # frames are no vectors to compare
+    if poolings[0] not in store.pooled:
         raise SettingsError(f"{store.path}: {unknown('pooling', poolings[0], store.pooled)}")
+    layers, _ = store.resolve(layer, poolings[0])
     stored = [(name, number) for name in poolings for number in layers]
     indexed = [each[:2] for each in list_indexes(store.path) if each[:2] in stored]  # none of a packed file
     choices = indexed or stored

@@ -17,7 +17,6 @@ from extractor.index import Index, IndexStale, build, follow, in_memory
 from extractor.index.generation import HEAD, folder_of
 from extractor.store import Store
 from extractor.store.run_folder import BY_HAND, ManifestRow
-from extractor.store.writer import RunWriter
 
 
 @pytest.fixture
@@ -83,11 +82,10 @@ def test_an_index_that_was_normalised_by_other_speakers_is_refused(
 def test_other_labels_leave_an_index_as_it_is(tmp_path: Path, x: np.ndarray) -> None:
     run = write(tmp_path / "run", x, [f"s{k % 5}" for k in range(len(x))])
     build(run, LAYER, normalisation="speaker")
-    with RunWriter.resume(run) as writer:
-        rows = lines_of(writer)
-        labels = [("joy", "", row.utterance.labels[2], "30") for row in rows]
-        new = [
-            replace(r, utterance=replace(r.utterance, labels=v)) for r, v in zip(rows, labels, strict=True)
-        ]
-        writer.edit_manifest(new, (*writer.columns, "age"))
+
+    def relabelled(row: ManifestRow) -> ManifestRow:
+        labels = ("joy", "", row.utterance.labels[2], "30")
+        return replace(row, utterance=replace(row.utterance, labels=labels))
+
+    edited(run, relabelled, (*Store(run).columns, "age"))
     assert len(Index.open(run, LAYER)) == len(x)
