@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.encoder import batch_encoder, planned_batches
-from benchmarks.harness import arguments, take_turns, write_result
+from benchmarks.harness import arguments, take_turns
 from benchmarks.kernel_cases import torchaudio_masks
-from benchmarks.readme import show
+from benchmarks.readme import publish
 from benchmarks.stand_ins import audio_seconds, speech
 from cuda_kernels.spectral import HOP, N_FFT
 from extractor.augment import (
@@ -169,8 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         corpus = Corpus(speech(args.seconds, Path(scratch)))
     result = measure(args.model, corpus, args.rounds)
-    show("augment", result)
-    write_result("augment", result, args.out)
+    publish("augment", result, args.out)
 
 
 if __name__ == "__main__":

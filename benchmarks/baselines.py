@@ -92,26 +92,26 @@ def transformers_model(
     )
 
 
-def loop(model: Any, files: Sequence[str]) -> float:
-    """File by file in fp32, as in every tutorial."""
-    import soundfile
-    from transformers import Wav2Vec2FeatureExtractor
-
-    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
-    began, seconds = time.perf_counter(), 0.0
-    for file in files:
-        waveform = soundfile.read(file, dtype="float32")[0]
-        inputs = extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(model.device)
-        with torch.no_grad():
-            hidden = model(**inputs, output_hidden_states=True).hidden_states
-        torch.stack([h[0].mean(0) for h in hidden]).cpu()
-        seconds += len(waveform) / SAMPLE_RATE
-    return seconds / (time.perf_counter() - began)
-
-
 def prepare_loop(work: Workload) -> Baseline:
+    """File by file in fp32, as in every tutorial."""
     model = transformers_model(work.model, torch.float32, work.device)
-    return Baseline(lambda: loop(model, work.few), "fp32, file by file", padding_share=0.0)
+
+    def loop() -> float:
+        import soundfile
+        from transformers import Wav2Vec2FeatureExtractor
+
+        extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
+        began, seconds = time.perf_counter(), 0.0
+        for file in work.few:
+            waveform = soundfile.read(file, dtype="float32")[0]
+            inputs = extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(model.device)
+            with torch.no_grad():
+                hidden = model(**inputs, output_hidden_states=True).hidden_states
+            torch.stack([h[0].mean(0) for h in hidden]).cpu()
+            seconds += len(waveform) / SAMPLE_RATE
+        return seconds / (time.perf_counter() - began)
+
+    return Baseline(loop, "fp32, file by file", padding_share=0.0)
 
 
 # --- Batches ------------------------------------------------------------------------------------

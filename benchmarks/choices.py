@@ -21,8 +21,8 @@ import torch
 from benchmarks import breakdown
 from benchmarks.baselines import sdpa
 from benchmarks.encoder import AUDIO, Settings, bare, batch_encoder, planned_batches
-from benchmarks.harness import arguments, replaced, take_turns, write_result
-from benchmarks.readme import show
+from benchmarks.harness import arguments, replaced, take_turns
+from benchmarks.readme import publish
 from benchmarks.stand_ins import audio_seconds, find, label, read
 from extractor.encoders import Model
 from extractor.run.batch import BatchEncoder
@@ -145,8 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "instead": {choice.what: choice.without for choice in CHOICES},
         "rows": rows,
     }
-    show("choices", result)
-    write_result("choices", result, args.out)
+    publish("choices", result, args.out)
 
 
 if __name__ == "__main__":

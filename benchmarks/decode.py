@@ -22,7 +22,7 @@ import soundfile
 import soxr
 
 from benchmarks import harness
-from benchmarks.readme import show
+from benchmarks.readme import publish
 from extractor.audio.decode import DecodeOptions, decode_batch
 from extractor.audio.probe import probe
 from extractor.audio.readers import backends
@@ -101,8 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "libsndfile": soundfile.__libsndfile_version__,
         "rows": rows,
     }
-    show("decode", result)
-    harness.write_result("decode", result, args.out)
+    publish("decode", result, args.out)
     return 0
 
 

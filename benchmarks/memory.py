@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import MIB, arguments, in_child, peak_bytes, write_result
-from benchmarks.readme import show
+from benchmarks.harness import MIB, arguments, in_child, peak_bytes
+from benchmarks.readme import publish
 from benchmarks.stand_ins import write_clips, write_config, write_noise
 from extractor.types import SAMPLE_RATE, Manifest, Seconds, Utterance
 
@@ -171,8 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "long": long,
         "plan": plan,
     }
-    show("memory", result)
-    write_result("memory", result, args.out)
+    publish("memory", result, args.out)
 
 
 if __name__ == "__main__":

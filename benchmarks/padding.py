@@ -21,8 +21,8 @@ from torch import Tensor
 
 from benchmarks.baselines import inside, transformers_model
 from benchmarks.encoder import mean_pooled
-from benchmarks.harness import arguments, write_result
-from benchmarks.readme import show
+from benchmarks.harness import arguments
+from benchmarks.readme import publish
 from benchmarks.stand_ins import speech
 from extractor.encoders import Model
 from extractor.types import SAMPLE_RATE
@@ -69,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         waveforms = speech(60.0, Path(scratch), NUM_CLIPS)
     rows = [measure(name, waveforms) for name in MODELS]
     result = {"clip_seconds": [len(w) / SAMPLE_RATE for w in waveforms], "rows": rows}
-    show("padding", result)
-    write_result("padding", result, args.out)
+    publish("padding", result, args.out)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import arguments, replaced, write_result
-from benchmarks.readme import show
+from benchmarks.harness import arguments, replaced
+from benchmarks.readme import publish
 from benchmarks.stand_ins import speech
 from extractor.encoders import Encoder, Model
 from extractor.encoders.linear import Linear, can_run_int8
@@ -102,8 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     specs = [(name, f"random:{name}") for name in args.models.split(",")] + args.checkpoint
     rows = [measure(name, spec, waveforms) for name, spec in specs]
     result = {"clip_samples": [len(w) for w in waveforms], "rows": rows}
-    show("precision", result)
-    write_result("precision", result, args.out)
+    publish("precision", result, args.out)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.accuracy_tables import accuracy_text, neighbours_text
-from benchmarks.harness import MIB, RESULTS, Columns, Table, number, with_range
+from benchmarks.harness import MIB, RESULTS, Columns, Table, number, with_range, write_result
 
 CHART = Path("docs/speed.svg")
 Result = Mapping[str, Any]  # one result file
@@ -275,6 +275,12 @@ ONE_FILE: dict[str, tuple[str, Callable[[Result], str]]] = {
 def show(name: str, result: Result) -> None:
     """Print the tables of a section on the terminal."""
     print("\n\n".join(make(result).text() for make in SECTIONS[name][1]))
+
+
+def publish(name: str, result: Result, out: Path | None) -> None:
+    """Print a benchmark's tables, and write its result file."""
+    show(name, result)
+    write_result(name, result, out)
 
 
 def section(name: str, folder: Path) -> str:

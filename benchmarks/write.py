@@ -21,8 +21,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from benchmarks.harness import arguments, take_turns, write_result
-from benchmarks.readme import show
+from benchmarks.harness import arguments, take_turns
+from benchmarks.readme import publish
 from extractor.run.pipeline import Committer
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
@@ -120,8 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "hdf5": h5py.version.hdf5_version,
         "speeds": speeds,
     }
-    show("write", result)
-    write_result("write", result, args.out)
+    publish("write", result, args.out)
 
 
 if __name__ == "__main__":
