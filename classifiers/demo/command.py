@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from extractor.commands.options import quiet_libraries, run_command, table_lines
+from extractor.commands.options import quiet_libraries, run_command
+from extractor.errors import InputError
 from extractor.run.interruption import EXIT_INTERRUPTED, stop_on_signals
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from extractor.store import Store
 
 POOLING = "mean,std"
@@ -95,8 +94,7 @@ def demo(
         first = runs / re.sub(r"[^\w.@-]+", "-", f"{name}-{model.strip('./')}")
         embed(corpus, model, first)
     heading("What is stored")
-    click.echo(f"$ hser-store info {first}")
-    info.main([str(first)], standalone_mode=False)
+    invoke("hser-store", info, str(first))
     with open_run(first, incomplete=True) as store:
         if not len(store):
             click.echo("No recording could be embedded, so there are no neighbours to show.")
@@ -108,6 +106,12 @@ def demo(
 
 def heading(text: str) -> None:
     click.echo(f"\n== {text}")
+
+
+def invoke(program: str, command: click.Command, *arguments: str) -> None:
+    """A command of the house, shown as it would be typed."""
+    click.echo(f"$ {shlex.join([program, str(command.name), *arguments])}")
+    command.main(list(arguments), standalone_mode=False)
 
 
 def embed(corpus: str, model: str, out: Path) -> None:
@@ -131,123 +135,51 @@ def embed(corpus: str, model: str, out: Path) -> None:
 # Which recordings sound alike
 
 
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """Recordings of a store, and how near they are to each other: ``[N]`` or ``[N, D]``."""
+def choose_queries(emotions: list[str], speakers: list[str]) -> list[int]:
+    """One recording of each emotion, by different speakers where it can be; without labels a few.
 
-    units: np.ndarray  # float32 [N, D], of length 1
-    ids: list[str]
-    emotions: np.ndarray  # of str, "" where unknown, as in `speakers`
-    speakers: np.ndarray
-
-    @property
-    def parts_speakers(self) -> bool:
-        """Whether neighbours by the same speaker can be left out: at least two are known."""
-        return len(set(self.speakers.tolist()) - {""}) > 1
-
-    @property
-    def voices(self) -> np.ndarray:
-        """int64 ``[N]``: recordings of one voice are no neighbours, since that it is like itself is no answer.
-
-        A recording whose speaker is not known, or that cannot be told from others by it, is a voice of its own.
-        """
-        import numpy as np
-
-        own = np.arange(len(self.ids))
-        if not self.parts_speakers:
-            return own
-        _, codes = np.unique(self.speakers, return_inverse=True)
-        return np.where(self.speakers == "", own + len(own), codes)
-
-    def neighbours(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine ``[N, k]``, descending, and row ``[N, k]``, -1 where there are fewer."""
-        from extractor.index.exact import nearest
-
-        return nearest(self.units, self.units, k, [(self.voices, self.voices)])
-
-    def only(self, rows: np.ndarray) -> Embeddings:
-        ids = [self.ids[row] for row in rows.tolist()]
-        return Embeddings(self.units[rows], ids, self.emotions[rows], self.speakers[rows])
-
-
-def read_embeddings(store: Store) -> Embeddings:
-    """The last layer's poolings side by side, each dimension standardised over the store."""
-    import numpy as np
-
-    from classifiers.data.standardise import standardise
-    from extractor.index.exact import unit
-
-    poolings = [store.load(store.layers[-1], pooling) for pooling in store.poolings]
-    labels = (np.array(store.labels(name), np.str_) for name in ("emotion", "speaker"))
-    return Embeddings(unit(standardise(np.concatenate(poolings, axis=1))), store.ids, *labels)
-
-
-def share_of_same_emotion(recordings: Embeddings) -> tuple[float, float]:
-    """How often the nearest neighbour has the query's emotion, and how often a random one would."""
-    import numpy as np
-
-    emotions, voices = recordings.emotions, recordings.voices
-    _, row = recordings.neighbours(1)
-    same = emotions[row[:, 0]] == emotions
-
-    def alike(*columns: np.ndarray) -> np.ndarray:
-        """Of each recording how many are like it in all of these, itself among them."""
-        _, code, count = np.unique(np.stack(columns), axis=1, return_inverse=True, return_counts=True)
-        return count[code]
-
-    _, emotion = np.unique(emotions, return_inverse=True)
-    chance = (alike(emotion) - alike(emotion, voices)) / (len(voices) - alike(voices))
-    return float(same.mean()), float(chance.mean())
-
-
-def choose_queries(recordings: Embeddings) -> list[int]:
-    """One recording of each emotion, by different speakers where it can be; without labels a few."""
-    import numpy as np
-
-    known = sorted(set(recordings.emotions.tolist()) - {""})[:MAX_QUERIES]
-    count = len(recordings.ids)
+    Where several speakers are known, of the recordings whose speaker is.
+    """
+    others = parts_speakers(speakers)
+    rows = [row for row, speaker in enumerate(speakers) if speaker or not others]
+    known = sorted({emotions[row] for row in rows} - {""})[:MAX_QUERIES]
     if not known:
-        return np.linspace(0, count - 1, min(4, count)).astype(int).tolist()
+        count = min(4, len(rows))
+        return [rows[k * (len(rows) - 1) // max(count - 1, 1)] for k in range(count)]
     # Corpora are often in the order of their speakers: further on for each emotion is someone else.
-    rows = [np.flatnonzero(recordings.emotions == emotion) for emotion in known]
-    return [int(of_emotion[i * len(of_emotion) // len(known)]) for i, of_emotion in enumerate(rows)]
+    of_each = [[row for row in rows if emotions[row] == emotion] for emotion in known]
+    return [of[k * len(of) // len(known)] for k, of in enumerate(of_each)]
+
+
+def parts_speakers(speakers: list[str]) -> bool:
+    """Whether neighbours by the same speaker can be left out: at least two are known."""
+    return len(set(speakers) - {""}) > 1
 
 
 def show_neighbours(store: Store) -> None:
-    """Print the nearest neighbours of a few recordings, and how many have the same emotion."""
-    import numpy as np
+    """Neighbours of a few recordings, and how well neighbours tell the emotion, by ``hser-lookup``."""
+    from classifiers.commands.lookup import evaluate, search
 
-    found = read_embeddings(store)
     heading("Which recordings sound alike")
-    others = " by other speakers" if found.parts_speakers else ""
-    click.echo(
-        f"Nearest{others} by cosine, on {' and '.join(store.poolings)} of layer {store.layers[-1]}"
-        f" ({store.settings['model']}), each dimension standardised."
-    )
-    if not found.parts_speakers:
+    emotions, speakers = store.labels("emotion"), store.labels("speaker")
+    others = parts_speakers(speakers)
+    if not others:
         click.echo("Fewer than two speakers are known, so neighbours may be by the same speaker.")
-    cosine, row = found.neighbours(NUM_NEIGHBOURS)
-    lines = [("recording", "emotion", "speaker", "cosine")]
-    for query in choose_queries(found):
-        near = [(n, f"  {found.ids[n]}", f"{c:6.3f}") for n, c in zip(row[query], cosine[query], strict=True)]
-        for n, name, shown in [(query, found.ids[query], ""), *(each for each in near if each[0] >= 0)]:
-            lines.append((name, found.emotions[n] or "-", found.speakers[n] or "-", shown))
-    click.echo("\n".join(table_lines(lines)))
-    known = found.only(np.flatnonzero(found.emotions != ""))
-    num_emotions = len(set(known.emotions.tolist()))
-    if num_emotions < 2:
+    run, layer, pooling = str(store.path), str(store.layers[-1]), store.pooled[0]
+    rows = [word for row in choose_queries(emotions, speakers) for word in ("--row", store.ids[row])]
+    apart = ["--exclude-own-speaker"] if others else []
+    where = ["--layer", layer, "--pooling", pooling, "--k", str(NUM_NEIGHBOURS)]
+    invoke("hser-lookup", search, run, *rows, *where, *apart)
+    # Standardised for each group that is left out: of single recordings that would take very long.
+    leave_out = ["speaker", "--normalisation", "standard"] if others else ["id"]
+    options = ["--layers", layer, "--pooling", pooling, "--no-duplicates", "--leave-out", *leave_out]
+    try:
+        invoke("hser-lookup", evaluate, run, *options)
+    except InputError as error:  # too few emotions, or speakers, to tell apart
         click.echo(
-            f"\n{'One emotion is' if num_emotions else 'No emotions are'} labelled, so there is no share of"
-            " matching neighbours to give. Labels come\nfrom the file names of known corpora, from folders"
-            " named for emotions, or from a column `emotion`."
+            f"{error}\nLabels come from the file names of known corpora, from folders named for emotions, or"
+            " from a column `emotion`."
         )
-        return
-    share, chance = share_of_same_emotion(known)
-    others = " by another speaker" if known.parts_speakers else ""
-    click.echo(
-        f"\nOf {len(known.ids):,} recordings {share:.0%} have a nearest neighbour{others} with the same emotion"
-        f" ({chance:.0%} by chance)."
-    )
 
 
 if __name__ == "__main__":
