@@ -10,6 +10,10 @@ classes of one speaker alone are often too few for a recall of each.
     precision@k   mean share of a row's neighbours that have its emotion
 
 Exact search, one layer in memory at a time.
+
+Near-duplicates are recordings of different files with all but the same embedding. Corpora leak: a file is
+there twice, or a segment in two parts of a dialogue. Where the two stand in different groups, training on
+one and testing on the other measures memory.
 """
 
 from __future__ import annotations
@@ -26,16 +30,17 @@ from classifiers.data.label_maps import as_classes
 from classifiers.data.runs import column_of, encoder_words, missing_notes, open_run
 from classifiers.data.standardise import standardise
 from classifiers.lookup.hits import NO_VOTE, check_vote, vote
-from classifiers.lookup.near_duplicates import THRESHOLD, NearDuplicates, find_near_duplicates
 from classifiers.results.metrics import CAUTION
 from extractor.errors import InputError, SettingsError, unknown
-from extractor.index.exact import Groups, nearest, unit
+from extractor.index.exact import Groups, nearest, similar_pairs, unit
 from extractor.inputs.corpora.words import is_missing, known, parse_renames
 from extractor.store import Store
 from extractor.store.where import factor
 
 GROUP_COLUMNS = ("id", "path")  # beside the labels: leave one recording, or one file, out
 NORMALISATIONS = ("none", "standard", "group")  # see `_normalised`
+THRESHOLD = 0.999  # cosine of near-duplicates
+PAIRS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,32 @@ class LayerScore:
     weighted_f1: float
     precision_at_k: float
     recall: dict[str, float]  # of each emotion
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two rows of different files."""
+
+    ids: tuple[str, str]
+    paths: tuple[str, str]
+    similarity: float  # cosine
+    emotions: tuple[str, str]
+    groups: tuple[str, str]
+    same_audio: bool  # sample for sample
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicates:
+    """Pairs above the threshold, counted; the most similar of them are shown."""
+
+    layer: int
+    threshold: float
+    pairs: int
+    recordings: int  # in any pair
+    across_groups: int  # pairs whose two groups differ: these leak when a group is left out
+    other_emotion: int  # pairs whose emotions differ: a label is wrong, or the embedding blind to it
+    same_audio: int  # pairs of the same audio, sample for sample, whatever the embedding
+    shown: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,3 +309,56 @@ def _normalised(name: str, vectors: np.ndarray, group: np.ndarray) -> Iterator[t
         own = group == code
         vectors[own] = standardise(vectors[own])
     yield np.arange(len(vectors)), unit(vectors)
+
+
+def find_near_duplicates(
+    store: Store,
+    layer: int,
+    pooling: str | None = None,
+    group: str = "speaker",
+    threshold: float = THRESHOLD,
+) -> NearDuplicates:
+    """Pairs of rows of different files with a cosine above ``threshold``, all but augmented copies.
+
+    As many products as there are pairs of rows, a block at a time. ``group`` names a label, "id" or
+    "path". `PAIRS_KEPT` pairs are shown, those of the same audio first.
+    """
+    rows = np.flatnonzero(store.clean)
+    emotion, of_group = store.labels("emotion"), column_of(store, group)
+    path, audio, emotion_code, group_code = (
+        factor(np.array(values, object)[rows])[1]
+        for values in (store.paths, store.checksums, emotion, of_group)
+    )
+    counts = np.zeros(4, np.int64)  # pairs, across groups, of other emotion, of the same audio
+    involved = np.zeros(len(rows), bool)
+    best: list[tuple[bool, float, int, int]] = []  # same audio, similarity, and the pair in `rows`
+    for i, j, similarity in similar_pairs(unit(store.load_rows(rows, layer, pooling)), threshold):
+        i, j, similarity = (each[path[i] != path[j]] for each in (i, j, similarity))
+        same_audio = audio[i] == audio[j]
+        counts += [
+            len(i),
+            (group_code[i] != group_code[j]).sum(),
+            (emotion_code[i] != emotion_code[j]).sum(),
+            same_audio.sum(),
+        ]
+        involved[i] = involved[j] = True
+        first = np.lexsort((j, i, -similarity, ~same_audio))[:PAIRS_KEPT]
+        best += zip(*(each[first].tolist() for each in (same_audio, similarity, i, j)), strict=True)
+        best = sorted(best, key=lambda pair: (not pair[0], -pair[1], *pair[2:]))[:PAIRS_KEPT]
+    columns = (store.ids, store.paths, emotion, of_group)
+    shown = []
+    for same, cosine, *pair in best:
+        a, b = rows[pair].tolist()
+        ids, paths, emotions, groups = ((values[a], values[b]) for values in columns)
+        shown.append(Pair(ids, paths, cosine, emotions, groups, same))
+    pairs, across_groups, other_emotion, num_same = counts.tolist()
+    return NearDuplicates(
+        layer=layer,
+        threshold=threshold,
+        pairs=pairs,
+        recordings=int(involved.sum()),
+        across_groups=across_groups,
+        other_emotion=other_emotion,
+        same_audio=num_same,
+        shown=tuple(shown),
+    )

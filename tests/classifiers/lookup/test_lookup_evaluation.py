@@ -13,8 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from classifiers.charts.plots import write_chart
-from classifiers.lookup.evaluation import evaluate
-from classifiers.lookup.near_duplicates import PAIRS_KEPT, find_near_duplicates
+from classifiers.lookup.evaluation import PAIRS_KEPT, evaluate, find_near_duplicates
 from extractor import InputError, SettingsError, Store, StoreError, extract
 from tests.classifier_cases import clustered, write_embeddings
 
