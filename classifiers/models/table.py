@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from classifiers.models.torch import parameters
 from extractor.errors import SettingsError, unknown
 
 if TYPE_CHECKING:
@@ -141,32 +142,31 @@ def defaults_lines() -> list[str]:
     return [*lines, *line("", f"{networks}, where nothing else is said:", _TRAINING)]
 
 
-# Those of every network; `superb` has SUPERB's own.
-_TRAINING: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "weight_decay": 0.0,
-    "batch_size": 32,
-    "max_epochs": 100,
-    "patience": 10,
-    "plateau_patience": 4,
-    "plateau_factor": 0.5,
-    "clip": 1.0,
-    "monitor": "val_loss",
-    "validation": 0.1,
-    "standardise": True,
-    "dtype": "fp32",
-}
+def _defaults(of: type[parameters.Training]) -> dict[str, Any]:
+    """A network's own first; without seed and device, and what all networks leave to None."""
+    every = {each.name: each.default for each in fields(of)}
+    common = {each.name: each.default for each in fields(parameters.Training)}
+    hidden = {"random_state", "device", *(name for name in common if common[name] is every[name] is None)}
+    names = sorted(every, key=lambda name: (name in common) + (common.get(name, name) is None))
+    return {name: every[name] for name in names if name not in hidden}
+
+
+_TRAINING = _defaults(parameters.Training)
 _LEARNING_RATE = Range(1e-5, 1e-2, log=True)
 
 
 def _network(
-    name: str, estimator: str, reads: str, defaults: Params, space: Space | None = None, **more: Any
+    name: str,
+    reads: str,
+    of: type[parameters.Training],
+    space: Space | None = None,
+    **more: Any,
 ) -> Classifier:
     """A row of `classifiers.models.torch`."""
     return Classifier(
         name,
-        f"classifiers.models.torch.models.{estimator}",
-        dict(defaults),
+        f"classifiers.models.torch.models.{of.__name__}",
+        _defaults(of),
         reads,
         grid={"learning_rate": (1e-4, 1e-3)},
         space={"learning_rate": _LEARNING_RATE, "dropout": Range(0.0, 0.6)} if space is None else space,
@@ -250,43 +250,12 @@ _ROWS = (
         grid={"min_samples_leaf": (1, 2, 4), "max_features": ("sqrt", 0.1)},
         space={"min_samples_leaf": Range(1, 10, whole=True), "max_features": Range(0.01, 0.5, log=True)},
     ),
-    _network("mlp", "Mlp", POOLED, {"hidden": 256, "num_hidden": 1, "dropout": 0.3, **_TRAINING}),
-    _network(
-        "layer-weights",
-        "LayerWeights",
-        LAYERS,
-        {"head": "linear", "hidden": 256, "dropout": 0.3, "layer_learning_rate": 1e-2, **_TRAINING},
-    ),
-    _network(
-        "bilstm",
-        "BiLstm",
-        FRAMES,
-        {"hidden": 256, "num_layers": 2, "dense": 128, "dropout": 0.3, "pooling": "mean", **_TRAINING},
-    ),
-    _network(
-        "attentive-stats",  # Okabe et al. 2018
-        "AttentiveStats",
-        FRAMES,
-        {"hidden": 256, "attention": 128, "dropout": 0.3, **_TRAINING},
-    ),
-    _network(
-        "superb",  # SUPERB, Yang et al. 2021: emotion recognition
-        "Superb",
-        LAYERS,
-        {
-            "projection": 256,
-            **_TRAINING,
-            "learning_rate": 1e-4,
-            "max_epochs": None,
-            "max_steps": 30_000,
-            "patience": None,
-            "plateau_patience": None,
-            "monitor": "val_ua",
-            "standardise": False,
-        },
-        {"learning_rate": _LEARNING_RATE},
-        means_of_frames=True,
-    ),
+    _network("mlp", POOLED, parameters.Mlp),
+    _network("layer-weights", LAYERS, parameters.LayerWeights),
+    _network("bilstm", FRAMES, parameters.BiLstm),
+    _network("attentive-stats", FRAMES, parameters.AttentiveStats),  # Okabe et al. 2018
+    # SUPERB, Yang et al. 2021: emotion recognition
+    _network("superb", LAYERS, parameters.Superb, {"learning_rate": _LEARNING_RATE}, means_of_frames=True),
 )
 
 CLASSIFIERS = {each.name: each for each in _ROWS}

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifiers.models.torch.inputs import Inputs, Split, batches, passes
+from classifiers.models.torch.parameters import Training as Parameters
 from extractor.errors import SettingsError
 
 # In one forward and backward pass: 1.3 GB in the BiLSTM's (80 kB a frame, measured on a CPU in fp32).
@@ -26,30 +26,6 @@ from extractor.errors import SettingsError
 MAX_FRAMES = 16_384
 
 Progress = Callable[[dict[str, float]], None]  # told of each epoch: its row of the history
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class TrainingParameters:
-    """How to train: parameters that all networks have. `models.CHECKS` says what each may be."""
-
-    random_state: int = 0
-    learning_rate: float = 1e-3
-    layer_learning_rate: float | None = None  # of the weights over layers; None: as the rest
-    weight_decay: float = 0.0
-    batch_size: int = 32  # recordings in one update
-    max_epochs: int | None = 100
-    max_steps: int | None = None
-    max_seconds: float | None = None
-    patience: int | None = 10  # epochs without a better one before training stops
-    plateau_patience: int | None = 4  # and before the learning rate is lowered
-    plateau_factor: float = 0.5
-    clip: float | None = 1.0  # norm of the gradient
-    monitor: str = "val_loss"  # or "val_ua": what the best epoch is told by
-    validation: float = 0.1  # share of the training rows; 0: none, and no early stopping
-    class_weight: str | None = None  # "balanced": classes count alike, whatever their size
-    standardise: bool = True
-    device: str = "auto"
-    dtype: str = "fp32"  # or "bf16" (autocast: weights and their sums stay fp32), or "auto"
 
 
 class Training:
@@ -65,7 +41,7 @@ class Training:
         inputs: Inputs,
         targets: np.ndarray,
         split: Split,
-        parameters: TrainingParameters,
+        parameters: Parameters,
         dtype: str,
     ) -> None:
         """``network``: on its device, gives logits ``[B, C]``; ``targets``: class codes, int64 ``[N]``."""

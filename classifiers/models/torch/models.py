@@ -1,14 +1,12 @@
 """The networks as scikit-learn estimators: what they have in common, and a row of `MODELS` each.
 
-Parameters are keyword-only dataclass fields, so that ``get_params``, ``set_params`` and ``clone`` see
-them all. They are checked in `fit`, by name.
+Their parameters stand in `classifiers.models.torch.parameters`; they are checked in `fit`, by name.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,7 +15,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from classifiers.models.torch.fitting import Progress, Training, TrainingParameters, logits, seeded
+from classifiers.models.torch import parameters
+from classifiers.models.torch.fitting import Progress, Training, logits, seeded
 from classifiers.models.torch.inputs import Inputs, frames_of, pooled, split_validation, time_means
 from classifiers.models.torch.networks import (
     AttentiveStatsNetwork,
@@ -28,61 +27,14 @@ from classifiers.models.torch.networks import (
     SuperbNetwork,
     lstm_runs_in_bf16,
 )
-from extractor.augment.parameters import Flag, Kind, Number, OrNone, Whole
 from extractor.encoders import resolve_device, resolve_dtype
 from extractor.errors import InputError, SettingsError, unknown
 
-_POSITIVE = Number(0, above=True)
-
-CHECKS: Mapping[str, Kind] = {
-    "random_state": Whole(0),
-    "learning_rate": _POSITIVE,
-    "layer_learning_rate": OrNone(_POSITIVE),
-    "weight_decay": Number(0),
-    "batch_size": Whole(1),
-    "max_epochs": OrNone(Whole(1)),
-    "max_steps": OrNone(Whole(1)),
-    "max_seconds": OrNone(_POSITIVE),
-    "patience": OrNone(Whole(1)),
-    "plateau_patience": OrNone(Whole(0)),
-    "plateau_factor": Number(0, 1, above=True, below=True),
-    "clip": OrNone(_POSITIVE),
-    "validation": Number(0, 0.5, words="a share from 0 to 0.5"),
-    "standardise": Flag("True or False"),
-    "hidden": Whole(1),
-    "num_hidden": Whole(0),
-    "num_layers": Whole(1),
-    "dense": Whole(1),
-    "attention": Whole(1),
-    "projection": Whole(1),
-    "dropout": Number(0, 1, below=True),
-}
-CHOICES: Mapping[str, tuple[Any, ...]] = {
-    "monitor": ("val_loss", "val_ua"),
-    "class_weight": (None, "balanced"),
-    "dtype": ("auto", "fp32", "bf16"),
-    "pooling": ("last", "mean"),
-    "head": ("linear", "mlp"),
-}
 RECORDINGS_AT_ONCE = 256  # whose frames prediction has in memory
 _FITTED = ("history", "best_epoch", "stopped", "num_steps", "validation")  # attributes that a file keeps
 
 
-def check_parameters(model: str, params: Mapping[str, Any]) -> None:
-    """Raises SettingsError for the first parameter that cannot work, by name; ``device`` is not checked."""
-    for name, value in params.items():
-        if name in CHECKS and not CHECKS[name].holds(value):
-            raise SettingsError(f"{model}: {name}={value!r} must be {CHECKS[name].expected}")
-        if name in CHOICES and value not in CHOICES[name]:
-            raise SettingsError(f"{model}: {unknown(name, str(value), list(map(str, CHOICES[name])))}")
-    if all(params[name] is None for name in ("max_epochs", "max_steps", "max_seconds", "patience")):
-        raise SettingsError(
-            f"{model}: training would never end; give max_epochs, max_steps, max_seconds or patience"
-        )
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class TorchClassifier(ClassifierMixin, TrainingParameters, BaseEstimator):
+class TorchClassifier(ClassifierMixin, parameters.Training, BaseEstimator):
     """Parameters of training, and scikit-learn's methods.
 
     After `fit`: ``classes_``; ``history_``, a dict an epoch (epoch, train_loss, val_loss, val_ua, lr;
@@ -112,7 +64,7 @@ class TorchClassifier(ClassifierMixin, TrainingParameters, BaseEstimator):
             SettingsError: a parameter, by name; training diverged.
             InputError: shapes, NaN, lengths that differ, fewer than two classes.
         """
-        check_parameters(self.name, self.get_params())
+        parameters.check(self.name, self.get_params())
         inputs = self._inputs(X)
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         num_rows = len(inputs.lengths)
@@ -216,13 +168,8 @@ class TorchClassifier(ClassifierMixin, TrainingParameters, BaseEstimator):
         return dtype if runs else "fp32"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Mlp(TorchClassifier):
+class Mlp(parameters.Mlp, TorchClassifier):
     """Dense layers with dropout on pooled rows float32 ``[N, D]``."""
-
-    hidden: int = 256
-    num_hidden: int = 1  # hidden layers; 0: logistic regression
-    dropout: float = 0.3
 
     name: ClassVar[str] = "mlp"
 
@@ -233,19 +180,12 @@ class Mlp(TorchClassifier):
         return PooledNetwork(shape, [self.hidden] * self.num_hidden, self.dropout, num_classes)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class LayerWeights(TorchClassifier):
+class LayerWeights(parameters.LayerWeights, TorchClassifier):
     """Learned softmax weights over layers on pooled rows float32 ``[N, L, D]``, then a head.
 
     Standardised layer by layer, so that the weights compare what layers tell and not how large their
-    values are. The weights take larger steps than the head (``layer_learning_rate``): at the head's
-    rate they would still be near to equal when the head has learned what there is.
+    values are.
     """
-
-    head: str = "linear"  # or "mlp"
-    hidden: int = 256  # of the mlp
-    dropout: float = 0.3  # of the mlp
-    layer_learning_rate: float | None = 1e-2
 
     name: ClassVar[str] = "layer-weights"
 
@@ -257,26 +197,13 @@ class LayerWeights(TorchClassifier):
         return PooledNetwork(shape, hidden, self.dropout, num_classes)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Superb(TorchClassifier):
+class Superb(parameters.Superb, TorchClassifier):
     """SUPERB's emotion head (Yang et al. 2021): softmax weights over layers, linear, mean, linear.
 
     ``X``: frames of all layers, a sequence of float32 ``[T, L, D]``, or their means over time
     ``[N, L, D]``, which give the same model exactly (see `SuperbNetwork`). Either way a recording costs
     ``L x D`` values of memory, and pooled stores will do.
-
-    The defaults are the benchmark's: Adam 1e-4, gradients of 8 batches of 4 added (one update of 32
-    recordings), 30,000 updates, clip 1, inputs as they are, the best weights on the validation rows.
     """
-
-    projection: int = 256
-    learning_rate: float = 1e-4
-    max_epochs: int | None = None
-    max_steps: int | None = 30_000
-    patience: int | None = None
-    plateau_patience: int | None = None
-    monitor: str = "val_ua"
-    standardise: bool = False
 
     name: ClassVar[str] = "superb"
 
@@ -287,7 +214,6 @@ class Superb(TorchClassifier):
         return SuperbNetwork(shape, self.projection, num_classes)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
 class FrameClassifier(TorchClassifier):
     """``X``: a sequence of float32 ``[T, D]``, a list, or anything that reads a recording when asked.
 
@@ -302,15 +228,8 @@ class FrameClassifier(TorchClassifier):
             yield [X[i] for i in range(start, min(start + RECORDINGS_AT_ONCE, len(X)))]
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class BiLstm(FrameClassifier):
+class BiLstm(parameters.BiLstm, FrameClassifier):
     """Two-layer bidirectional LSTM and a dense layer, on 120-dimensional MFCC as a rule."""
-
-    hidden: int = 256  # of each direction
-    num_layers: int = 2
-    dense: int = 128
-    dropout: float = 0.3
-    pooling: str = "mean"  # of the states over time; or the "last" state of either direction
 
     name: ClassVar[str] = "bilstm"
     recurrent: ClassVar[bool] = True
@@ -321,13 +240,8 @@ class BiLstm(FrameClassifier):
         )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class AttentiveStats(FrameClassifier):
+class AttentiveStats(parameters.AttentiveStats, FrameClassifier):
     """Attentive statistics pooling (Okabe et al. 2018): weighted mean and deviation of frames, linear."""
-
-    hidden: int = 256
-    attention: int = 128
-    dropout: float = 0.3
 
     name: ClassVar[str] = "attentive-stats"
 
@@ -350,7 +264,7 @@ def from_state(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Torch
         raise InputError(unknown("model", name, MODELS))
     try:
         made = MODELS[name](**plain["params"])
-        check_parameters(name, made.get_params())
+        parameters.check(name, made.get_params())
         made.classes_ = np.array(plain["classes"])
         for attribute in _FITTED:
             setattr(made, f"{attribute}_", plain[attribute])

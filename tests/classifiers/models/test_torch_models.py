@@ -19,8 +19,9 @@ from sklearn.model_selection import cross_val_score
 
 from classifiers.models.torch import fitting as fitting_module
 from classifiers.models.torch.inputs import batches, split_validation
-from classifiers.models.torch.models import CHECKS, MODELS, Mlp, from_state
+from classifiers.models.torch.models import MODELS, Mlp, from_state
 from classifiers.models.torch.networks import lstm_runs_in_bf16
+from classifiers.models.torch.parameters import CHECKS
 from extractor.errors import InputError, SettingsError
 
 # Probabilities in fp32: a few hundred products summed in another order, each within 6e-8 of itself.
