@@ -147,7 +147,7 @@ def stability(run: str, pooling: str | None, layers: str, incomplete: bool, out:
 
 def _check_out(out: str | None) -> None:
     """Before anything is computed."""
-    from classifiers.training.outputs import refuse_results
+    from classifiers.training.config import refuse_results
 
     if out is not None:
         refuse_results(out)

@@ -123,9 +123,9 @@ def command(
 
 
 def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, tell: Any) -> None:
+    from classifiers.training.config import model_config, refuse_foreign, refuse_other_settings
     from classifiers.training.experiment import open_features, run_experiment, train_on_all
     from classifiers.training.model_folder import write_model
-    from classifiers.training.outputs import model_config, refuse_foreign, refuse_other_settings
 
     if out is not None:  # now: training may take hours
         refuse_foreign(out)
@@ -147,7 +147,7 @@ def _train(experiment: Experiment, out: str | None, projection: str | None, forc
 
 def _study(experiment: Experiment, out: str | None, force: bool, tell: Any) -> None:
     from classifiers.studies.layers import run_layer_study, study_config
-    from classifiers.training.outputs import refuse_other_settings, refuse_results
+    from classifiers.training.config import refuse_other_settings, refuse_results
 
     if out is not None:
         refuse_results(out)

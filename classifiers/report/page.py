@@ -15,7 +15,7 @@ import numpy as np
 from classifiers.charts.style import marks_of
 from classifiers.report.contents import ModelContents, read_contents
 from classifiers.report.sections import body
-from classifiers.training.outputs import refuse_results
+from classifiers.training.config import refuse_results
 from extractor.errors import SettingsError
 from extractor.store.aside import aside, writable
 

@@ -3,9 +3,8 @@
 corpus_map   the rows that are drawn, and where; places a query on the same map
 audio        a row's own recording, as a browser plays it
 uploads      a recording that was sent: bounded, looked up, never kept
-guard        who may ask: the host's own name, the page's own origin; security headers
+guard        who may ask: the host's own name, the page's own origin; security headers; in which time
 app          the routes; needs the extra ``serve``
-connection   bounds the time in which a request has to come
 server       checks that the extra is there, loads what takes long, and runs the app
 static/      the page itself: one HTML file, CSS and JS modules, no build step; colours: ../report/static/
 """

@@ -73,7 +73,7 @@ def server_of(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """uvicorn, with a bound on every request's time."""
     import uvicorn
 
-    from classifiers.service.connection import BoundedProtocol
+    from classifiers.service.guard import BoundedProtocol
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ from classifiers.data.features import Features
 from classifiers.data.runs import NOT_RECORDED, encoder_words
 from classifiers.results.result import Result
 from classifiers.training.config import GATE, Experiment
-from classifiers.training.fusion import PRIOR
+from classifiers.training.learner import PRIOR
 from classifiers.training.protocols import about
 
 BY_TRAINING_ROWS = "standardised by the training rows"

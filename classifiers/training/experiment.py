@@ -22,8 +22,19 @@ from classifiers.results.metrics import Predictions, unweighted_accuracy
 from classifiers.results.result import FoldInfo, Result
 from classifiers.training.conditions import resolved_config, used_values
 from classifiers.training.config import CONCAT, GATE, Experiment
-from classifiers.training.fusion import PRIOR, FusedClassifier, fused, mixture_weights
-from classifiers.training.learner import FitProgress, Learner, Say, Setting, Splits, learned_weights, take
+from classifiers.training.learner import (
+    PRIOR,
+    FitProgress,
+    FusedClassifier,
+    Learner,
+    Say,
+    Setting,
+    Splits,
+    fused,
+    learned_weights,
+    mixture_weights,
+    take,
+)
 from classifiers.training.protocols import (
     PROTOCOLS,
     Fold,

@@ -48,10 +48,8 @@ from classifiers.results.files import (
 from classifiers.results.metrics import confusion_matrix
 from classifiers.results.result import METRICS_FILE, Result
 from classifiers.training.conditions import conditions_of
-from classifiers.training.config import read_yaml
-from classifiers.training.fusion import FusedClassifier
-from classifiers.training.learner import aligned, learned_weights
-from classifiers.training.outputs import refuse_foreign
+from classifiers.training.config import read_yaml, refuse_foreign
+from classifiers.training.learner import FusedClassifier, aligned, learned_weights
 from extractor.errors import SettingsError, StoreError
 
 FORMAT = 1

@@ -24,8 +24,7 @@ from classifiers.studies.layers import run_layer_study
 from classifiers.training.conditions import conditions_of
 from classifiers.training.config import Experiment, experiment_from
 from classifiers.training.experiment import open_features, run_experiment, train_on_all
-from classifiers.training.fusion import PRIOR, FusedClassifier, mixture_weights
-from classifiers.training.learner import FitProgress
+from classifiers.training.learner import PRIOR, FitProgress, FusedClassifier, mixture_weights
 from classifiers.training.protocols import make_folds
 from extractor.errors import InputError, SettingsError
 from tests.classifier_cases import Corpus, corpus, write_run

@@ -27,10 +27,9 @@ from classifiers.models.files import TYPES
 from classifiers.models.table import CLASSIFIERS, LAYERS
 from classifiers.results.files import folder_aside, settled
 from classifiers.results.result import Result
-from classifiers.training.config import Experiment, experiment_from
+from classifiers.training.config import Experiment, experiment_from, refuse_foreign
 from classifiers.training.experiment import open_features
 from classifiers.training.model_folder import MODEL, Model, load_model, write_model
-from classifiers.training.outputs import refuse_foreign
 from extractor import SettingsError, StoreError
 
 
