@@ -146,12 +146,14 @@ def _train(experiment: Experiment, out: str | None, projection: str | None, forc
 
 
 def _study(experiment: Experiment, out: str | None, force: bool, tell: Any) -> None:
-    from classifiers.studies.layers import run_layer_study, study_config
+    from classifiers.studies.layers import read_study, run_layer_study
     from classifiers.training.config import refuse_other_settings, refuse_results
 
     if out is not None:
         refuse_results(out)
-        refuse_other_settings(out, None if force else study_config(out), replace(experiment, layer="each"))
+        there = None if force else read_study(out, "overwrite it with --force")
+        settings = None if there is None else there.config | {"used": there.used}
+        refuse_other_settings(out, settings, replace(experiment, layer="each"))
     study = run_layer_study(experiment, tell)
     click.echo("\n".join(study_lines(study)))
     if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,8 +12,8 @@ from classifiers.charts.projection import FILE as PROJECTION
 from classifiers.charts.projection import Picture, read_projection
 from classifiers.results.files import settled
 from classifiers.results.result import Result
-from classifiers.studies.layers import NAME as STUDY
-from classifiers.training.conditions import Conditions, conditions, conditions_of
+from classifiers.studies.layers import LayerStudy, read_study
+from classifiers.training.conditions import Conditions, conditions_of
 from classifiers.training.config import read_yaml
 from classifiers.training.model_folder import (
     CONFIG,
@@ -40,24 +39,10 @@ class ModelContents:
     layer_weights: list[float] | None  # of the saved model, where it has learned any
 
 
-@dataclass(frozen=True, slots=True)
-class StudyContents:
-    """A layer study, as `classifiers.studies.layers` writes it."""
-
-    name: str
-    path: str
-    values: Mapping[str, Any]
-
-    @property
-    def conditions(self) -> Conditions:
-        used = self.values.get("used", {})  # an earlier version wrote none
-        return conditions(self.values["config"], used, speaker_dependent=self.values["speaker_dependent"])
-
-
 def read_contents(
     folders: Sequence[str | PathLike[str]], incomplete: bool = False
-) -> tuple[list[ModelContents], list[StudyContents]]:
-    """Models and studies, in the order in which they are named; a folder may hold both.
+) -> tuple[list[ModelContents], dict[str, LayerStudy]]:
+    """Models, and studies by name, in the order in which they are named; a folder may hold both.
 
     Raises StoreError for a folder that holds neither, is damaged, or is of a run that was not finished,
     unless ``incomplete``; InputError for one named twice.
@@ -67,16 +52,17 @@ def read_contents(
     for number, path in enumerate(paths):
         if resolved[number] in resolved[:number]:
             raise InputError(f"{path}: is named twice")
-    models, studies = [], []
+    models: list[ModelContents] = []
+    studies: dict[str, LayerStudy] = {}
+    lacking_studies: dict[str, list[str]] = {}
     for path, name in zip(paths, _names(resolved), strict=True):
         at = settled(path)
-        study = at / f"{STUDY}.json"
-        if study.is_file():
-            studies.append(StudyContents(name, str(path), _read_study(study)))
-        if not study.is_file() or (at / "model.json").is_file():
+        study = read_study(at)
+        if study is not None:
+            studies[name], lacking_studies[str(path)] = study, study.incomplete
+        if study is None or (at / "model.json").is_file():
             models.append(_read_model(path, name))
-    lacking = {model.path: model.result.incomplete for model in models}
-    lacking |= {study.path: study.values.get("incomplete", []) for study in studies}
+    lacking = {model.path: model.result.incomplete for model in models} | lacking_studies
     for where, what in lacking.items():
         if what and not incomplete:
             raise StoreError(
@@ -101,17 +87,6 @@ def _read_model(path: Path, name: str) -> ModelContents:
         conditions_of(result, origins),
         read_layer_weights(at),
     )
-
-
-def _read_study(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        for score in values["scores"]:
-            tuple(score[key] for key in ("pooling", "layer", "UA", "low", "high"))
-        tuple(values[key] for key in ("classes", "config", "num_tested", "speaker_dependent", "caution"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: not readable as a layer study ({error!r}); make it again") from error
-    return values
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from classifiers.charts import plots
 from classifiers.charts.projection import TITLES as METHODS
 from classifiers.charts.results import TITLES, charts_of
 from classifiers.data.source import CLEAN, Source
-from classifiers.report.contents import ModelContents, StudyContents
+from classifiers.report.contents import ModelContents
 from classifiers.report.markup import (
     NOTHING,
     Html,
@@ -30,6 +30,8 @@ from classifiers.report.markup import (
 )
 from classifiers.results.metrics import CAUTION, unweighted_accuracy
 from classifiers.results.result import mean_by_class
+from classifiers.studies.layers import CAUTION as STUDY_CAUTION
+from classifiers.studies.layers import LayerStudy
 from classifiers.training.config import WRITTEN
 from classifiers.training.model_folder import Origin
 from classifiers.training.protocols import about
@@ -52,10 +54,10 @@ MCNEMAR = (
 )
 
 
-def body(models: Sequence[ModelContents], studies: Sequence[StudyContents], command: Sequence[str]) -> Html:
+def body(models: Sequence[ModelContents], studies: Mapping[str, LayerStudy], command: Sequence[str]) -> Html:
     """All of the page that is to be read."""
     links = [tag("a", "Figures", href="#figures")] if models else []
-    links += [tag("a", study.name + ", layers", href=f"#study-{k}") for k, study in enumerate(studies)]
+    links += [tag("a", name + ", layers", href=f"#study-{k}") for k, name in enumerate(studies)]
     links += [tag("a", model.name, href=f"#model-{k}") for k, model in enumerate(models)]
     title = tag("h1", tag("span", "hser", class_="mark"), " report")
     parts: list[Html] = [tag("header", title, tag("nav", *links))]
@@ -63,7 +65,7 @@ def body(models: Sequence[ModelContents], studies: Sequence[StudyContents], comm
         parts.append(_figures(models))
     if len(models) > 1:
         parts.append(_tests(models))
-    parts += [_study(study, k) for k, study in enumerate(studies)]
+    parts += [_study(study, name, k) for k, (name, study) in enumerate(studies.items())]
     parts += [_model(model, k) for k, model in enumerate(models)]
     if command:
         parts.append(_section("this-report", "This report", _commands([shlex.join(command)])))
@@ -189,31 +191,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return p.tolist()
 
 
-def _study(study: StudyContents, k: int) -> Html:
-    scores: dict[str, list[tuple[float, float, float]]] = {}
+def _study(study: LayerStudy, folder: str, k: int) -> Html:
     rows = []
-    for score in study.values["scores"]:
-        scores.setdefault(score["pooling"], []).append((score["UA"], score["low"], score["high"]))
+    for score in study.scores:
         others = (percent(score.get(key)) for key in list(SHARES)[1:])
         bounds = interval([score["low"], score["high"]])
         rows.append([f"{score['pooling']}:{score['layer']}", tag("b", percent(score["UA"])), bounds, *others])
-    layers = list(dict.fromkeys(score["layer"] for score in study.values["scores"]))
-    figure = plots.layer_scores(layers, scores, 1 / len(study.values["classes"]))
-    incomplete = study.values.get("incomplete", ())
     under = study.conditions
     told = [
         f"{under.encoder}, {under.classifier} ({under.parameters}), ",
-        _protocol(study.values["config"], study.values["speaker_dependent"], incomplete),
-        f"; {under.normalisation}; {study.values['num_tested']:,} recordings",
+        _protocol(study.config, study.speaker_dependent, study.incomplete),
+        f"; {under.normalisation}; {study.num_tested:,} recordings",
     ]
     name = f"study-{k}"
     header = ["layer", "UA", "95 % interval", *list(SHARES.values())[1:]]
     return _section(
         name,
-        f"Layers: {study.name}",
+        f"Layers: {folder}",
         tag("p", *told),
-        _note("Caution: ", study.values["caution"]),
-        _charts([(figure, name, "UA of each layer with its interval", "UA by layer, 95 % interval")]),
+        _note("Caution: ", STUDY_CAUTION),
+        _charts([(study.chart(), name, "UA of each layer with its interval", "UA by layer, 95 % interval")]),
         tag("details", tag("summary", "All layers"), table(header, rows)),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from classifiers.data.runs import open_run
 from classifiers.data.source import Source
@@ -26,6 +26,9 @@ from classifiers.training.config import Experiment
 from classifiers.training.experiment import run_experiment
 from classifiers.training.learner import Say
 from extractor.errors import SettingsError, StoreError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "layer_study"
 CAUTION = f"{OF_SEVERAL}; --layer best is not"
@@ -61,27 +64,35 @@ class LayerStudy:
         path = Path(folder)
         write_json(path / f"{NAME}.json", asdict(self) | {"caution": CAUTION})
         write_csv(path / f"{NAME}.csv", list(self.scores[0]), (score.values() for score in self.scores))
+        plots.write_png(plots.captioned(self.chart(), f"{self.conditions}. {CAUTION}"), path / f"{NAME}.png")
+
+    def chart(self) -> Figure:
+        """UA of each layer with its interval, a line a pooling."""
+        from classifiers.charts import plots
+
         lines: dict[str, list[tuple[float, float, float]]] = {}
         for score in self.scores:
             lines.setdefault(score["pooling"], []).append((score["UA"], score["low"], score["high"]))
         layers = list(dict.fromkeys(score["layer"] for score in self.scores))
-        figure = plots.layer_scores(layers, lines, 1 / len(self.classes))
-        plots.write_png(plots.captioned(figure, f"{self.conditions}. {CAUTION}"), path / f"{NAME}.png")
+        return plots.layer_scores(layers, lines, 1 / len(self.classes))
 
 
-def study_config(folder: str | PathLike[str]) -> dict[str, Any] | None:
-    """The experiment of the study in a folder; None where there is none. Raises StoreError."""
+def read_study(folder: str | PathLike[str], remedy: str = "make it again") -> LayerStudy | None:
+    """The study in a folder; None where there is none. Raises StoreError for one that is damaged."""
     path = Path(folder) / f"{NAME}.json"
     if not path.is_file():
         return None
     try:
         values = json.loads(path.read_text("utf-8"))
-        config: dict[str, Any] = values["config"] | {"used": values.get("used", {})}
+        for score in values["scores"]:
+            tuple(score[key] for key in ("pooling", "layer", "UA", "low", "high"))
+        needed = ("config", "classes", "num_tested", "speaker_dependent", "scores")
+        later = {"notes": [], "incomplete": [], "used": {}}  # an earlier version wrote not all of these
+        return LayerStudy(
+            **{name: values[name] for name in needed}, **{k: values.get(k, of) for k, of in later.items()}
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path}: not readable as a layer study ({error!r}); overwrite it with --force"
-        ) from error
-    return config
+        raise StoreError(f"{path}: not readable as a layer study ({error!r}); {remedy}") from error
 
 
 def run_layer_study(experiment: Experiment, say: Say | None = None) -> LayerStudy:
