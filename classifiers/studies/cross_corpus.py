@@ -166,12 +166,11 @@ def cross_matrix(
             if say is not None:
                 say(f"{name}: its own protocol, {experiment.protocol}")
             result = run_experiment(corpus.experiment, corpus.features, say)
-            own = replace(
-                _cell(name, name, result.predictions[0], classes),
-                within=True,
-                speaker_dependent=result.speaker_dependent,
-                by_augmentation=result.figures()["by_augmentation"],
-            )
+            made = result.predictions[0]
+            figures = scores(made.y_true, made.proba, classes)
+            interval = bootstrap_intervals([made])["UA"]
+            dependent, of_copies = result.speaker_dependent, result.figures()["by_augmentation"]
+            own = Cell(name, name, True, figures, interval, "", dependent, 0, of_copies)
             finished.put(own, [f"{name}: {note}" for note in result.notes])
         _transfers(corpus, others, heard, include_heard, finished, say)
         if leave_one_out and len(others) > 1:
@@ -266,22 +265,35 @@ def _transfers(
             raise InputError(f"{corpus.name} -> {other.name}: nothing is left to test that was not heard")
         x = take(inputs_of(corpus.experiment.row, features, setting.layer), rows)
         proba = aligned(trained.estimator, x, len(classes))
-        made = Predictions(rows, np.zeros(len(rows), np.int64), features.y[rows], proba)
-        kinds = [features.augmentations[row] for row in rows.tolist()]
-        cell = replace(
-            _cell(corpus.name, other.name, made, classes),
-            selected=str(setting),
-            heard=int(of_other[rows].sum()),
-            by_augmentation={} if features.clean[rows].all() else scores_by(kinds, made),
-        )
+        found = figures_elsewhere(features, rows, features.y[rows], proba, classes)
+        heard_rows = int(of_other[rows].sum())
+        cell = Cell(corpus.name, other.name, False, selected=str(setting), heard=heard_rows, **found)
         finished.put(cell, [])
         if say is not None:
             say(f"{corpus.name} -> {other.name}: UA {100 * cell.figures['UA']:.1f} %")
 
 
-def _cell(train: str, test: str, made: Predictions, classes: Sequence[str]) -> Cell:
-    figures = scores(made.y_true, made.proba, classes)
-    return Cell(train, test, False, figures, bootstrap_intervals([made])["UA"], "")
+def figures_elsewhere(
+    features: Features,
+    rows: np.ndarray,
+    y_true: np.ndarray,
+    proba: np.ndarray,
+    classes: Sequence[str],
+    copies_together: bool = False,
+) -> dict[str, Any]:
+    """What a classifier does on ``rows`` of another corpus: fields of a `Cell`, or of a `Transfer`.
+
+    ``copies_together``: those of one recording are drawn together for the interval.
+    """
+    made = Predictions(rows, np.zeros(len(rows), np.int64), y_true, proba)
+    clean = bool(features.clean[rows].all())
+    kinds = [features.augmentations[row] for row in rows.tolist()]
+    groups = features.originals if copies_together and not clean else None
+    return {
+        "figures": scores(y_true, proba, classes),
+        "interval": bootstrap_intervals([made], groups)["UA"],
+        "by_augmentation": {} if clean else scores_by(kinds, made),
+    }
 
 
 class _CellFile:

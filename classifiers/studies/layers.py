@@ -87,10 +87,10 @@ def read_study(folder: str | PathLike[str], remedy: str = "make it again") -> La
         for score in values["scores"]:
             tuple(score[key] for key in ("pooling", "layer", "UA", "low", "high"))
         needed = ("config", "classes", "num_tested", "speaker_dependent", "scores")
-        later = {"notes": [], "incomplete": [], "used": {}}  # an earlier version wrote not all of these
-        return LayerStudy(
-            **{name: values[name] for name in needed}, **{k: values.get(k, of) for k, of in later.items()}
-        )
+        # An earlier version wrote not all of the others.
+        others: dict[str, Any] = {"notes": [], "incomplete": [], "used": {}}
+        read = {name: values.get(name, default) for name, default in others.items()}
+        return LayerStudy(**{name: values[name] for name in needed}, **read)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: not readable as a layer study ({error!r}); {remedy}") from error
 

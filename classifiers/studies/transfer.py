@@ -17,16 +17,9 @@ from classifiers.data.runs import augmentations_of, open_run, tested_rows
 from classifiers.data.source import CLEAN, FRAMES, Labelling, Source
 from classifiers.data.stacked import different_settings
 from classifiers.results.files import write_json
-from classifiers.results.metrics import (
-    Predictions,
-    augmentation_lines,
-    bootstrap_intervals,
-    drop,
-    scores,
-    scores_by,
-)
+from classifiers.results.metrics import augmentation_lines, drop, scores
 from classifiers.results.result import Result
-from classifiers.studies.cross_corpus import check_normalisation
+from classifiers.studies.cross_corpus import check_normalisation, figures_elsewhere
 from classifiers.training.conditions import conditions_of
 from classifiers.training.config import Experiment, experiment_from, read_yaml
 from classifiers.training.experiment import open_features, run_experiment, train_on_all
@@ -224,30 +217,25 @@ def _on_run(
     code = {name: k for k, name in enumerate(classes)}
     common = np.array([code[name] for name in labels.classes])
     y_true = np.array([code[name] for name in features.labels], np.int64)
-    rows = np.arange(len(features))
     proba = model.predict_proba(blocks)
     own = result.predictions[0]
     of_common = np.isin(own.y_true, common)
     own_proba = own.proba[of_common]
     if common_only:
         proba, own_proba = _among(proba, common), _among(own_proba, common)
-    made = Predictions(rows, np.zeros(len(rows), np.int64), y_true, proba)
-    copies = not features.clean.all()
     notes = [*features.notes, *tested.notes]
     notes += [f"{model.path}: was trained on an unfinished run: {what}" for what in result.incomplete]
     return Transfer(
         run,
         labels,
         classes,
-        figures=scores(y_true, proba, classes),
-        interval=bootstrap_intervals([made], features.originals if copies else None)["UA"],
         within=scores(own.y_true[of_common], own_proba, classes)["UA"] if of_common.any() else None,
         notes=tuple(notes),
         test_on=tested.test_on,
-        by_augmentation=scores_by(features.augmentations, made) if copies else {},
         heard=None if tested.heard is None else len(tested.heard & set(features.ids)),
         speaker_dependent=result.speaker_dependent,
         conditions=str(conditions_of(result, model.origins, normalise)),
+        **figures_elsewhere(features, np.arange(len(features)), y_true, proba, classes, copies_together=True),
     )
 
 
