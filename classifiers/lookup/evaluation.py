@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from os import PathLike
 from typing import Any
 
@@ -43,17 +43,23 @@ THRESHOLD = 0.999  # cosine of near-duplicates
 PAIRS_KEPT = 20
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationOptions:
-    """How to evaluate. Made at the edge, checked once, passed down."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """What an evaluation is asked for, and its scores are said to be of."""
 
-    leave_out: str = "speaker"  # a label, "id" or "path": rows that share it are never neighbours
-    k: int = 10
-    layers: tuple[int, ...] | None = None  # None: all that are stored
     pooling: str | None = None  # None: the only one
     normalisation: str = "none"  # see `NORMALISATIONS`
+    leave_out: str = "speaker"  # a label, "id" or "path": rows that share it are never neighbours
+    k: int = 10
     temperature: float | None = None  # of the vote, see `lookup.hits`
     copies: bool = False  # augmented copies of other groups' recordings may be neighbours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationOptions(Method):
+    """How to evaluate. Made at the edge, checked once, passed down."""
+
+    layers: tuple[int, ...] | None = None  # None: all that are stored
     classes: Sequence[str] | None = None  # emotions to take part; None: all
     map: Mapping[str, str] | str | Sequence[str] = ()  # what emotions count as: "calm=neutral"
     duplicates_above: float | None = THRESHOLD  # cosine; None: near-duplicates are not looked for
@@ -99,17 +105,11 @@ class NearDuplicates:
     shown: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Method):
     """Scores of every layer, and what they were measured on."""
 
     run: str
-    pooling: str
-    normalisation: str
-    leave_out: str
-    k: int
-    temperature: float | None
-    copies: bool  # whether augmented copies could be neighbours
     queries: int  # rows that were classified
     candidates: int  # rows that could be neighbours: these, and copies where they count
     groups: int
@@ -133,7 +133,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self) | {"best_layer": self.best.layer, "caution": self.caution}
+        return {"run": self.run} | asdict(self) | {"best_layer": self.best.layer, "caution": self.caution}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +184,7 @@ def evaluate(
     queries = rows.emotion[rows.clean]
     return Evaluation(
         run=str(store.path),
-        pooling=pooling,
-        normalisation=made.normalisation,
-        leave_out=made.leave_out,
-        k=made.k,
-        temperature=made.temperature,
-        copies=made.copies,
+        **{each.name: getattr(made, each.name) for each in fields(Method)},
         queries=len(queries),
         candidates=len(rows.index),
         groups=rows.num_groups,

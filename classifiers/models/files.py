@@ -120,7 +120,11 @@ def _read_skops(path: Path, data: bytes) -> Any:
         for node in former:
             node["__module__"] = FORMER_MODULES[node["__module__"]]
         if former:
-            data = _with_schema(files, schema)
+            out = io.BytesIO()
+            with zipfile.ZipFile(out, "w") as written:
+                for name in files.namelist():
+                    written.writestr(name, json.dumps(schema) if name == _SCHEMA else files.read(name))
+            data = out.getvalue()
     named = {(f"{n.get('__module__')}.{n.get('__class__')}", str(n["__loader__"])) for n in _nodes(schema)}
     foreign = sorted({name for name, _ in named} - TYPES | {loader for _, loader in named} - LOADERS)
     if foreign:
@@ -137,14 +141,6 @@ def _nodes(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, list):
         for each in node:
             yield from _nodes(each)
-
-
-def _with_schema(files: zipfile.ZipFile, schema: Any) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as written:
-        for name in files.namelist():
-            written.writestr(name, json.dumps(schema) if name == _SCHEMA else files.read(name))
-    return out.getvalue()
 
 
 def _read_torch(path: Path) -> Any:
