@@ -30,6 +30,7 @@ from classifiers.training.learner import (
     Say,
     Setting,
     Splits,
+    by_layer,
     fused,
     learned_weights,
     mixture_weights,
@@ -43,7 +44,6 @@ from classifiers.training.protocols import (
     make_folds,
     shares_speakers,
 )
-from classifiers.training.selection import by_layer, fits_a_split, select
 from extractor.errors import SettingsError
 
 
@@ -95,7 +95,7 @@ class _Classifiers:
         From here on the progress expects the fits of these folds.
         """
         experiment, gate = self.experiment, self.experiment.fusion == GATE
-        a_split = sum(fits_a_split(learner) for learner in self.learners) + gate * len(self.learners)
+        a_split = sum(learner.fits_a_split() for learner in self.learners) + gate * len(self.learners)
         splits_of: list[Splits] = [[] for _ in folds]
         if a_split:
             splits_of = [
@@ -109,7 +109,7 @@ class _Classifiers:
         self, folds: Sequence[Fold], splits_of: Sequence[Splits], seed: int
     ) -> tuple[Predictions, list[FoldInfo]]:
         """Predictions of every fold's test rows, each fold with its own selection."""
-        of_learners = [select(learner, splits_of, seed) for learner in self.learners]
+        of_learners = [learner.select(splits_of, seed) for learner in self.learners]
         settings = list(zip(*of_learners, strict=True))  # of each fold
         proba: list[list[np.ndarray]] = [[] for _ in folds]
         fitted: list[list[Any]] = [[] for _ in folds]
@@ -237,7 +237,7 @@ def train_on_all(experiment: Experiment, features: Features, say: Say | None = N
     classifiers, seed = _Classifiers(experiment, features, say), experiment.seed
     every = Fold("all rows", np.flatnonzero(features.trainable), np.zeros(0, np.int64))
     splits_of = classifiers.inner([every], seed)
-    settings = [select(learner, splits_of, seed)[0] for learner in classifiers.learners]
+    settings = [learner.select(splits_of, seed)[0] for learner in classifiers.learners]
     estimators, sources = [], []
     for learner, setting in zip(classifiers.learners, settings, strict=True):
         made = learner.fit(learner.inputs(setting.layer), every.train, setting.params, seed)

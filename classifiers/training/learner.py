@@ -1,4 +1,4 @@
-"""One classifier on one set of features: fit on some rows, give probabilities of others; progress in fits.
+"""One classifier on one set of features: fit on some rows, give probabilities of others, select; progress.
 
 Of several sources at once:
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from classifiers.data.features import Features, FrameRows
-from classifiers.models.table import FRAMES, LAYERS, Classifier
+from classifiers.models.table import FRAMES, LAYERS, Classifier, suggested
 from classifiers.results.metrics import unweighted_accuracy
 from classifiers.training.config import Experiment
 from classifiers.training.protocols import Rows
@@ -222,6 +223,72 @@ class Learner:
         return [
             f"{self.row.name}: {count} of {self.fits} fits {what}" for what, count in self.troubles.items()
         ]
+
+    # Selecting a layer and parameters inside the training rows of each fold, and nowhere else: the layer is
+    # scored with the given parameters, then a grid, or a seeded search, at that layer. One after the other:
+    # layers + settings fits, not layers x settings. The best is the highest UA over the validation rows; of
+    # equals the first.
+
+    @property
+    def _points(self) -> list[dict[str, Any]]:
+        """Settings of the grid."""
+        grid = self.experiment.grid_values
+        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+    def fits_a_split(self) -> int:
+        """How many fits selecting takes on each split; 0 where there is nothing to select."""
+        layers, tune = len(self.layers), self.experiment.tune
+        settings = len(self._points) if self.experiment.grid_values else tune + (tune > 0)
+        return (layers if layers > 1 else 0) + settings
+
+    def select(self, splits_of: Sequence[Splits], seed: int) -> list[Setting]:
+        """The setting of each fold. ``splits_of[k]``: inner splits of fold k's training rows."""
+        candidates = self.layers
+        layers = candidates * len(splits_of)
+        # The layer loop is outermost, over all folds: each is read once, and one is in memory.
+        if len(candidates) > 1:
+            score = np.empty((len(candidates), len(splits_of)))
+            for i, layer in enumerate(candidates):
+                self.progress.doing = f"selecting a layer, {i + 1}/{len(candidates)}"
+                x = self.inputs(layer)
+                score[i] = [self.score(x, splits, {}, seed) for splits in splits_of]
+            layers = [candidates[i] for i in score.argmax(axis=0).tolist()]
+        if not self.experiment.grid_values and not self.experiment.tune:
+            return [Setting(layer) for layer in layers]
+        chosen: dict[int, Setting] = {}
+        for layer, folds in by_layer(layers):
+            x = self.inputs(layer)
+            for k in folds:
+                self.progress.doing = f"selecting parameters, fold {k + 1}/{len(layers)}"
+                chosen[k] = Setting(layer, self._best(x, splits_of[k], seed))
+        return [chosen[k] for k in range(len(layers))]
+
+    def _best(self, x: Inputs, splits: Splits, seed: int) -> dict[str, Any]:
+        """The best point of the grid; or of ``--tune`` trials (TPE, Bergstra et al. 2011) and defaults."""
+        if not self.experiment.tune:
+            scores = [self.score(x, splits, point, seed) for point in self._points]
+            return self._points[int(np.argmax(scores))]
+        import optuna
+
+        space = self.row.space
+        if not space:
+            raise SettingsError(
+                f"--tune: {self.row.name} has nothing to search; take --grid parameter=value,..."
+            )
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+        default = self.score(x, splits, {}, seed)
+        study.optimize(
+            lambda trial: self.score(x, splits, suggested(trial, space), seed),
+            n_trials=self.experiment.tune,
+        )
+        return dict(study.best_params) if study.best_value > default else {}
+
+
+def by_layer(layers: Sequence[int | None]) -> Iterator[tuple[int | None, list[int]]]:
+    """Each layer that occurs, with the folds that have it: a layer is read once for all of them."""
+    for layer in dict.fromkeys(layers):
+        yield layer, [k for k, of in enumerate(layers) if of == layer]
 
 
 # Several classifiers, fused
