@@ -46,6 +46,16 @@ def test_a_broken_link_is_an_error_row(tmp_path: Path) -> None:
     assert "leads nowhere: 1 link" in manifest.notes[0]
 
 
+def test_a_loop_of_links_ends_and_finds_each_recording_once(tmp_path: Path) -> None:
+    """By its own folder's name, not by a link's."""
+    touch(tmp_path, "a/x.wav", "b/y.wav")
+    link(tmp_path / "a" / "to_b", tmp_path / "b")
+    link(tmp_path / "b" / "to_a", tmp_path / "a")
+    link(tmp_path / "a" / "up", tmp_path)
+    found = [str(tmp_path / name) for name in ("a/x.wav", "b/y.wav")]
+    assert [u.path for u in read_manifest(tmp_path).utterances] == found
+
+
 def test_folders_that_all_link_to_one_another_are_visited_once_each(tmp_path: Path) -> None:
     """Followed along every path of links, twelve of them are 12! walks."""
     inside = [tmp_path / "in" / f"{i:02}" for i in range(12)]

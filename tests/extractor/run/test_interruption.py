@@ -123,8 +123,8 @@ TWO = ["--devices", "cpu,cpu"]
 def test_ctrl_c_ends_after_the_batches_in_flight_and_says_how_to_go_on(
     number: signal.Signals, devices: list[str], tmp_path: Path, checkpoint: MakeCheckpoint
 ) -> None:
-    data, out = write_noises(tmp_path / "data", [48_000] * 120), tmp_path / "run"
-    options = ["--model", str(checkpoint("hubert")), "--dtype", "fp32", "--batch-seconds", "3"]
+    data, out = write_noises(tmp_path / "data", [24_000] * 120), tmp_path / "run"
+    options = ["--model", str(checkpoint("hubert")), "--dtype", "fp32", "--batch-seconds", "1.5"]
     command = ["-m", "extractor.commands.extract", str(data), *options, "--out", str(out)]
     with started(*command, *devices) as process:
         while not any(out.glob("parts/*.h5")):
