@@ -20,6 +20,7 @@ from classifiers.charts.projection import (
     MAX_POINTS,
     PROJECTIONS,
     Picture,
+    choose_projection,
     project_rows,
     read_projection,
     write_projection,
@@ -29,7 +30,7 @@ from classifiers.charts.style import ACCENT, INK, MARKS, VARIABLES, marks_of
 from classifiers.data.features import Source
 from classifiers.results.metrics import Predictions, confusion_matrix, expected_calibration_error
 from classifiers.results.result import FoldInfo, Result
-from extractor import StoreError
+from extractor import SettingsError, StoreError
 
 BASE_STYLE = Path(classifiers.__file__).parent / "report" / "static" / "base.css"
 
@@ -164,6 +165,19 @@ def test_a_confusion_matrix_says_share_and_count_of_every_cell() -> None:
 
 
 # Projection
+
+
+def test_a_projection_that_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="unknown projection 'tsne'; known: "):
+        choose_projection("tsne", 100)
+    monkeypatch.setattr("classifiers.charts.projection.find_spec", lambda _: object())
+    with pytest.raises(SettingsError, match="needs 16 rows, there are 15; take pca"):
+        choose_projection("umap", 15)
+    assert [choose_projection(None, n) for n in (15, 16)] == ["pca", "umap"]
+    monkeypatch.setattr("classifiers.charts.projection.find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"hser\[serve\]"):
+        choose_projection("umap", 100)
+    assert choose_projection(None, 100) == "pca"
 
 
 @pytest.mark.parametrize("shape", [(60, 8), (20, 50), (4, 1), (3, 5)])

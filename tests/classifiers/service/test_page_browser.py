@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +9,10 @@ import pytest
 import soundfile
 from browser import Browser, find_chromium
 from conftest import shared
-
-pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
-pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
-
-import uvicorn
+from test_page_slow import serving
 
 from classifiers import lookup
-from classifiers.service.app import make_app
+from classifiers.service.uploads import Limits
 from extractor import extract
 
 READY = "document.getElementById('waiting')?.hidden === true"
@@ -38,15 +33,8 @@ def address(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A server of the page of EmoDB."""
     run = tmp_path_factory.mktemp("runs") / "emodb"
     extract(recordings, model="mfcc", pooling="meanstd", out=run, device="cpu")
-    app = make_app(lookup.open(run), "pca")
-    config = uvicorn.Config(app, port=0, ws="none", log_level="warning")
-    with config.bind_socket() as listening:
-        served = uvicorn.Server(config)
-        thread = threading.Thread(target=served.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        served.should_exit = True
-        thread.join()
+    with serving(lookup.open(run), Limits()) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+import test_page
 from test_page import Slow, encoded, tone
 
 from tests.classifier_cases import clustered, write_embeddings
@@ -27,23 +27,13 @@ from classifiers.service.app import make_app
 from classifiers.service.corpus_map import CorpusMap
 from classifiers.service.server import server_of, warm_up
 from classifiers.service.uploads import Limits
-from extractor import extract
-from extractor.types import SAMPLE_RATE
 
+run = test_page.run  # the fixture
 WAIT = 30  # seconds for what takes a fraction of one
 HEAD, BODY = 0.5, 1.0  # seconds: the limits here
 POST = (
     b"POST /api/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nContent-Length: 9999\r\n\r\n"
 )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tones")
-    for i in range(4):
-        soundfile.write(folder / f"n{i}.wav", tone(200 * (i + 1)), SAMPLE_RATE)
-    extract(folder, model="mfcc", out=folder / "run")
-    return folder / "run"
 
 
 @contextmanager
@@ -98,15 +88,12 @@ def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
 @pytest.mark.parametrize(
     "half", [b"GET /api/r", b"GET /api/run HTTP/1.1\r\nHost: loc", b"GET / HTTP/1.1\r\nHost: localhost\r\n"]
 )
-def test_half_a_request_and_then_silence_is_closed(port: int, half: bytes) -> None:
-    with connected(port, half) as client:
-        assert everything(client).startswith(b"HTTP/1.1 408 ")
-
-
-def test_half_a_request_behind_a_whole_one_is_closed_too(port: int) -> None:
-    with connected(port, b"GET /api/run HTTP/1.1\r\nHost: localhost\r\n\r\nGET /api/r") as client:
+@pytest.mark.parametrize("before", [b"", b"GET /api/run HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_half_a_request_and_then_silence_is_closed(port: int, before: bytes, half: bytes) -> None:
+    """Behind a whole one, which is answered, too."""
+    with connected(port, before + half) as client:
         answers = everything(client)
-    assert answers.startswith(b"HTTP/1.1 200 ")
+    assert answers.startswith(b"HTTP/1.1 200 " if before else b"HTTP/1.1 408 ")
     assert b"HTTP/1.1 408 " in answers
 
 
@@ -136,18 +123,12 @@ def test_a_body_that_dribbles_is_cut(port: int, path: bytes) -> None:
 def test_slow_clients_are_in_nobodys_way(run: Path) -> None:
     """Twice as many as may be looked up at once, of each kind; their time is not up yet."""
     limits = Limits(head=60.0, body=60.0, at_once=4)
-    with serving(lookup.open(run), limits) as port:
-        clients = [connected(port, POST + b"RIFF") for _ in range(8)] + [
-            connected(port, b"GET /") for _ in range(8)
-        ]
-        opened = [client.__enter__() for client in clients]
-        try:
-            assert [asked(port) for _ in range(3)] == ["n2"] * 3
-            for client in opened[:8]:
-                client.sendall(b"R")  # all are open still
-        finally:
-            for each in clients:
-                each.__exit__(None, None, None)
+    with serving(lookup.open(run), limits) as port, ExitStack() as stack:
+        sent = [POST + b"RIFF"] * 8 + [b"GET /"] * 8
+        opened = [stack.enter_context(connected(port, each)) for each in sent]
+        assert [asked(port) for _ in range(3)] == ["r2"] * 3
+        for client in opened[:8]:
+            client.sendall(b"R")  # all are open still
 
 
 def test_what_uploads_hold_together_is_bounded(run: Path) -> None:
@@ -160,20 +141,15 @@ def test_what_uploads_hold_together_is_bounded(run: Path) -> None:
 
 
 def test_a_client_that_hangs_up_leaves_no_traceback(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor does one whose body is no HTTP."""
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with serving(lookup.open(run), Limits()) as port:
         with connected(port, POST + b"RIFF"):
             time.sleep(0.2)
-        assert asked(port) == "n2"
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_a_body_that_is_no_http_leaves_no_traceback(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with serving(lookup.open(run), Limits()) as port:
         for path in (b"/api/query", b"/nowhere"):
             with connected(port, head % path + b"ZZ\r\n") as client:
                 assert b"HTTP/1.1 4" in everything(client)
-        assert asked(port) == "n2"
+        assert asked(port) == "r2"
     assert "Traceback" not in capfd.readouterr().err
 
 
