@@ -106,11 +106,19 @@ def test_a_package_has_few_rooms(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["extractor", *(f"extractor.commands.{name}" for name in ("extract", "augment", "store"))]
+    "command",
+    [
+        "extractor",
+        *(f"extractor.commands.{name}" for name in ("extract", "augment", "store")),
+        *(f"classifiers.commands.{name}" for name in ("train", "evaluate", "predict", "report", "lookup")),
+    ],
 )
 def test_commands_start_without_the_heavy_packages(command: str) -> None:
     """`--help` answers at once because nothing slow is imported for it."""
-    heavy = ["torch", "transformers", "torchaudio", "h5py", "numpy", "av", "nvidia", "rich", "matplotlib"]
+    heavy = [
+        *("torch", "transformers", "torchaudio", "h5py", "numpy", "av", "nvidia", "rich", "faiss", "sklearn"),
+        *("matplotlib", "scipy", "skops", "umap", "xgboost", "optuna", "pandas"),
+    ]
     code = f"import sys, {command}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +66,6 @@ def run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given(tmp_path: Path) -> Path:
     vectors, labels = clustered(60, 6, num_layers=2)
     return write_embeddings(tmp_path / "given", vectors, labels)
-
-
-def test_help_answers_without_the_heavy_packages() -> None:
-    heavy = [
-        *("torch", "transformers", "torchaudio", "h5py", "numpy", "av", "rich"),
-        *("faiss", "sklearn", "matplotlib", "scipy"),
-    ]
-    code = f"import sys, classifiers.commands.lookup; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert out.stdout.strip() == "[]"
 
 
 def test_search_is_what_is_done_when_no_command_is_named(given: Path) -> None:
@@ -183,3 +175,20 @@ def test_a_rule_is_refused_as_the_library_refuses_it(given: Path) -> None:
     with pytest.raises(SettingsError) as by_library:
         lookup.open(given, 0).search(row="r001", k=0)
     assert refused(given, "--row", "r001", "--layer", 0, "--k", 0) == str(by_library.value)
+
+
+def test_the_command_serves_until_it_is_interrupted(run: Path) -> None:
+    pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+    words = [sys.executable, "-m", "classifiers.commands.lookup", "serve", str(run), "--projection", "pca"]
+    with subprocess.Popen([*words, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[0]
+            with urllib.request.urlopen(f"{address}api/run", timeout=30) as answer:
+                assert json.load(answer)["num_rows"] == 6
+            port = address.rstrip("/").rpartition(":")[2]
+            assert "Address already in use; take another --port" in refused("serve", run, "--port", port)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
