@@ -18,7 +18,8 @@ from classifiers.results.metrics import Predictions
 from classifiers.results.result import FoldInfo, Result
 from classifiers.training.config import Experiment
 from classifiers.training.experiment import FinalModel, open_features, run_experiment, train_on_all
-from classifiers.training.model_folder import CONFIG, PROVENANCE, Origin, write_model
+from classifiers.training.model_folder import CONFIG, PROVENANCE, Model, Origin, write_model
+from extractor.store import Store
 
 EMOTIONS = ("anger", "fear", "sadness")
 NUM_SPEAKERS = 4
@@ -86,6 +87,20 @@ def model_of(folder: Path, *runs: str | Path, **options: Any) -> Path:
     _, result, made = trained(runs, **options)
     write_model(folder, made.estimator, result, made.sources, projection="pca")
     return folder
+
+
+def blocks(model: Model, ids: Sequence[str]) -> list[Any]:
+    """Stored embeddings of recordings as `Model.predict_proba` takes them: each source with its layers."""
+    made: list[Any] = []
+    for origin in model.origins:
+        store = Store(origin.path)
+        rows = [store.ids.index(name) for name in ids]
+        if origin.pooling == "none":
+            at = [store.layers.index(layer) for layer in origin.layers]
+            made.append([store.frames(row)[:, at] for row in rows])
+        else:
+            made.append(store.load_rows(rows, list(origin.layers), origin.pooling))
+    return made
 
 
 # Results without a model, for the report

@@ -207,14 +207,6 @@ def test_a_class_missing_from_training_counts_as_wrong(tmp_path: Path) -> None:
         assert any("'fear' is not among its training rows" in note for note in result.notes)
 
 
-def test_speaker_dependent_results_say_so(tmp_path: Path) -> None:
-    path = run_of(tmp_path, corpus(3))
-    for protocol, dependent in (("stratified-kfold", True), ("loso", False)):
-        result = run_experiment(Experiment((path,), protocol=protocol, folds=3))
-        assert result.speaker_dependent is dependent
-        assert any("speaker-dependent" in note for note in result.notes) is dependent
-
-
 def test_seeds_are_whole_tests(tmp_path: Path) -> None:
     path = run_of(tmp_path, corpus(6, signal=0.6))
     result = run_experiment(Experiment((path,), protocol="grouped-kfold", folds=3, seeds=3, seed=5))

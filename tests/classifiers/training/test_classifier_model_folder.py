@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 import skops.io
 import yaml
-from model_cases import quickly, sources_for, trained, write_trained
+from model_cases import blocks, quickly, sources_for, trained, write_trained
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from classifiers.charts.projection import read_projection
-from classifiers.data.features import Features, Source
+from classifiers.data.features import Source
 from classifiers.models.files import TYPES
 from classifiers.models.table import CLASSIFIERS, LAYERS
 from classifiers.results.files import folder_aside, settled
 from classifiers.results.result import Result
 from classifiers.training.config import Experiment, experiment_from, refuse_foreign
 from classifiers.training.experiment import open_features
-from classifiers.training.model_folder import MODEL, Model, load_model, write_model
+from classifiers.training.model_folder import MODEL, load_model, write_model
 from extractor import SettingsError, StoreError
 
 
@@ -50,20 +50,6 @@ def changed(model: Path, **values: Any) -> None:
     (model / MODEL).write_text(json.dumps(about | values))
 
 
-def blocks(features: Features, model: Model) -> list[Any]:
-    """Stored embeddings as `Model.predict_proba` takes them: each source with its layers."""
-    made: list[Any] = []
-    for number, origin in enumerate(model.origins):
-        store = features.stores[number]
-        rows = [store.ids.index(name) for name in features.ids]
-        if origin.pooling == "none":
-            at = [store.layers.index(layer) for layer in origin.layers]
-            made.append([store.frames(row)[:, at] for row in rows])
-        else:
-            made.append(store.load_rows(rows, list(origin.layers), origin.pooling))
-    return made
-
-
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_classifier_predicts_the_same_after_loading(
     name: str, runs: tuple[Path, Path], tmp_path: Path, without_charts: None
@@ -78,7 +64,7 @@ def test_every_classifier_predicts_the_same_after_loading(
         else:
             x = features.tensor() if CLASSIFIERS[name].input == LAYERS else features.matrix(layer)
         expected = np.asarray(made.estimator.predict_proba(x), np.float32)
-        np.testing.assert_array_equal(model.predict_proba(blocks(features, model)), expected)
+        np.testing.assert_array_equal(model.predict_proba(blocks(model, features.ids)), expected)
         assert model.classes == features.classes
         assert model.row.name == name
 
@@ -93,7 +79,7 @@ def test_a_late_fusion_keeps_its_members_and_weights(
     model = load_model(tmp_path / "m")
     np.testing.assert_array_equal(model.estimator.weights, made.estimator.weights)
     expected = made.estimator.predict_proba([features.only(k).matrix() for k in range(2)])
-    np.testing.assert_array_equal(model.predict_proba(blocks(features, model)), expected)
+    np.testing.assert_array_equal(model.predict_proba(blocks(model, features.ids)), expected)
     assert {path.name for path in (tmp_path / "m").glob("model-*")} == {"model-0.skops", "model-1.skops"}
 
 
@@ -104,7 +90,7 @@ def test_sources_side_by_side_come_in_their_order(
     made = write_trained(tmp_path / "m", sources, "logistic")
     features, model = open_features(Experiment(tuple(sources))), load_model(tmp_path / "m")
     expected = made.estimator.predict_proba(features.matrix()).astype(np.float32)
-    np.testing.assert_array_equal(model.predict_proba(blocks(features, model)), expected)
+    np.testing.assert_array_equal(model.predict_proba(blocks(model, features.ids)), expected)
 
 
 def test_the_folder_holds_all_that_its_docstring_names(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -228,7 +214,7 @@ def test_trusted_types_name_no_function() -> None:
         assert isinstance(getattr(importlib.import_module(module), attribute), type), name
 
 
-@pytest.mark.parametrize("name", ["model.skops", "provenance.json", "config.yaml"])
+@pytest.mark.parametrize("name", ["model.skops", "provenance.json", "config.yaml", "heard.npz"])
 def test_a_changed_file_is_refused_by_name(name: str, model: Path) -> None:
     data = bytearray((model / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -340,8 +326,3 @@ def test_a_kill_at_any_rename_leaves_one_of_the_two(
     write("newest")
     assert (folder / "text").read_text() == "newest"
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
-
-
-def test_the_config_runs_the_experiment_again(model: Path) -> None:
-    config = load_model(model).config
-    assert isinstance(experiment_from(config), Experiment)

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import MakeCheckpoint
-from model_cases import sources_for, write_trained
+from model_cases import blocks, sources_for, write_trained
 
 from classifiers.commands.predict import command
-from classifiers.data.features import FRAMES
 from classifiers.training.model_folder import PROVENANCE, load_model
 from classifiers.training.prediction import Prediction, Predictor
 from extractor import SettingsError, StoreError, extract
@@ -46,17 +45,8 @@ def runs(tones: tuple[Path, Path, Path]) -> tuple[Path, Path]:
 def from_store(folder: Path) -> dict[str, np.ndarray]:
     """Probabilities by id, from the embeddings that the model's runs have."""
     model = load_model(folder)
-    stores = [Store(origin.path) for origin in model.origins]
-    ids = stores[0].ids
-    blocks = []
-    for store, origin in zip(stores, model.origins, strict=True):
-        rows = [store.ids.index(name) for name in ids]
-        if origin.pooling == FRAMES:
-            at = [store.layers.index(layer) for layer in origin.layers]
-            blocks.append([store.frames(row)[:, at] for row in rows])
-        else:
-            blocks.append(store.load_rows(rows, list(origin.layers), origin.pooling))
-    return dict(zip(ids, model.predict_proba(blocks), strict=True))
+    ids = Store(model.origins[0].path).ids
+    return dict(zip(ids, model.predict_proba(blocks(model, ids)), strict=True))
 
 
 def same_by_file(folder: Path, recordings: Path) -> dict[str, np.ndarray]:
