@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from classifiers.studies.transfer import Transfer
+from extractor.errors import HserError
 from extractor.store.run_folder import ManifestRow
 from extractor.store.writer import RunWriter
 from extractor.types import BatchResult, Failure, Row, Utterance
@@ -192,8 +193,19 @@ def invoke(command: Any, *arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output + (str(done.exception) if done.exception else "")
 
 
+def ran(command: Any, *arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(command, [*map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
 def said(command: Any, *arguments: object) -> str:
     """What a command that does its work prints."""
-    code, output = invoke(command, *arguments)
-    assert code == 0, output
-    return output
+    return ran(command, *arguments).output
+
+
+def refused(command: Any, *arguments: object, error: type[HserError] = HserError) -> str:
+    """The message of the error that a user gets to see."""
+    result = CliRunner().invoke(command, [*map(str, arguments)])
+    assert isinstance(result.exception, error), result.output
+    return str(result.exception)

@@ -10,33 +10,22 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from click.testing import CliRunner, Result
 from conftest import ROOT
 
 from classifiers import lookup
 from classifiers.commands.lookup import hser_lookup
 from classifiers.lookup.evaluation import evaluate
-from extractor import HserError, SettingsError, extract
+from extractor import extract
 from extractor.index import list_indexes
-from tests.classifier_cases import clustered, write_embeddings
+from tests.classifier_cases import clustered, ran, refused, write_embeddings
 
-
-def hser(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(hser_lookup, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*args: object) -> str:
-    """The message of the error that a user gets to see."""
-    result = CliRunner().invoke(hser_lookup, [str(arg) for arg in args])
-    assert isinstance(result.exception, HserError), result.output
-    return str(result.exception)
+hser = partial(ran, hser_lookup)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +98,8 @@ def test_the_corpus_of_the_queries_names_is_the_one_that_was_given(
     own = (run, query, "--exclude-own-speaker", "--json")
     assert json.loads(hser(*own).stdout)["neighbours"]
     assert "own speaker" in hser(*own, "--corpus", "files", code=1).stderr
-    assert "not named as in ravdess" in refused(*own, "--corpus", "ravdess")
-    assert "unknown corpus 'emodbb'" in refused(*own, "--corpus", "emodbb")
+    assert "not named as in ravdess" in refused(hser_lookup, *own, "--corpus", "ravdess")
+    assert "unknown corpus 'emodbb'" in refused(hser_lookup, *own, "--corpus", "emodbb")
 
 
 def test_a_recording_that_fails_is_named_and_the_others_go_on(run: Path, tones: Path, tmp_path: Path) -> None:
@@ -132,13 +121,16 @@ def test_an_error_is_a_line_and_exit_code_2(given: Path) -> None:
 
 
 def test_what_cannot_be_done_says_why(given: Path, tmp_path: Path) -> None:
-    assert "name a QUERY or a --row" in refused(given, "--layer", 0)
-    assert "no such run" in refused(tmp_path / "nowhere", "a.wav")
-    assert "name a --layer" in refused(given, "a.wav")
-    assert "does not exist" in refused(given, tmp_path / "nowhere.wav", "--layer", 0)
-    assert "unknown column" in refused(given, "--row", "r001", "--layer", 0, "--where", "emo == 'anger'")
-    assert "name a --layer; there are: [0, 1]" in refused("build", given)
-    assert "write all, or numbers" in refused("evaluate", given, "--layers", "0-1")
+    assert refused(hser_lookup, given, "--row", "r001", "--layer", 0, "--k", 0) == "--k 0: must be at least 1"
+    assert "name a QUERY or a --row" in refused(hser_lookup, given, "--layer", 0)
+    assert "no such run" in refused(hser_lookup, tmp_path / "nowhere", "a.wav")
+    assert "name a --layer" in refused(hser_lookup, given, "a.wav")
+    assert "does not exist" in refused(hser_lookup, given, tmp_path / "nowhere.wav", "--layer", 0)
+    assert "unknown column" in refused(
+        hser_lookup, given, "--row", "r001", "--layer", 0, "--where", "emo == 'anger'"
+    )
+    assert "name a --layer; there are: [0, 1]" in refused(hser_lookup, "build", given)
+    assert "write all, or numbers" in refused(hser_lookup, "evaluate", given, "--layers", "0-1")
 
 
 def test_an_index_that_was_built_is_the_one_that_is_searched(given: Path) -> None:
@@ -171,12 +163,6 @@ def test_evaluations_are_printed_as_they_were_measured(given: Path, tmp_path: Pa
     assert not any("near-dup" in line for line in hser(*words, "--no-duplicates").stdout.splitlines())
 
 
-def test_a_rule_is_refused_as_the_library_refuses_it(given: Path) -> None:
-    with pytest.raises(SettingsError) as by_library:
-        lookup.open(given, 0).search(row="r001", k=0)
-    assert refused(given, "--row", "r001", "--layer", 0, "--k", 0) == str(by_library.value)
-
-
 def test_the_command_serves_until_it_is_interrupted(run: Path) -> None:
     pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
     words = [sys.executable, "-m", "classifiers.commands.lookup", "serve", str(run), "--projection", "pca"]
@@ -187,7 +173,9 @@ def test_the_command_serves_until_it_is_interrupted(run: Path) -> None:
             with urllib.request.urlopen(f"{address}api/run", timeout=30) as answer:
                 assert json.load(answer)["num_rows"] == 6
             port = address.rstrip("/").rpartition(":")[2]
-            assert "Address already in use; take another --port" in refused("serve", run, "--port", port)
+            assert "Address already in use; take another --port" in refused(
+                hser_lookup, "serve", run, "--port", port
+            )
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
         finally:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from extractor.store.pack import pack
 from extractor.store.run_folder import MANIFEST, ManifestRow
 from extractor.store.verify import verify
 from extractor.types import BatchResult, Failure
-from tests.classifier_cases import corpus, invoke, said, without, write_run
+from tests.classifier_cases import corpus, invoke, refused, said, without, write_run
 from tests.store_cases import write_run as write_batches
 
 pytestmark = pytest.mark.usefixtures("without_charts")
 DONE, ALL = 36, 48
+train = partial(said, hser_train, "-q", "--projection", "pca")
 SAID = f"{ALL - DONE} of {ALL} not done yet; run the same command again"
 
 
@@ -158,9 +160,8 @@ def _config(out: Path, run: Path) -> Path:
 def test_readers_refuse_it_and_say_what_is_missing(name: str, unfinished: Path, tmp_path: Path) -> None:
     whole = write_run(tmp_path / "whole", corpus(4, seed=1))
     command, arguments = READERS[name](unfinished, whole, tmp_path / "a")
-    code, output = invoke(command, *arguments)
-    assert code == 1, "an HserError, which the entry point prints"
-    assert f"{unfinished}: {SAID}, or take what is there with --incomplete" in output
+    message = refused(command, *arguments)
+    assert f"{unfinished}: {SAID}, or take what is there with --incomplete" in message
     command, arguments = READERS[name](unfinished, whole, tmp_path / "b")
     assert f": {SAID}" in said(command, *arguments, "--incomplete")
 
@@ -182,12 +183,10 @@ def test_a_search_only_notes_it(unfinished: Path) -> None:
 
 def test_a_model_of_it_is_called_so_wherever_its_figure_is_printed(unfinished: Path, tmp_path: Path) -> None:
     model, other = tmp_path / "model", write_run(tmp_path / "other", corpus(4, seed=1))
-    assert trained(unfinished, model, "--incomplete")[0] == 0
+    train(unfinished, "--out", model, "--incomplete")
     assert json.loads((model / "metrics.json").read_text())["incomplete"] == [f"{unfinished}: {SAID}"]
     assert "was trained on an unfinished run" in invoke(hser_evaluate, model, other)[1]
-    code, output = invoke(hser_report, model, "--out", tmp_path / "report")
-    assert code == 1
-    assert "--incomplete" in output
+    assert "--incomplete" in refused(hser_report, model, "--out", tmp_path / "report")
     said(hser_report, model, "--out", tmp_path / "report", "--incomplete")
     page = (tmp_path / "report" / "index.html").read_text()
     assert SAID in page
@@ -196,10 +195,8 @@ def test_a_model_of_it_is_called_so_wherever_its_figure_is_printed(unfinished: P
 
 def test_a_model_is_tested_on_it_only_on_request(unfinished: Path, tmp_path: Path) -> None:
     model, whole = tmp_path / "model", write_run(tmp_path / "whole", corpus(4, seed=1))
-    assert trained(whole, model)[0] == 0
-    code, output = invoke(hser_evaluate, model, unfinished)
-    assert code == 1
-    assert SAID in output
+    train(whole, "--out", model)
+    assert SAID in refused(hser_evaluate, model, unfinished)
     assert f"INCOMPLETE: {SAID}" in said(hser_evaluate, model, unfinished, "--incomplete")
 
 
@@ -215,13 +212,9 @@ def test_failed_recordings_are_counted(tmp_path: Path) -> None:
 # What is there already
 
 
-def trained(run: Path, out: Path, *more: object) -> tuple[int, str]:
-    return invoke(hser_train, run, "-q", "--projection", "pca", "--out", out, *more)
-
-
 def test_another_model_s_folder_is_not_overwritten(tmp_path: Path) -> None:
     run, out = write_run(tmp_path / "run", corpus(3, num_layers=2)), tmp_path / "model"
-    assert trained(run, out, "--layer", 0)[0] == 0
+    train(run, "--out", out, "--layer", 0)
     before = (out / "model.json").read_bytes()
     for changed, named in (
         (("--classifier", "lda", "--layer", 0), "classifier: there is logistic, you asked for lda"),
@@ -229,37 +222,34 @@ def test_another_model_s_folder_is_not_overwritten(tmp_path: Path) -> None:
         (("--layer", 0, "--classes", "anger,sadness"), "classes: there is nothing"),
         (("--layer", 0, "--param", "C=0.5"), "params: "),
     ):
-        code, output = trained(run, out, *changed)
-        assert code == 1
-        assert named in output
-        assert "--force" in output
+        message = refused(hser_train, run, "--out", out, *changed)
+        assert named in message and "--force" in message
     assert (out / "model.json").read_bytes() == before
     elsewhere = write_run(tmp_path / "elsewhere", corpus(3, num_layers=2, seed=1))
-    assert "features: there is" in trained(elsewhere, out, "--layer", 0)[1]
-    assert trained(run.resolve(), out, "--layer", 0)[0] == 0, "the same settings train again"
-    assert trained(run, out, "--layer", 1, "--force")[0] == 0
+    assert "features: there is" in refused(hser_train, elsewhere, "--out", out, "--layer", 0)
+    train(run.resolve(), "--out", out, "--layer", 0)  # the same settings train again
+    train(run, "--out", out, "--layer", 1, "--force")
     assert "layer: '1'" in (out / "config.yaml").read_text()
 
 
 def test_a_model_of_before_can_be_trained_again(tmp_path: Path) -> None:
     """Its configuration lacks keys that have come since."""
     run, out = write_run(tmp_path / "run", corpus(3)), tmp_path / "model"
-    assert trained(run, out)[0] == 0
+    train(run, "--out", out)
     config = out / "config.yaml"
     config.write_text(re.sub(r"(?m)^(test_on|incomplete).*\n", "", config.read_text()))
-    assert trained(run, out)[0] == 0
+    train(run, "--out", out)
 
 
 def test_studies_and_figures_are_not_written_over_something_else(tmp_path: Path) -> None:
     run, other = write_run(tmp_path / "run", corpus(3)), write_run(tmp_path / "other", corpus(3, seed=1))
     model, study = tmp_path / "model", tmp_path / "study"
-    assert trained(run, model)[0] == 0
+    train(run, "--out", model)
     each = ("--layer", "each", "-q", "--out", study)
     for _ in range(2):  # the same settings
         said(hser_train, run, *each)
-    code, output = invoke(hser_train, run, *each, "--classifier", "lda")
-    assert code == 1
-    assert "classifier: there is logistic, you asked for lda" in output
+    message = refused(hser_train, run, *each, "--classifier", "lda")
+    assert "classifier: there is logistic, you asked for lda" in message
     said(hser_train, run, *each, "--classifier", "lda", "--force")
     file = tmp_path / "file"
     file.write_text("mine")
@@ -270,12 +260,10 @@ def test_studies_and_figures_are_not_written_over_something_else(tmp_path: Path)
             (hser_evaluate, "matrix", run, other),
             (hser_report, model),
         ):
-            code, output = invoke(command, *arguments, "--out", out)
-            assert code == 1
-            assert what in output
+            assert what in refused(command, *arguments, "--out", out)
     site = tmp_path / "site"
     site.mkdir()
     (site / "index.html").write_text("<title>My site</title>")
-    assert "no report of hser-report" in invoke(hser_report, model, "--out", site)[1]
+    assert "no report of hser-report" in refused(hser_report, model, "--out", site)
     for _ in range(2):
         said(hser_report, model, "--out", tmp_path / "report")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from transformers import AutoConfig
 
 from classifiers.demo import command as cli_demo
 from classifiers.demo.command import DISCLAIMER, choose_queries, command, demo
 from classifiers.demo.synthetic import write_corpus
 from extractor import Store
+from tests.classifier_cases import said
 
 # The whole
 
@@ -99,12 +99,10 @@ def test_the_small_hubert_is_a_config_that_transformers_reads(shown: tuple[Path,
 def test_a_folder_without_speakers(tmp_path: Path) -> None:
     write_corpus(tmp_path / "clips", 1, (0, 2))
     (tmp_path / "clips" / "manifest.csv").unlink()
-    options = ["--corpus", str(tmp_path / "clips"), "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(command, options, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert "Fewer than two speakers are known" in result.output
-    assert "leave one id out of 8" in result.output
-    assert DISCLAIMER not in result.output
+    printed = said(command, "--corpus", tmp_path / "clips", "--out", tmp_path / "out")
+    assert "Fewer than two speakers are known" in printed
+    assert "leave one id out of 8" in printed
+    assert DISCLAIMER not in printed
     assert len(Store(tmp_path / "out" / "runs" / "clips-mfcc")) == 8
 
 
@@ -114,11 +112,9 @@ def test_without_emotions_no_share_is_given(tmp_path: Path) -> None:
     manifest.write_text(
         "path,speaker\n" + "".join(f"{r['path']},{r['speaker']}\n" for r in rows), encoding="utf-8"
     )
-    options = ["--corpus", str(manifest), "--model", "logmel", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(command, options, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert "two values of 'emotion' are needed, there is none" in result.output
-    assert "best UA" not in result.output
+    printed = said(command, "--corpus", manifest, "--model", "logmel", "--out", tmp_path / "out")
+    assert "two values of 'emotion' are needed, there is none" in printed
+    assert "best UA" not in printed
 
 
 def test_what_cannot_be_done_is_one_line(
@@ -135,8 +131,7 @@ def test_what_cannot_be_done_is_one_line(
 def test_options_that_make_passes_empty_are_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[object, ...]] = []
     monkeypatch.setattr(cli_demo, "demo", lambda *arguments: called.append(arguments))
-    options = ["--corpus", "", "--model", "", "--out", str(tmp_path)]
-    assert CliRunner().invoke(command, options, catch_exceptions=False).exit_code == 0
+    said(command, "--corpus", "", "--model", "", "--out", tmp_path)
     assert called == [(None, None, tmp_path)]
 
 

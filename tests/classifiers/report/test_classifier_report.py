@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser, find_chromium
-from click.testing import CliRunner
 from model_cases import EMOTIONS, made_up_result, origin, write_result
 
 from classifiers.charts.projection import FILE as PROJECTION
@@ -27,6 +26,7 @@ from classifiers.results.metrics import mcnemar
 from classifiers.results.result import Result
 from classifiers.training.model_folder import PROVENANCE
 from extractor import InputError, StoreError
+from tests.classifier_cases import ran
 
 NAN = float("nan")
 WINDOWS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
@@ -273,10 +273,8 @@ def test_what_is_no_model_is_refused_by_name(models: list[Path], tmp_path: Path)
 
 def test_the_command_writes_one_file(models: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "a" / "report"
-    result = CliRunner().invoke(command, [str(models[0]), "--out", str(out)])
-    assert result.exit_code == 0, result.output
+    assert "index.html" in ran(command, models[0], "--out", out).output
     assert [path.name for path in out.iterdir()] == ["index.html"]
-    assert "index.html" in result.output
 
 
 def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:

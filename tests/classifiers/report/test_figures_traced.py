@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from click.testing import CliRunner
 from matplotlib.figure import Figure
 from model_cases import QUICK, made_up_result, write_result
 
@@ -33,15 +33,12 @@ from classifiers.studies.transfer import transfer
 from classifiers.training.conditions import BY_CORPUS, BY_TRAINING_ROWS
 from classifiers.training.config import Experiment
 from classifiers.training.experiment import run_experiment
-from tests.classifier_cases import corpus, write_run
+from tests.classifier_cases import corpus, said, write_run
 
 HUBERT = {"model": "hubert-large", "dtype": "bf16", "layers": "all", "pooling": "mean"}
 
 
-def train(*arguments: object) -> str:
-    done = CliRunner().invoke(hser_train, ["--projection", "pca", "-q", *map(str, arguments)])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
+train = partial(said, hser_train, "--projection", "pca", "-q")
 
 
 @pytest.fixture
@@ -76,7 +73,7 @@ def test_defaults_of_the_table_are_those_of_a_fit_and_stand_in_the_help(name: st
     }
     if name in MODELS:  # used as a library they are the same
         assert MODELS[name]().get_params() == made
-    text = " ".join(CliRunner().invoke(hser_train, ["--help"]).output.split())
+    text = " ".join(said(hser_train, "--help").split())
     for key, value in row.defaults.items():
         assert f"{key}={'none' if value is None else value}" in text
 
@@ -158,14 +155,13 @@ def test_a_cross_corpus_chart_says_whose_rows_it_was_normalised_by(
     tmp_path: Path, drawn: dict[str, Figure]
 ) -> None:
     runs = [str(write_run(tmp_path / f"c{k}", corpus(3, seed=k), settings=HUBERT)) for k in range(2)]
-    for normalise, said, unsaid in (("corpus", BY_CORPUS, None), ("none", BY_TRAINING_ROWS, BY_CORPUS)):
-        done = CliRunner().invoke(
-            hser_evaluate, ["matrix", *runs, "--normalise", normalise, "--out", str(tmp_path / "out"), "-q"]
+    for normalise, there, absent in (("corpus", BY_CORPUS, None), ("none", BY_TRAINING_ROWS, BY_CORPUS)):
+        printed = said(
+            hser_evaluate, "matrix", *runs, "--normalise", normalise, "--out", tmp_path / "out", "-q"
         )
-        assert done.exit_code == 0, done.output
-        for text in (done.output, words_of(drawn["cross_corpus.png"])):
-            assert said in text and "hubert-large (bf16)" in text and "logistic (C=0.01" in text
-            assert unsaid is None or unsaid not in text
+        for text in (printed, words_of(drawn["cross_corpus.png"])):
+            assert there in text and "hubert-large (bf16)" in text and "logistic (C=0.01" in text
+            assert absent is None or absent not in text
 
 
 def test_a_layer_study_names_what_it_is_of(tmp_path: Path, drawn: dict[str, Figure]) -> None:
@@ -234,7 +230,7 @@ def test_the_best_layer_of_neighbours_has_its_caution(
     several = write_run(tmp_path / "run", corpus(3, num_layers=2), settings=HUBERT)
     one = write_run(tmp_path / "one", corpus(3))
     for run, cautioned in ((several, True), (one, False)):
-        printed = CliRunner().invoke(hser_lookup, ["evaluate", str(run), "--no-duplicates"]).output
+        printed = said(hser_lookup, "evaluate", run, "--no-duplicates")
         assert (CAUTION in printed) == cautioned, printed
         found = evaluate(run)
         assert found.to_dict()["caution"] == (CAUTION if cautioned else None)

@@ -17,9 +17,8 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from click.testing import CliRunner
 
-from tests.classifier_cases import clustered, write_embeddings
+from tests.classifier_cases import clustered, refused, write_embeddings
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
@@ -427,9 +426,8 @@ def test_recordings_at_the_same_time_do_not_touch_each_other(run: Path) -> None:
 
 def test_serve_names_the_extra_that_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "find_spec", lambda name: None if name == "uvicorn" else object())
-    result = CliRunner().invoke(hser_lookup, ["serve", str(run)])
-    assert isinstance(result.exception, SettingsError)
-    assert "needs uvicorn: pip install 'hser[serve]'" in str(result.exception)
+    message = refused(hser_lookup, "serve", run, error=SettingsError)
+    assert "needs uvicorn: pip install 'hser[serve]'" in message
 
 
 def test_which_names_a_server_may_be_asked_by() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from model_cases import model_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -20,7 +19,7 @@ from classifiers.studies.cross_corpus import OTHERS, cross_matrix, matrix_lines
 from classifiers.studies.transfer import transfer, transfer_lines
 from classifiers.training.config import Experiment
 from extractor.errors import InputError, SettingsError, StoreError
-from tests.classifier_cases import Corpus, corpus, write_run
+from tests.classifier_cases import Corpus, corpus, said, write_run
 
 Corpora = tuple[Path, list[str], list[Corpus]]
 
@@ -229,14 +228,9 @@ def test_an_experiment_s_file_does_what_its_model_does(tmp_path: Path) -> None:
 def test_the_command_writes_its_figures_and_a_heat_map(tmp_path: Path) -> None:
     runs, _ = three(tmp_path)
     out = tmp_path / "out"
-    done = CliRunner().invoke(
-        hser_evaluate, ["matrix", *runs, "--out", str(out), "-q", "--map", "grief=sadness"]
-    )
-    assert done.exit_code == 0, done.output
-    assert "grief (9) -> sadness" in done.output
+    printed = said(hser_evaluate, "matrix", *runs, "--out", out, "-q", "--map", "grief=sadness")
+    assert "grief (9) -> sadness" in printed
     assert {each.name for each in out.iterdir()} == {"cells.json", "cross_corpus.json", "cross_corpus.png"}
     folder = model_of(tmp_path / "model", runs[0])
-    done = CliRunner().invoke(hser_evaluate, [str(folder), runs[2], "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert f"{runs[2]}: UA" in done.output
+    assert f"{runs[2]}: UA" in said(hser_evaluate, folder, runs[2], "--out", out)
     assert (out / "transfer.json").exists()

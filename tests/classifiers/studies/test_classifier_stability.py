@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from classifiers.commands.evaluate import hser_evaluate
 from classifiers.studies.stability import EVERY, cosines, linear_cka, measure_stability
 from extractor.errors import InputError, StoreError
-from tests.classifier_cases import Corpus, corpus, without, write_run
+from tests.classifier_cases import Corpus, corpus, said, without, write_run
 
 EXACT = 1e-12  # float64 sums of at most a few thousand products of numbers near 1
 
@@ -94,9 +93,7 @@ def test_copies_without_an_original_are_counted_and_runs_without_copies_refused(
 
 def test_the_command_prints_a_table_and_writes_it_with_a_chart(tmp_path: Path) -> None:
     run, out = write_run(tmp_path / "run", augmented()), tmp_path / "out"
-    done = CliRunner().invoke(hser_evaluate, ["stability", str(run), "--layers", "1", "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert "stretch+gain" in done.output
+    assert "stretch+gain" in said(hser_evaluate, "stability", run, "--layers", "1", "--out", out)
     scores = json.loads((out / "stability.json").read_text())["scores"]
     assert {(each["layer"], each["kind"]) for each in scores} == {
         (1, kind) for kind in ("gain", "stretch+gain", EVERY)

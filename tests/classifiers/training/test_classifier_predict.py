@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from conftest import MakeCheckpoint
 from model_cases import blocks, sources_for, write_trained
 
@@ -21,6 +21,9 @@ from extractor import SettingsError, StoreError, extract
 from extractor.errors import SettingsDiffer
 from extractor.inputs.manifest import read_manifest
 from extractor.store import Store
+from tests.classifier_cases import ran, refused
+
+hser = partial(ran, command)
 
 # Of probabilities: embeddings in fp32 may differ in their last bits with the batch that they were made in
 # (1e-5 relative, as in conftest); a classifier's scores are up to some tens, and a probability moves by a
@@ -133,12 +136,6 @@ def model(runs: tuple[Path, Path], tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def hser(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(command, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output
-    return result
-
-
 def test_all_forms_say_what_the_library_says(model: Path, recordings: Path) -> None:
     inputs = [recordings / "s0-anger-0.wav", recordings / "s1-fear-1.wav"]
     utterances = read_manifest([str(path) for path in inputs]).utterances
@@ -172,6 +169,4 @@ def test_a_recording_that_fails_is_named_and_the_others_go_on(
 
 def test_a_damaged_model_is_told_before_any_recording_is_read(model: Path) -> None:
     (model / PROVENANCE).write_text("[]")
-    result = CliRunner().invoke(command, [str(model), "no-such-file.wav"])
-    assert isinstance(result.exception, StoreError)
-    assert PROVENANCE in str(result.exception)
+    assert PROVENANCE in refused(command, model, "no-such-file.wav", error=StoreError)

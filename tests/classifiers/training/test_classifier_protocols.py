@@ -96,13 +96,6 @@ def test_inner_splits_stay_inside_the_training_rows(protocol: str, tmp_path: Pat
             assert set(held.tolist()) == set(fold.dev.tolist())
 
 
-def test_copies_are_tested_when_asked_and_still_stay_with_their_original(tmp_path: Path) -> None:
-    features = features_for(tmp_path, labelling=Labelling(copies="all"))
-    folds, _ = make_folds(features, "loso", test_on="all")
-    tested = np.concatenate([fold.test for fold in folds])
-    assert sorted(tested.tolist()) == list(range(len(features)))
-
-
 # EmoBox (Ma et al. 2024), written out: a test that reads the constant of the code tests nothing.
 PUBLISHED = {
     "emobox-ravdess": [
