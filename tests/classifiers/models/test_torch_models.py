@@ -75,9 +75,19 @@ def quick(name: str, **changes: Any) -> Any:
     return MODELS[name](**{"device": "cpu", **QUICK[name], **changes})
 
 
+def remade(model: Any, **params: Any) -> Any:
+    """The fitted model from its state, with other parameters."""
+    plain, tensors = model.state()
+    return from_state(plain | {"params": plain["params"] | params}, tensors)
+
+
 def like(x: Any, rows: list[np.ndarray]) -> Any:
     """Rows as ``x`` has them: a list of frames, or an array."""
     return rows if isinstance(x, list) else np.stack(rows)
+
+
+def nothing_to_learn() -> tuple[np.ndarray, np.ndarray]:
+    return toy("mlp")[0], CLASSES[np.random.default_rng(3).integers(0, 3, NUM_ROWS)]
 
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -168,8 +178,7 @@ def test_state_round_trip_is_exact(name: str) -> None:
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_ua"])
 def test_early_stopping_restores_the_best_epoch(monitor: str) -> None:
-    x, _, _ = toy("mlp")
-    y = CLASSES[np.random.default_rng(3).integers(0, 3, NUM_ROWS)]  # nothing to learn: it gets worse
+    x, y = nothing_to_learn()  # it gets worse
     model = Mlp(patience=4, max_epochs=200, learning_rate=0.02, monitor=monitor, validation=0.3).fit(x, y)
     assert model.stopped_ == "patience"
     # By recall, and where that is the same, by loss.
@@ -188,8 +197,7 @@ def test_early_stopping_restores_the_best_epoch(monitor: str) -> None:
 
 
 def test_history_tells_the_loss_and_the_learning_rate_falls_on_a_plateau() -> None:
-    x, _, _ = toy("mlp")
-    y = CLASSES[np.random.default_rng(3).integers(0, 3, NUM_ROWS)]
+    x, y = nothing_to_learn()
     told: list[dict[str, float]] = []
     model = Mlp(max_epochs=12, patience=None, plateau_patience=1, plateau_factor=0.5, learning_rate=0.02)
     model.fit(x, y, progress=told.append)
@@ -307,9 +315,7 @@ def test_bf16_gives_nearly_what_fp32_gives() -> None:
         pytest.skip("torch has no LSTM in bf16 on this CPU; the next test is about that")
     x, y, _ = toy("bilstm")
     full = quick("bilstm").fit(x, y)
-    plain, tensors = full.state()
-    half = from_state(plain | {"params": plain["params"] | {"dtype": "bf16"}}, tensors)
-    difference = abs(half.predict_proba(x) - full.predict_proba(x)).max()
+    difference = abs(remade(full, dtype="bf16").predict_proba(x) - full.predict_proba(x)).max()
     # bf16 keeps 8 bits: logits of up to 10 are off by a few hundredths, probabilities by less.
     assert 0 < difference < 0.05
     assert (quick("bilstm", dtype="bf16").fit(x, y).predict(x) == y).mean() > 0.9
@@ -320,11 +326,10 @@ def test_where_the_lstm_cannot_run_in_bf16_it_is_said_and_fp32_taken(monkeypatch
     x, y, _ = toy("bilstm")
     with pytest.raises(SettingsError, match="bilstm: dtype=bf16 cannot run on this cpu"):
         quick("bilstm", dtype="bf16", max_epochs=1).fit(x, y)
-    plain, tensors = quick("bilstm", dtype="auto", max_epochs=1).fit(x, y).state()  # auto: fp32 here
+    model = quick("bilstm", dtype="auto", max_epochs=1).fit(x, y)  # auto: fp32 here
     with pytest.warns(UserWarning, match="was trained in bf16, which cannot run here; it predicts in fp32"):
-        elsewhere = from_state(plain | {"params": plain["params"] | {"dtype": "bf16"}}, tensors)
-    here = from_state(plain | {"params": plain["params"] | {"dtype": "fp32"}}, tensors)
-    assert np.array_equal(elsewhere.predict_proba(x), here.predict_proba(x))
+        elsewhere = remade(model, dtype="bf16")
+    assert np.array_equal(elsewhere.predict_proba(x), remade(model, dtype="fp32").predict_proba(x))
 
 
 def test_whether_an_lstm_runs_in_bf16_is_asked_of_torch() -> None:
@@ -446,8 +451,7 @@ def test_rows_that_cannot_be_used_are_named(name: str) -> None:
 def test_a_gpu_trains_and_predicts_as_the_cpu_does(name: str) -> None:
     x, y, speakers = toy(name)
     model = quick(name, device="cuda").fit(x, y, groups=speakers)
-    plain, tensors = model.state()
-    on_cpu = from_state(plain | {"params": plain["params"] | {"device": "cpu"}}, tensors)
+    on_cpu = remade(model, device="cpu")
     assert (model.predict(x) == y).mean() > 0.9
     # TF32 keeps 10 bits in cuDNN's LSTM and convolutions, where it is allowed.
     assert abs(model.predict_proba(x) - on_cpu.predict_proba(x)).max() < 1e-2

@@ -23,7 +23,7 @@ from classifiers.commands.lookup import hser_lookup
 from classifiers.commands.train import command as hser_train
 from classifiers.commands.train import result_lines
 from classifiers.lookup.evaluation import evaluate
-from classifiers.models.table import CLASSIFIERS
+from classifiers.models.table import ALIASES, CLASSIFIERS
 from classifiers.models.torch.models import MODELS
 from classifiers.report.page import report_html
 from classifiers.results.metrics import CAUTION, Predictions
@@ -64,7 +64,8 @@ def test_defaults_of_the_table_are_those_of_a_fit_and_stand_in_the_help(name: st
     estimator = row.make({}, 0)
     inner = getattr(estimator, "named_steps", {}).get("classifier", estimator)
     made = inner.get_params(deep=False)
-    assert row.defaults
+    assert row.name == name and row.defaults and row.grid and row.space
+    assert set(ALIASES.values()) <= set(CLASSIFIERS)
     assert {key: made[key] for key in row.defaults} == row.defaults
     assert row.all_parameters({}) == {
         key: value
@@ -74,6 +75,7 @@ def test_defaults_of_the_table_are_those_of_a_fit_and_stand_in_the_help(name: st
     if name in MODELS:  # used as a library they are the same
         assert MODELS[name]().get_params() == made
     text = " ".join(said(hser_train, "--help").split())
+    assert name in text or name == "linear-svm"  # there by its alias
     for key, value in row.defaults.items():
         assert f"{key}={'none' if value is None else value}" in text
 

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from classifiers.commands.train import result_lines
 from classifiers.models.calibrated_svm import CalibratedSVM
-from classifiers.models.table import ALIASES, CLASSIFIERS, POOLED
+from classifiers.models.table import CLASSIFIERS, POOLED
 from classifiers.results.result import Result
 from classifiers.studies.layers import run_layer_study
 from classifiers.training.conditions import conditions_of
@@ -362,14 +362,6 @@ def test_an_experiment_is_its_plain_values() -> None:
         ("a:mean:3",), "svm", {"C": 0.1}, grid={"gamma": (0.1, "scale")}, classes=("x", "y"), map={"z": "y"}
     )
     assert experiment_from(made.to_dict()) == made
-
-
-def test_the_table_is_whole() -> None:
-    for name, row in CLASSIFIERS.items():
-        assert row.name == name and row.grid and row.space
-        estimator = row.make({}, 0)
-        assert hasattr(estimator, "fit") and hasattr(estimator, "predict_proba")
-    assert set(ALIASES.values()) <= set(CLASSIFIERS)
 
 
 def test_progress_says_how_much_time_is_left() -> None:

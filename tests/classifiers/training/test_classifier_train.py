@@ -14,7 +14,6 @@ import yaml
 from conftest import ROOT
 
 from classifiers.commands.train import command
-from classifiers.models.table import CLASSIFIERS
 from classifiers.training.model_folder import load_model
 from extractor.commands.options import EXIT_ERROR
 from tests.classifier_cases import corpus, refused, said, write_run
@@ -99,8 +98,3 @@ def test_an_error_is_a_line_and_an_exit_code() -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == EXIT_ERROR
     assert done.stderr == "error: nowhere: no such run folder or file\n"
-
-
-def test_help_names_every_classifier() -> None:
-    text = train("--help")
-    assert {name for name in CLASSIFIERS if name not in text} <= {"linear-svm"}  # there by its alias
