@@ -117,8 +117,10 @@ def test_a_speaker_that_is_not_known_is_no_group(tmp_path: Path) -> None:
     names = ["nan" if row["speaker"] == "s3" else row["speaker"] for row in rows.labels]
     path = str(write_run(tmp_path / "r", labelled(rows, "speaker", names)))
     result = run_experiment(Experiment((path,)))
-    assert [fold.name for fold in result.folds[0]] == ["s0", "s1", "s2"]
-    assert any("12 recordings" in note and "without speaker" in note for note in result.notes)
+    assert [(fold.name, fold.num_train) for fold in result.folds[0]] == [("s0", 24), ("s1", 24), ("s2", 24)]
+    assert sorted(result.predictions[0].rows.tolist()) == list(range(36))
+    (note,) = [each for each in result.notes if "without speaker" in each]
+    assert "12 recordings" in note and rows.ids[36] in note
     assert evaluate(path, k=1).groups == 3
 
 

@@ -204,7 +204,8 @@ def test_a_class_missing_from_training_counts_as_wrong(tmp_path: Path) -> None:
         assert len(p.rows) == len(rows.ids)
         assert (p.proba[p.y_true == fear, fear] == 0).all()
         assert result.figures()["seeds"][0]["recall"]["fear"] == 0
-        assert any("'fear' is not among its training rows" in note for note in result.notes)
+        note = "fold 's0': 'fear' is not among its training rows; its 3 test rows count as wrong"
+        assert any(note in each for each in result.notes)
 
 
 def test_seeds_are_whole_tests(tmp_path: Path) -> None:

@@ -182,24 +182,6 @@ def test_training_rows_of_one_class_are_refused(tmp_path: Path) -> None:
         make_folds(features, "loso")
 
 
-def test_a_class_missing_from_training_is_noted_and_counted(tmp_path: Path) -> None:
-    rows = corpus(3)
-    kept = without(rows, [row["emotion"] != "neutral" or row["speaker"] == "s1" for row in rows.labels])
-    features = opened(tmp_path, kept)
-    notes = make_folds(features, "loso")[1]
-    assert any("fold 's1': 'neutral'" in note and "3 test rows" in note for note in notes)
-
-
-def test_rows_without_a_speaker_take_no_part_and_are_named(tmp_path: Path) -> None:
-    rows = corpus(3)
-    rows.labels[4] = rows.labels[4] | {"speaker": ""}
-    features = opened(tmp_path, rows)
-    folds, notes = make_folds(features, "loso")
-    used = {row for fold in folds for row in [*fold.train.tolist(), *fold.test.tolist()]}
-    assert 4 not in used
-    assert any(rows.ids[4] in note and "without speaker" in note for note in notes)
-
-
 @pytest.mark.parametrize(
     ("protocol", "folds", "message"),
     [
