@@ -252,13 +252,6 @@ def test_an_augmented_run_is_searched_with_the_recording_as_it_is(corpus: Path, 
     assert path not in [neighbour.path for neighbour in without.neighbours]
 
 
-def test_equally_near_rows_come_in_the_stores_order(tmp_path: Path) -> None:
-    vectors = np.tile(np.float32([[[1, 2, 2]], [[2, 1, 0]]]), (4, 1, 1))  # multiples exact in float32
-    run = write_embeddings(tmp_path / "run", vectors, [{"emotion": "anger", "speaker": "a"}] * 8)
-    hits = lookup.open(run).search(np.float32([1, 2, 2]), k=8)
-    assert found_rows(hits) == [0, 2, 4, 6, 1, 3, 5, 7]
-
-
 # Votes
 
 

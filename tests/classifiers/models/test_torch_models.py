@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
@@ -385,7 +384,7 @@ def test_losses_are_weighted_means() -> None:
     model = Mlp(class_weight="balanced", dropout=0.0, **still).fit(x, y)  # type: ignore[arg-type]
     weights = torch.tensor([NUM_ROWS / (3 * (codes == code).sum()) for code in range(3)], dtype=torch.float32)
     logits = torch.from_numpy(np.log(model.predict_proba(x)))
-    expected = F.cross_entropy(logits, torch.from_numpy(codes), weights).item()
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(codes), weights).item()
     assert model.history_[0]["train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
