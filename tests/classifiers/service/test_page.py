@@ -330,6 +330,9 @@ def test_a_foreign_name_for_this_machine_is_refused(page: TestClient, run: Path)
         assert page.get("/api/run", headers={"host": host}).json()["index"] == "exact, in memory"
     with client(run, hosts=None) as open_page:
         assert open_page.get("/api/run", headers={"host": "lab.example"}).status_code == 200
+    assert server.hosts_of("127.0.0.1") == server.hosts_of("localhost")
+    assert "127.0.0.5" in (server.hosts_of("127.0.0.5") or ())
+    assert server.hosts_of("0.0.0.0") is server.hosts_of("::") is None
 
 
 def test_every_answer_has_the_security_headers(page: TestClient) -> None:
@@ -428,10 +431,3 @@ def test_serve_names_the_extra_that_is_missing(run: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(server, "find_spec", lambda name: None if name == "uvicorn" else object())
     message = refused(hser_lookup, "serve", run, error=SettingsError)
     assert "needs uvicorn: pip install 'hser[serve]'" in message
-
-
-def test_which_names_a_server_may_be_asked_by() -> None:
-    assert server.hosts_of("127.0.0.1") == server.hosts_of("localhost")
-    assert "127.0.0.5" in (server.hosts_of("127.0.0.5") or ())
-    assert server.hosts_of("0.0.0.0") is None
-    assert server.hosts_of("::") is None
