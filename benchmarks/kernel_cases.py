@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cuda_kernels.norm_gelu import group_norm_gelu
 from cuda_kernels.pool import pool_rows
-from cuda_kernels.resample import ratio, reference, resample
+from cuda_kernels.resample import BETA, HALF_WIDTH, PASS_BAND, num_resampled, ratio, resample
 from cuda_kernels.spectral import HOP, N_FFT, NUM_BINS, SpectralEdit, edit_by_spectrogram, edit_spectrogram
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms
 from extractor.types import SAMPLE_RATE, Seconds
@@ -248,15 +248,15 @@ def resampling(size: Size, rate: int) -> Case:
     def load() -> Callable[[], Tensor]:
         from torchaudio.transforms import Resample
 
-        width = math.ceil(reference.HALF_WIDTH)
-        roll_off, beta = (1 + reference.PASS_BAND) / 2, reference.BETA
+        width = math.ceil(HALF_WIDTH)
+        roll_off, beta = (1 + PASS_BAND) / 2, BETA
         transform = Resample(rate, SAMPLE_RATE, "sinc_interp_kaiser", width, roll_off, beta)
         return partial(transform.to(size.device), x)
 
     return case(
         size,
         f"resample, {rate / 1000:g} kHz",
-        4 * size.recordings * (n + reference.num_resampled(n, up, down)),
+        4 * size.recordings * (n + num_resampled(n, up, down)),
         x.flatten(),
         lambda x, count, backend: resample(x, [n] * count, up, down, backend)[0],
         "torchaudio.transforms.Resample, a filter of the same length",

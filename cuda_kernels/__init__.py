@@ -9,9 +9,9 @@
     positional_conv  the convolutional position embedding
     pool             mean, squared deviations, minimum and maximum of runs of rows
 
-In each folder stands the definition, the path of every device without Triton (in ``reference.py`` where it is
-long), beside ``kernel.py``, the Triton path; the folder's own function takes ``backend="auto" | "torch" |
-"triton"`` (`backend.resolve`). Batches are ragged: recordings lie one behind the other in a packed tensor,
-with their lengths beside it (`packing`, where several kernels share them), and none sees another or any
-padding. Forward only: nothing here is trained.
+In each folder stands the definition, the path of every device without Triton, beside ``kernel.py``, the
+Triton path; the folder's own function takes ``backend="auto" | "torch" | "triton"`` (`backend.resolve`).
+Batches are ragged: recordings lie one behind the other in a packed tensor, with their lengths beside it
+(`packing`, where several kernels share them), and none sees another or any padding. Forward only: nothing
+here is trained.
 """

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cuda_kernels.packing import on_device
-from cuda_kernels.resample.reference import filter_bank, half_width, num_resampled
+from cuda_kernels.resample import filter_bank, half_width, num_resampled
 
 BLOCK = 256  # outputs a program
 

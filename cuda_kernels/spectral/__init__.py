@@ -11,14 +11,15 @@ and none sees another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cuda_kernels.backend import resolve
-from cuda_kernels.spectral import reference
-from cuda_kernels.spectral.reference import SpectralEdit
 from cuda_kernels.spectral.stft import (
     HOP,
     N_FFT,
@@ -31,16 +32,58 @@ from cuda_kernels.spectral.stft import (
     synthesise,
 )
 
-__all__ = [
-    "HOP",
-    "NUM_BINS",
-    "N_FFT",
-    "SpectralEdit",
-    "analyse",
-    "edit_by_spectrogram",
-    "edit_spectrogram",
-    "synthesise",
-]
+__all__ = ["HOP", "NUM_BINS", "N_FFT", "SpectralEdit", "edit_by_spectrogram", "edit_spectrogram"]
+
+# Output frames at a time: what a block needs (about a dozen arrays of 256 x 321) stays in a core's cache.
+BLOCK_FRAMES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralEdit:
+    """What is done to one recording's spectrogram. Counts are in frames and bins, ranges ``[first, last)``.
+
+    Output frame ``t`` is read from the source position ``t * rates[0]`` up to the output frame ``knee``
+    (which may lie between two frames), from there on at ``knee * rates[0] + (t - knee) * rates[1]``. Above
+    1 is faster. Rates of ``(1, 1)`` copy frames bit for bit, whatever the knee, and no phase is touched.
+    """
+
+    num_frames: int  # of the result; the source's where the rates are (1, 1)
+    rates: tuple[float, float] = (1.0, 1.0)
+    knee: float = 0.0
+    bands: tuple[tuple[int, int], ...] = ()  # bins set to zero in every frame of the result
+    spans: tuple[tuple[int, int], ...] = ()  # frames of the result set to zero
+
+    @property
+    def copies(self) -> bool:
+        """Whether frames are copied as they are."""
+        return self.rates == (1.0, 1.0)
+
+    @property
+    def origin(self) -> float:
+        """Where the map's second piece, drawn on backwards, meets source position 0.
+
+        It turns that piece into ``(t - origin) * rates[1]``: a difference, then a product, which a
+        compiler cannot fuse. Every backend thus rounds positions alike; where one sits on a whole number,
+        one rounding decides which frames' phase advance is taken.
+        """
+        return self.knee * (1.0 - self.rates[0] / self.rates[1])
+
+    def check(self, num_source_frames: int, num_bins: int) -> None:
+        """ValueError for what no spectrogram of this size can be edited to."""
+        if self.num_frames < 0 or (self.num_frames and not num_source_frames):
+            raise ValueError(f"{self.num_frames} frames from {num_source_frames}")
+        if not all(rate > 0 and math.isfinite(rate) for rate in self.rates):
+            raise ValueError(f"rates {self.rates}: each must be above 0")
+        if not (self.knee >= 0 and math.isfinite(self.knee)):
+            raise ValueError(f"knee {self.knee}: must be an output frame, 0 or later")
+        if self.copies and self.num_frames != num_source_frames:
+            raise ValueError(
+                f"rates of (1, 1) keep the {num_source_frames} frames: {self.num_frames} asked for"
+            )
+        for name, ranges, end in (("band", self.bands, num_bins), ("span", self.spans, self.num_frames)):
+            for first, last in ranges:
+                if not 0 <= first <= last <= end:
+                    raise ValueError(f"{name} [{first}, {last}) is no part of [0, {end})")
 
 
 def edit_spectrogram(
@@ -62,13 +105,25 @@ def edit_spectrogram(
     spectrogram = spectrogram.resolve_conj().resolve_neg()
     if spectrogram.dtype == torch.complex128 and backend == "auto":
         backend = "torch"
-    if resolve(backend, spectrogram.device) == "torch":
-        return reference.edit_spectrogram(spectrogram, lengths, edits)
-    if spectrogram.dtype != torch.complex64:
-        raise TypeError("the Triton kernel takes complex64; complex128 is computed by backend 'torch'")
-    from cuda_kernels.spectral import kernel
+    if resolve(backend, spectrogram.device) == "triton":
+        if spectrogram.dtype != torch.complex64:
+            raise TypeError("the Triton kernel takes complex64; complex128 is computed by backend 'torch'")
+        from cuda_kernels.spectral import kernel
 
-    return kernel.edit_spectrogram(spectrogram, lengths, edits)
+        return kernel.edit_spectrogram(spectrogram, lengths, edits)
+    counts = [edit.num_frames for edit in edits]
+    result = spectrogram.new_empty(sum(counts), spectrogram.shape[1])
+    of_each = zip(spectrogram.split(list(lengths)), edits, result.split(counts), strict=True)
+    for source, edit, target in of_each:
+        if edit.copies:
+            target.copy_(source)
+        else:
+            _stretch(source, edit, target)
+        for first, last in edit.bands:
+            target[:, first:last] = 0
+        for first, last in edit.spans:
+            target[first:last] = 0
+    return result
 
 
 def edit_by_spectrogram(
@@ -106,3 +161,43 @@ def _check_edits(lengths: Sequence[int], edits: Sequence[SpectralEdit], num_bins
             edit.check(num_frames, num_bins)
         except ValueError as error:
             raise ValueError(f"recording {i}: {error}") from None
+
+
+def _stretch(source: Tensor, edit: SpectralEdit, target: Tensor) -> None:
+    """The phase vocoder (Flanagan and Golden 1966; as torchaudio's): ``source [T, F]`` into ``target``.
+
+    A phase advances from one output frame to the next as it does between the two source frames that the
+    first of them lies between. Output and source frames are equally far apart, so the usual expected
+    advance (k / 4 turns in bin k) is subtracted and added back within a whole turn: it drops out, and so
+    does all wrapping. Phases are in turns, their sums in float64, where they do not drift.
+    """
+    magnitudes, angles = _polar(source)  # of each frame once: a phase must leave a sum as it entered it
+    turns = angles[:1].double() / math.tau  # [1, F]: where the next block's phases begin
+    for first in range(0, len(target), BLOCK_FRAMES):
+        block = target[first : first + BLOCK_FRAMES]
+        position = _source_positions(edit, first, len(block)).clamp_(max=len(source))
+        frame = position.long()
+        fraction = (position - frame).to(source.device, magnitudes.dtype)[:, None]
+        frame = frame.to(source.device)
+        before, after = (magnitudes.index_select(0, i) for i in (frame, frame + 1))
+        start, end = (angles.index_select(0, i).double() for i in (frame, frame + 1))
+        advance = (end - start) / math.tau
+        phases = torch.cat([turns, advance]).cumsum(dim=0)  # [frames + 1, F]
+        phases -= phases.round()
+        turns = phases[-1:]
+        radians = phases[:-1].to(fraction.dtype) * math.tau
+        magnitude = torch.lerp(before, after, fraction)
+        torch.complex(magnitude * radians.cos(), magnitude * radians.sin(), out=block)
+
+
+def _source_positions(edit: SpectralEdit, first: int, count: int) -> Tensor:
+    """Of the output frames from ``first`` on: float64 ``[count]``; fp32 would lose the fraction."""
+    t = torch.arange(first, first + count, dtype=torch.float64)
+    return torch.where(t <= edit.knee, t * edit.rates[0], (t - edit.origin) * edit.rates[1])
+
+
+def _polar(source: Tensor) -> tuple[Tensor, Tensor]:
+    """Magnitudes and angles in radians ``[T + 2, F]``; what lies behind the last frame is zero."""
+    # In parts that lie contiguous: torch's abs and angle of complex numbers take twice as long.
+    real, imag = (pad(part.contiguous(), (0, 0, 0, 2)) for part in (source.real, source.imag))
+    return torch.hypot(real, imag), torch.atan2(imag, real)

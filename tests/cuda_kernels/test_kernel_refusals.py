@@ -19,8 +19,7 @@ from cuda_kernels.positional_conv import positional_conv
 from cuda_kernels.resample import ratio, resample
 from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram, edit_spectrogram
 from cuda_kernels.spectral.stft import HOP, N_FFT, NUM_BINS, analyse, synthesise
-from cuda_kernels.waveform import WaveformEdit, edit_waveforms
-from cuda_kernels.waveform.reference import MAX_SNR
+from cuda_kernels.waveform import MAX_SNR, WaveformEdit, edit_waveforms
 
 X, ONES, MEAN = torch.zeros(10, 4), torch.ones(4), ("mean",)
 PACKED, WAVE = pack([4, 6], torch.device("cpu")), torch.zeros(100)

@@ -9,7 +9,7 @@ import torchaudio
 from conftest import relative_error
 from torch import Tensor
 
-from cuda_kernels.resample import ratio, reference, resample
+from cuda_kernels.resample import filter_bank, half_width, ratio, resample
 from extractor.audio.probe import resampled
 
 RATES = (8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
@@ -64,7 +64,7 @@ def test_tones_beyond_the_lower_nyquist_frequency_are_100_db_down(rate: int) -> 
 @pytest.mark.parametrize(("up", "down"), RATIOS + PITCHES)
 def test_the_whole_response_is_flat_to_0_9_and_100_db_down_from_1(up: int, down: int) -> None:
     """All phases interleaved are the filter at ``up`` times the input's rate."""
-    bank = reference.filter_bank(up, down)
+    bank = filter_bank(up, down)
     taps = bank.shape[1]
     delay = torch.arange(up) * down % up + up * (taps - 1 - torch.arange(taps))[:, None]
     filtered = torch.zeros(up * taps, dtype=torch.float64)
@@ -101,7 +101,7 @@ def test_band_limited_noise_equals_that_of_other_resamplers(rate: int) -> None:
 
 @pytest.mark.parametrize(("up", "down"), [(1, 3), (2, 1), (160, 441), (401, 500), (500, 401)])
 def test_an_impulse_stays_in_its_place_and_rings_alike_on_both_sides(up: int, down: int) -> None:
-    periods = reference.half_width(up, down) // down + 2
+    periods = half_width(up, down) // down + 2
     x = torch.zeros((2 * periods - 1) * down, dtype=torch.float64)
     x[periods * down] = 1
     y, _ = resample(x, [len(x)], up, down)
@@ -113,7 +113,7 @@ def test_an_impulse_stays_in_its_place_and_rings_alike_on_both_sides(up: int, do
 
 @pytest.mark.parametrize(("up", "down"), RATIOS + PITCHES)
 def test_a_constant_stays_itself(up: int, down: int) -> None:
-    half = reference.half_width(up, down)
+    half = half_width(up, down)
     x = torch.ones(3 * half, dtype=torch.float64)
     y, _ = resample(x, [len(x)], up, down)
     whole = y[half * up // down + 1 : 2 * half * up // down - 1]  # outputs that see no end

@@ -20,7 +20,7 @@ from cuda_kernels.norm_gelu import group_norm_gelu
 from cuda_kernels.packing import TILE_ROWS, pack
 from cuda_kernels.pool import STATISTICS, pool_rows
 from cuda_kernels.positional_conv import lay_out, positional_conv
-from cuda_kernels.resample import ratio, reference, resample
+from cuda_kernels.resample import filter_bank, half_width, ratio, resample
 from cuda_kernels.spectral import SpectralEdit, edit_spectrogram
 from cuda_kernels.waveform import WaveformEdit, edit_waveforms
 
@@ -182,7 +182,7 @@ def resampled(dtype: torch.dtype, up: int = 160, down: int = 441) -> Case:
         u, d = ratio(down, up)  # in lowest terms
         if u == d:
             return rows[0]
-        half, bank = reference.half_width(u, d), reference.filter_bank(u, d).to(DEVICE)
+        half, bank = half_width(u, d), filter_bank(u, d).to(DEVICE)
         m = torch.arange((2 * len(rows[0]) * u + d) // (2 * d), device=DEVICE)
         padded = F.pad(rows[0], (half - 1, half + d))
         return (padded.unfold(0, 2 * half, 1)[m * d // u] * bank[m % u]).sum(dim=1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cuda_kernels.spectral import HOP, N_FFT, NUM_BINS, analyse
+from cuda_kernels.spectral.stft import HOP, N_FFT, NUM_BINS, analyse
 from extractor.augment import (
     AUGMENTATIONS,
     NOISE,
