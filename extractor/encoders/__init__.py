@@ -4,7 +4,7 @@ model          a model by its name: its encoder, its device, its precision
 layers         where ``--layers`` becomes numbers
 pooling        frames to rows, while the model runs
 families       a row for each family of checkpoints that is run, and for each model with a name
-checkpoint     reads one: checkpoint_files, preparation (of its input), tensors
+checkpoint     reads one: its config, how its input is made; checkpoint_files; tensors
 wav2vec2       the family's forward pass: cnn, transformer (CPUs), fused (GPUs)
 whisper        Whisper's encoder
 linear         linear layers and convolutions, prepacked, in int8; weights: of a checkpoint, for them

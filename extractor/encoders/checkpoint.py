@@ -2,6 +2,15 @@
 
 Its config is checked before anything is made of it. The config that encoders see has the family's fields
 alone: whatever else the file says (code to run, quantisation, defaults of training) reaches nothing.
+
+Where a checkpoint says how its input is made is `transformers`' matter
+(`FeatureExtractionMixin.get_feature_extractor_dict`, 5.24), and its precedence is kept:
+
+    processor_config.json      under `feature_extractor`, or `audio_processor`: how transformers 5 saves
+    preprocessor_config.json   flat: how transformers 4 saves, and a feature extractor by itself
+    processor_config.json      flat, which transformers does not read; better than a guess
+
+Where none of them says anything, it is assumed, and called so.
 """
 
 from __future__ import annotations
@@ -17,15 +26,21 @@ from torch import Tensor
 
 from extractor.encoders.checkpoint_files import CONFIG, CheckpointFiles, json_type
 from extractor.encoders.families import FAMILIES, MODELS, RELATIONS, Checkpoint
-from extractor.encoders.preparation import Preparation, assumed_preparation, read_preparation
 from extractor.encoders.tensors import MASK_EMBEDDING, describe_unused, read_tensors
 from extractor.errors import ModelError, unknown
+from extractor.types import SAMPLE_RATE
 
 ADAPTER = "adapter_config.json"  # of a PEFT adapter, beside a model or alone
 RANDOM = "random:"  # prefix of a model spec: the architecture with random weights
 # Weights that are stored in other numbers than their own, by the field that says so.
 _QUANTISED = ("quantization_config", "compression_config")
 _SHOWN = 80  # characters of a value in a message
+
+PROCESSOR = "processor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
+_NESTED = ("feature_extractor", "audio_processor")  # the first that is there, as in the reference
+_FLAT = ("feature_extractor_type", "do_normalize", "sampling_rate")  # any of them tells a flat one
+_NONE = f"no {PREPROCESSOR} or {PROCESSOR}"
 
 
 def load_checkpoint(spec: str) -> Checkpoint:
@@ -49,7 +64,7 @@ def load_checkpoint(spec: str) -> Checkpoint:
     commit = extract_commit_hash(str(path), None)
     if commit and not files.local:
         files = CheckpointFiles(spec, source, commit)  # all files are of one state of the repository
-    preparation = read_preparation(files, config)
+    normalise, said_of_input, notes = read_preparation(files, config)
     family = FAMILIES[config.model_type]
     fields = {name: getattr(config, name) for name in family.fields if hasattr(config, name)}
     tensors, unused = read_tensors(files, skeleton(config, family.make, spec), family.prefixes, fields)
@@ -57,35 +72,36 @@ def load_checkpoint(spec: str) -> Checkpoint:
     # compared when a run is resumed.
     name, where = (Path(source).resolve().name, "local folder") if files.local else (source, "hub")
     unused += [name for name in tensors if name.startswith("adapter.")]
-    notes = [preparation.note, *_not_used(files, said, unused, family.prefixes)]
+    notes += _not_used(files, said, unused, family.prefixes)
     mask_embedding = tensors.get(MASK_EMBEDDING)
     if mask_embedding is not None and not mask_embedding.isfinite().all():
         del tensors[MASK_EMBEDDING]
         notes.append(f"not used: its mask embedding ({MASK_EMBEDDING}), which is not finite")
     origin = {"model": name, "source": where, "revision": commit or revision or "none"}
-    return _checkpoint(origin, tensors, config, preparation, tuple(note for note in notes if note))
+    return _checkpoint(origin, tensors, config, normalise, said_of_input, tuple(notes))
 
 
 def _checkpoint(
     origin: Mapping[str, str],
     tensors: dict[str, Tensor],
     config: Any,
-    preparation: Preparation,
+    normalise: bool,
+    said: str,
     notes: tuple[str, ...] = (),
 ) -> Checkpoint:
     # The mask embedding serves pretraining and `--augment latent` only, and hub copies differ in having
     # it, so it does not tell one model from another.
     mask_embedding = tensors.pop(MASK_EMBEDDING, None)
-    read = {"weights": weights_hash(tensors), "normalisation": preparation.said}
+    read = {"weights": weights_hash(tensors), "normalisation": said}
     provenance = {**origin, **read, **FAMILIES[config.model_type].provenance}
-    return Checkpoint(tensors, config, preparation.normalise, provenance, mask_embedding, notes)
+    return Checkpoint(tensors, config, normalise, provenance, mask_embedding, notes)
 
 
 def _not_used(
     files: CheckpointFiles, said: Mapping[str, Any], unused: list[str], prefixes: tuple[str, ...]
-) -> list[str | None]:
+) -> list[str]:
     """What of a checkpoint is not used, a line each."""
-    notes = [describe_unused(unused, (*prefixes, "model."))]
+    notes = describe_unused(unused, (*prefixes, "model."))
     if said.get("auto_map"):
         notes.append(f"not run: the code that the checkpoint brings (auto_map in {CONFIG})")
     if files.find(ADAPTER) is not None:
@@ -131,6 +147,98 @@ def _locate(spec: str) -> tuple[str, str | None]:
     raise ModelError(f"{known}; or a folder, or a hub id org/name")
 
 
+def _read_extractor(files: CheckpointFiles) -> tuple[Mapping[str, Any], Path, str] | None:
+    """What `AutoFeatureExtractor` would read, the file, and where in it, with a dot behind; or None."""
+    processor = files.find(PROCESSOR)
+    values = {} if processor is None else files.read_json(processor)
+    field = next((name for name in _NESTED if name in values), None)
+    if processor is not None and field is not None and values[field] is not None:
+        nested = values[field]
+        if not isinstance(nested, dict):
+            raise files.refusal(processor, f"{field} is {json_type(nested)} where an object belongs")
+        return nested, processor, f"{field}."
+    preprocessor = files.find(PREPROCESSOR)
+    if preprocessor is not None:
+        return files.read_json(preprocessor), preprocessor, ""
+    if processor is not None and any(name in values for name in _FLAT):
+        return values, processor, ""
+    return None
+
+
+def read_preparation(files: CheckpointFiles, config: Any) -> tuple[bool, str, list[str]]:
+    """How a waveform becomes the model's input: whether it is normalised to zero mean and unit variance;
+    the same for the run's settings, with where it was read in parentheses; notes for the screen.
+
+    Raises ModelError for what is malformed, or what hser does not compute.
+    """
+    from huggingface_hub import is_offline_mode
+
+    front_end = FAMILIES[config.model_type].front_end
+    extractor = _read_extractor(files)
+    if extractor is not None:
+        normalise = _check_extractor(files, *extractor, config)
+        if front_end is not None:
+            return (*assumed_preparation(config), [])
+        return normalise, f"{normalise} ({extractor[1].name})", []
+    if files.not_cached and not is_offline_mode():
+        # It may well be there: an assumption would be another one when the network is back.
+        raise ModelError(
+            f"model {files.spec!r}: {files.where} has {_NONE}; try again with a network, or set"
+            " HF_HUB_OFFLINE=1 to take what is in the cache for all there is"
+        )
+    normalise, said = assumed_preparation(config, f"assumed: {_NONE}")
+    if front_end is not None:
+        what, said = said, f"{said} (assumed: {_NONE})"
+    else:
+        does = "to zero mean and unit variance" if normalise else "as it is"
+        norm = config.feat_extract_norm
+        what = f"that the model takes each recording {does} (feat_extract_norm is {norm!r})"
+    return normalise, said, [f"assumed {what}: {files.where} has {_NONE}, which would say it"]
+
+
+def assumed_preparation(config: Any, why: str = "") -> tuple[bool, str]:
+    """Where no file says anything: by the kind of norm, as the published checkpoints have it."""
+    family = FAMILIES[config.model_type]
+    if family.front_end is not None:
+        return False, f"log-mel as {family.feature_extractor}"
+    normalise = config.feat_extract_norm == "layer"
+    return normalise, f"{normalise} ({why}; by feat_extract_norm)"
+
+
+def _check_extractor(
+    files: CheckpointFiles, values: Mapping[str, Any], path: Path, field: str, config: Any
+) -> bool:
+    """That hser computes what the file asks for; whether it asks for normalised waveforms."""
+    family = FAMILIES[config.model_type]
+
+    def refuse(problem: str, remedy: str) -> ModelError:
+        return files.refusal(path, f"{field}{problem}", remedy)
+
+    computed = family.feature_extractor
+    kind = values.get("feature_extractor_type", computed)
+    if kind != computed:
+        raise refuse(
+            f"feature_extractor_type is {kind!r}", f"hser computes {computed} for a {config.model_type}"
+        )
+    rate = values.get("sampling_rate", SAMPLE_RATE)
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise refuse(f"sampling_rate is {json_type(rate)} ({rate!r})", "it must be a number")
+    if rate != SAMPLE_RATE:
+        raise refuse(
+            f"sampling_rate is {rate}: takes audio at {rate} Hz", f"hser encodes at {SAMPLE_RATE} Hz"
+        )
+    if family.front_end is not None:
+        for name, value in family.front_end(config).items():
+            asked = values.get(name, value)
+            if asked != value:
+                raise files.refusal(path, f"has {name} {asked}", f"hser computes {value:g} for it")
+        return False
+    normalise = values.get("do_normalize", True)  # the reference's own default
+    if not isinstance(normalise, bool):
+        raise refuse(f"do_normalize is {json_type(normalise)} ({normalise!r})", "it must be true or false")
+    return normalise
+
+
 def _random(spec: str) -> Checkpoint:
     """The architecture with random weights: for benchmarks and demonstrations, and called so."""
     name, seed = spec.removeprefix(RANDOM), 0
@@ -155,7 +263,7 @@ def _random(spec: str) -> Checkpoint:
         tensors = {name: tensor.float() for name, tensor in family.make(config).state_dict().items()}
     called = name if name in MODELS else path.resolve().name
     origin = {"model": f"{RANDOM}{called}", "source": f"random weights, seed {seed}", "revision": "none"}
-    return _checkpoint(origin, tensors, config, assumed_preparation(config, "random weights"))
+    return _checkpoint(origin, tensors, config, *assumed_preparation(config, "random weights"))
 
 
 def read_architecture(

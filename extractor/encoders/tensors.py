@@ -232,8 +232,8 @@ def _unreadable(files: CheckpointFiles, path: Path, error: Exception) -> ModelEr
     )
 
 
-def describe_unused(names: Iterable[str], prefixes: Iterable[str]) -> str | None:
-    """One line on the tensors that are read by nothing, by what they belong to."""
+def describe_unused(names: Iterable[str], prefixes: Iterable[str]) -> list[str]:
+    """A line on the tensors that are read by nothing, if any, by what they belong to."""
     parts: dict[str, Counter[str]] = {}
     prefixes = tuple(prefixes)
     for name in names:
@@ -246,11 +246,9 @@ def describe_unused(names: Iterable[str], prefixes: Iterable[str]) -> str | None
         if not part:
             first, part = ".".join(short.split(".")[:3]), "others"
         parts.setdefault(part, Counter())[first] += 1
-    if not parts:
-        return None
     lines = []
     for part, counts in parts.items():
         names = ["".join(c if c.isprintable() else "?" for c in name) for name in counts]
         listed = ", ".join(names[:_LISTED]) + (f", {len(names) - _LISTED} more" if names[_LISTED:] else "")
         lines.append(f"{part} ({listed}: {counts.total()} tensor{'s' if counts.total() != 1 else ''})")
-    return f"not used of the checkpoint: {'; '.join(lines)}"
+    return [f"not used of the checkpoint: {'; '.join(lines)}"] if lines else []
