@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def load_checkpoint(spec: str) -> Checkpoint:
     normalise, said_of_input, notes = read_preparation(files, config)
     family = FAMILIES[config.model_type]
     fields = {name: getattr(config, name) for name in family.fields if hasattr(config, name)}
-    tensors, unused = read_tensors(files, skeleton(config, family.make, spec), family.prefixes, fields)
+    tensors, unused = read_tensors(files, skeleton(config, spec), family.prefixes, fields)
     # Names that stay the same when a folder moves or a hub model is named by its alias: they are
     # compared when a run is resumed.
     name, where = (Path(source).resolve().name, "local folder") if files.local else (source, "hub")
@@ -92,7 +92,12 @@ def _checkpoint(
     # The mask embedding serves pretraining and `--augment latent` only, and hub copies differ in having
     # it, so it does not tell one model from another.
     mask_embedding = tensors.pop(MASK_EMBEDDING, None)
-    read = {"weights": weights_hash(tensors), "normalisation": said}
+    # Over names, shapes and fp32 values: the same for every file format of one model.
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().view(-1).numpy().data)
+    read = {"weights": digest.hexdigest(), "normalisation": said}
     provenance = {**origin, **read, **FAMILIES[config.model_type].provenance}
     return Checkpoint(tensors, config, normalise, provenance, mask_embedding, notes)
 
@@ -112,15 +117,6 @@ def _not_used(
             f"not applied: {len(languages)} adapters in files of their own, {languages[0].name} the first"
         )
     return notes
-
-
-def weights_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes and fp32 values: the same for every file format of one model."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().view(-1).numpy().data)
-    return digest.hexdigest()
 
 
 def _locate(spec: str) -> tuple[str, str | None]:
@@ -256,11 +252,11 @@ def _random(spec: str) -> Checkpoint:
         config, _, _ = read_architecture(files, None if path.is_dir() else path)
     else:
         raise ModelError(unknown("architecture", name, MODELS) + "; or the path of a config")
-    family = FAMILIES[config.model_type]
-    skeleton(config, family.make, spec)  # whether it fits in memory
+    skeleton(config, spec)  # whether it fits in memory
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tensors = {name: tensor.float() for name, tensor in family.make(config).state_dict().items()}
+        model = FAMILIES[config.model_type].make(config)
+    tensors = {name: tensor.float() for name, tensor in model.state_dict().items()}
     called = name if name in MODELS else path.resolve().name
     origin = {"model": f"{RANDOM}{called}", "source": f"random weights, seed {seed}", "revision": "none"}
     return _checkpoint(origin, tensors, config, *assumed_preparation(config, "random weights"))
@@ -319,14 +315,14 @@ def _checked(kind: str, values: Mapping[str, Any], files: CheckpointFiles, path:
     return architecture(kind, given)
 
 
-def skeleton(config: Any, make: Callable[[Any], Any], spec: str) -> Mapping[str, Any]:
+def skeleton(config: Any, spec: str) -> Mapping[str, Any]:
     """Names and shapes of the weights that a config asks for, without any memory: ``meta`` tensors.
 
     Raises ModelError where they are more than this machine's memory holds.
     """
     # On the meta device initialising costs nothing, but it draws all the same.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        wanted: Mapping[str, torch.Tensor] = make(config).state_dict()
+        wanted: Mapping[str, Tensor] = FAMILIES[config.model_type].make(config).state_dict()
     num_bytes = 4 * sum(tensor.numel() for tensor in wanted.values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if num_bytes > memory:

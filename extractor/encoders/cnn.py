@@ -69,13 +69,6 @@ class NormedFirstLayer:
             weights.raw(f"{name}.layer_norm.{p}").to(self.device, self.exact) for p in ("weight", "bias")
         )
 
-    def at_once(self, rows: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """The layer for several utterances: its convolution's output ``[P, C]``, normed each by itself.
-
-        Utterance ``i`` has the rows ``starts[i]`` to ``starts[i] + lengths[i]``; the others become zero.
-        """
-        return group_norm_gelu(rows, starts, lengths, self.gain.float(), self.shift.float(), self.eps)
-
     def of(self, waveform: Tensor) -> Callable[[Tensor], Tensor]:
         """The layer for one utterance, given all its samples ``[n]``; its conv bias cancels."""
         conv, activation = self.layer.conv, self.layer.activation
@@ -138,7 +131,12 @@ class FeatureEncoder:
             return self._own(self._blocks(row[:, None], self.layers), slots, waveforms)
         if self.at_once:
             return torch.cat([self._normed(group, self.first) for group in _groups(waveforms)])
-        return torch.cat([self._one(w, self.first.of(w)) for w in waveforms])
+        frames = []
+        for w in waveforms:
+            row, _ = self._end_to_end([w])
+            layers: list[Activation] = [self.first.of(w), *self.layers[1:]]
+            frames.append(self._blocks(row[:, None], layers)[: self.num_frames(len(w))])
+        return torch.cat(frames)
 
     def _own(self, frames: Tensor, slots: Sequence[int], waveforms: Sequence[Tensor]) -> Tensor:
         """Of the frames of a row, those that lie within one waveform."""
@@ -153,12 +151,10 @@ class FeatureEncoder:
         row, slots = self._end_to_end(waveforms)
         conv = first.layer.conv
         lengths = [(len(w) - conv.kernel) // conv.stride + 1 for w in waveforms]
-        x = first.at_once(conv(row[:, None]), [slot // conv.stride for slot in slots], lengths)
+        starts = [slot // conv.stride for slot in slots]
+        norm = first.gain.float(), first.shift.float(), first.eps
+        x = group_norm_gelu(conv(row[:, None]), starts, lengths, *norm)  # rows of no utterance become zero
         return self._own(self._blocks(x, self.layers[1:]), slots, waveforms)
-
-    def _one(self, waveform: Tensor, first: Callable[[Tensor], Tensor]) -> Tensor:
-        row, _ = self._end_to_end([waveform])
-        return self._blocks(row[:, None], [first, *self.layers[1:]])[: self.num_frames(len(waveform))]
 
     def _end_to_end(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """One row ``[P]`` and where each waveform starts in it, a multiple of the stride.

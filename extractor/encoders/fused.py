@@ -75,7 +75,7 @@ class FusedLayers:
         self.layers, self.final_norm, self.backend = list(layers), final_norm, backend
         self.pre_norm = bool(layers) and layers[0].pre_norm
         self.bias = bias
-        self.by_distance: dict[int, Tensor] = {}  # of the powers of two that came up
+        self.by_distance: dict[int, Tensor] = {}  # [H, 2 n - 1], of the powers of two n that came up
         weight = final_norm.weight
         head_dim = len(weight) // layers[0].num_heads if layers else 0
         self.attention = attention or best_attention(weight.dtype, weight.device, head_dim)
@@ -135,20 +135,16 @@ class FusedLayers:
         return norm_rows(x, norm.weight, norm.bias, norm.eps, residual, out=out, backend=self.backend)
 
     def _attend(self, layer: TransformerLayer, h: Tensor, packing: Packing) -> Tensor:
-        D, H = h.shape[1], layer.num_heads
+        D, H, longest = h.shape[1], layer.num_heads, packing.longest
         qkv = layer.qkv(h)  # [N, 3 D]; WavLM: [N, 3 D + 2 H] and what rounds it up
         if not layer.gated:
             return ATTENTION[self.attention](qkv, packing, H, self.backend)
-        logits = qkv[:, 3 * D : 3 * D + 2 * H]
-        bias = GatedBias(self.distances(packing.longest), logits, layer.gate_const)
-        return attend_packed(qkv[:, : 3 * D], packing, H, bias, self.backend)
-
-    def distances(self, longest: int) -> Tensor:
-        """The bias of all distances that come up, ``[H, 2 longest - 1]``."""
         assert self.bias is not None
         if longest not in self.by_distance:
             self.by_distance[longest] = self.bias.by_distance(longest)
-        return self.by_distance[longest]
+        logits = qkv[:, 3 * D : 3 * D + 2 * H]
+        bias = GatedBias(self.by_distance[longest], logits, layer.gate_const)
+        return attend_packed(qkv[:, : 3 * D], packing, H, bias, self.backend)
 
 
 class CudaRecorder:
@@ -296,18 +292,16 @@ def _varlen_options() -> tuple[str, ...]:
     return tuple(inspect.signature(varlen_attn).parameters)
 
 
-def _kernel(qkv: Tensor, packing: Packing, num_heads: int, backend: str) -> Tensor:
-    return attend_packed(qkv, packing, num_heads, backend=backend)
-
-
 # Attention without a bias: qkv [N, 3 D], where utterances lie, heads and backend to [N, D].
-ATTENTION: dict[str, Callable[[Tensor, Packing, int, str], Tensor]] = {"varlen": _varlen, "kernel": _kernel}
-PREFERRED = "varlen"  # where it runs
+ATTENTION: dict[str, Callable[[Tensor, Packing, int, str], Tensor]] = {
+    "varlen": _varlen,
+    "kernel": lambda qkv, packing, num_heads, backend: attend_packed(qkv, packing, num_heads, None, backend),
+}
 
 
 def best_attention(dtype: torch.dtype, device: torch.device, head_dim: int) -> str:
-    """A row of `ATTENTION`: `PREFERRED`, or the kernel where that cannot run."""
+    """A row of `ATTENTION`: PyTorch's own where it runs, else the kernel."""
     half = dtype in (torch.bfloat16, torch.float16)
     # Its queries come unscaled in versions that cannot be told otherwise.
     can_varlen = device.type == "cuda" and half and head_dim % _WIDE == 0 and "scale" in _varlen_options()
-    return PREFERRED if PREFERRED != "varlen" or can_varlen else "kernel"
+    return "varlen" if can_varlen else "kernel"

@@ -98,33 +98,23 @@ def read_tensors(
         missing = sorted(wanted.keys() - found.keys() - {MASK_EMBEDDING})
         if missing:
             raise _incomplete(files, missing, len(wanted), [*found, *others], fields)
-        for name in _contradictions(others, wanted, stem):
-            raise files.refusal(
-                others[name],
-                f"has {name}, which the encoder that config.json describes has not",
-                _NOT_ONE_MODEL,
-            )
+        # What is inside the encoder and yet has no place in it: a bias, a norm, a bias table. Adapters are
+        # none of these, nor are layers behind the last that the config has: they can be left out.
+        tops = {name.partition(".")[0] for name in wanted if "." in name}
+        layers = {match[1] for name in wanted if (match := _LAYER.search(name))}
+        for name, path in others.items():
+            own = name.removeprefix(stem)
+            inside = name.startswith(stem) and "." in own and own.partition(".")[0] in tops
+            layer = _LAYER.search(own)
+            if inside and not _ADAPTER.search(name) and (layer is None or layer[1] in layers):
+                problem = f"has {name}, which the encoder that config.json describes has not"
+                raise files.refusal(path, problem, _NOT_ONE_MODEL)
         tensors = {
             name: _checked(files, name, *found[name], wanted[name], fields)
             for name in wanted
             if name in found
         }
     return tensors, sorted(others)
-
-
-def _contradictions(others: Iterable[str], wanted: Mapping[str, Tensor], stem: str) -> Iterator[str]:
-    """Tensors inside the encoder that its architecture has no place for: a bias, a norm, a bias table.
-
-    Adapters are none, and no layers behind the last that the config has: they can be left out.
-    """
-    tops = {name.partition(".")[0] for name in wanted if "." in name}
-    layers = {found[1] for name in wanted if (found := _LAYER.search(name))}
-    for name in others:
-        ours = name.removeprefix(stem)
-        layer = _LAYER.search(ours)
-        inside = name.startswith(stem) and "." in ours and ours.partition(".")[0] in tops
-        if inside and not _ADAPTER.search(name) and (layer is None or layer[1] in layers):
-            yield name
 
 
 def _names(name: str, prefixes: Iterable[str]) -> Iterator[str]:
@@ -180,7 +170,14 @@ def _checked(
     except (SafetensorError, OSError, ValueError, RuntimeError) as e:
         raise _unreadable(files, path, e) from e
     if tensor.shape != wanted.shape:
-        by = _fields_of({*wanted.shape} - {*tensor.shape}, fields)
+        sizes = {*wanted.shape} - {*tensor.shape}  # and the fields of the config that have such a value
+        named = [
+            f"{name} {value}"
+            for name, value in fields.items()
+            if not isinstance(value, bool)
+            and sizes & {*(value if isinstance(value, list | tuple) else [value])}
+        ]
+        by = f" ({', '.join(named)})" if named else ""
         problem = f"{name} is {list(tensor.shape)}, config.json makes it {list(wanted.shape)}{by}"
         raise files.refusal(path, problem, _NOT_ONE_MODEL)
     if tensor.layout is not torch.strided or (wanted.is_floating_point() and tensor.dtype not in _FLOATS):
@@ -195,16 +192,6 @@ def _checked(
     if name.endswith(_DIRECTION) and not tensor.norm(dim=(0, 1)).all():
         raise files.refusal(path, f"{name} is zero where weight norm divides by its length")
     return tensor
-
-
-def _fields_of(sizes: set[int], fields: Mapping[str, Any]) -> str:
-    """Fields of the config that have one of these values, in parentheses."""
-    named = [
-        f"{name} {value}"
-        for name, value in fields.items()
-        if not isinstance(value, bool) and sizes & {*(value if isinstance(value, list | tuple) else [value])}
-    ]
-    return f" ({', '.join(named)})" if named else ""
 
 
 def _incomplete(

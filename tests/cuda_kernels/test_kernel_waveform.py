@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from conftest import BACKENDS, DEVICE, relative_error
+from test_kernels import EDITS
 from test_philox import words
 from torch import Tensor
 
@@ -22,16 +23,6 @@ from cuda_kernels.waveform import WaveformEdit, edit_waveforms, kernel, silent
 KERNEL = 3e-7
 # A power measured on float32 samples: their roundings are independent of what is measured.
 DECIBELS = 0.001
-
-EDITS = {
-    "nothing": WaveformEdit(),
-    "gain": WaveformEdit(gain=-0.3),
-    "white": WaveformEdit(gain=0.5, snr_db=10.0, noise_key=2**64 - 3),
-    "given": WaveformEdit(snr_db=-5.0),
-    "masked": WaveformEdit(masks=((0, 1),)),
-    "all": WaveformEdit(gain=2.0, snr_db=3.0, noise_key=4, masks=((20, 40), (30, 60), (62, 62))),
-    "all given": WaveformEdit(gain=2.0, snr_db=20.0, masks=((0, 7), (60, 63))),
-}
 
 
 def waveform(num_samples: int, seed: int = 0, offset: float = 0.0, scale: float = 0.1) -> Tensor:
@@ -178,18 +169,6 @@ def test_silent_finds_the_silent_recordings() -> None:
     assert silent(x, [100, 1, 0, 898, 1]) == [True, False, True, True, False]
     assert silent(x[:0], []) == []
     assert silent(x[:0], [0]) == [True]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_strided_tensors_and_empty_batches(backend: str) -> None:
-    x, noise = waveform(2000).view(-1, 2)[:, 0], waveform(3000).view(-1, 3)[:, 1]
-    lengths, edits = [400, 600], [EDITS["given"], EDITS["all"]]
-    y = edit_waveforms(x, lengths, edits, noise, True, backend)
-    assert torch.equal(y, edit_waveforms(x.contiguous(), lengths, edits, noise.contiguous(), True, backend))
-    assert edit_waveforms(x[:0], [], [], backend=backend).shape == (0,)
-    assert edit_waveforms(x[:0], [0, 0], [WaveformEdit(snr_db=1.0, noise_key=1)] * 2, None, True).shape == (
-        0,
-    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

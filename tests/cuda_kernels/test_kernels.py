@@ -219,15 +219,15 @@ def edited_frames(dtype: torch.dtype) -> Case:
     return Case([source.to(dtype.to_complex())], lengths, call, truth)
 
 
-EDITS = [
-    WaveformEdit(),
-    WaveformEdit(gain=-0.3),
-    WaveformEdit(gain=0.5, snr_db=10.0, noise_key=2**64 - 3),
-    WaveformEdit(snr_db=-5.0),
-    WaveformEdit(masks=((0, 1),)),
-    WaveformEdit(gain=2.0, snr_db=3.0, noise_key=4, masks=((20, 40), (30, 60), (62, 62))),
-    WaveformEdit(gain=2.0, snr_db=20.0, masks=((0, 7), (60, 63))),
-]
+EDITS = {
+    "nothing": WaveformEdit(),
+    "gain": WaveformEdit(gain=-0.3),
+    "white": WaveformEdit(gain=0.5, snr_db=10.0, noise_key=2**64 - 3),
+    "given": WaveformEdit(snr_db=-5.0),
+    "masked": WaveformEdit(masks=((0, 1),)),
+    "all": WaveformEdit(gain=2.0, snr_db=3.0, noise_key=4, masks=((20, 40), (30, 60), (62, 62))),
+    "all given": WaveformEdit(gain=2.0, snr_db=20.0, masks=((0, 7), (60, 63))),
+}
 
 
 def edited_sounds(dtype: torch.dtype, normalise: bool = True) -> Case:
@@ -235,7 +235,7 @@ def edited_sounds(dtype: torch.dtype, normalise: bool = True) -> Case:
     lengths = [63, 0, 400, 500, 1000, 2500, 70] * 2
     edits = []
     for i, n in enumerate(lengths):
-        edit = EDITS[(i + i // 7) % 7]
+        edit = [*EDITS.values()][(i + i // 7) % 7]
         masks = tuple((min(a, n), min(b, n)) for a, b in edit.masks)
         edits.append(WaveformEdit(edit.gain, edit.snr_db, edit.noise_key, masks))
     x, noise = randn(sum(lengths)) * 0.1 + 0.02, randn(sum(lengths), seed=1) * 3

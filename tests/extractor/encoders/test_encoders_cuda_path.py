@@ -264,7 +264,6 @@ def test_pytorchs_attention_gets_rows_that_its_loads_can_begin_at(monkeypatch: p
 
 
 def test_pytorchs_attention_is_taken_only_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "PREFERRED", "varlen")
     monkeypatch.setattr(fused, "_varlen_options", lambda: ("query", "scale"))
     cuda = torch.device("cuda")
     assert best_attention(torch.bfloat16, cuda, 64) == "varlen"
