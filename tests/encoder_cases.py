@@ -10,8 +10,6 @@ import torch
 from conftest import FP32_RELATIVE, relative_error
 from torch import Tensor
 
-from extractor.progress import Silent
-
 CPU = torch.device("cpu")
 KINDS = ("hubert", "wavlm", "wav2vec2")  # of one family; `test_whisper.py` has the other
 Layers = list[list[Tensor]]  # [utterance][layer] of [T, D]
@@ -26,16 +24,6 @@ class Kept:
     def add(self, layer: int, hidden: Tensor) -> None:
         assert layer == len(self.layers)
         self.layers.append(hidden.cpu().clone())  # graphs write over it
-
-
-class Told(Silent):
-    """A progress that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def encode(encoder: Any, waveforms: Sequence[Tensor], **options: Any) -> Layers:

@@ -32,11 +32,6 @@ def count_frames(num_samples: int) -> int:
     return 1 + num_samples // HOP
 
 
-def most_samples(num_frames: int) -> int:
-    """Samples that ``num_frames`` frames reach: from the centre of the first to the end of the last."""
-    return (num_frames - 1) * HOP + N_FFT // 2 if num_frames else 0
-
-
 def analyse(waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
     """Spectrograms of recordings: complex ``[sum T, NUM_BINS]``, of each ``T = 1 + n // HOP`` frames.
 
@@ -65,9 +60,9 @@ def synthesise(spectrogram: Tensor, lengths: Sequence[int], num_samples: Sequenc
 
     Frames are windowed again, added where they overlap and divided by the sum of their squared windows:
     the waveform whose frames come nearest, in squared error, to those given (Griffin and Lim 1984, eq. 6).
-    ``num_samples[i]`` is at most ``most_samples(lengths[i])``; take at least ``1 + num_samples // HOP``
-    frames: the divisor is then 1/4 or more, where beyond it sinks towards zero and lifts whatever an edit
-    left there. Raises ValueError where shapes and lengths disagree.
+    ``num_samples[i]`` reach at most to the end of the last of ``lengths[i]`` frames; take at least
+    ``1 + num_samples // HOP`` frames: the divisor is then 1/4 or more, where beyond it sinks towards zero
+    and lifts whatever an edit left there. Raises ValueError where shapes and lengths disagree.
     """
     check_packed("spectrogram", spectrogram, 2, lengths)
     check_reach(lengths, num_samples)
@@ -81,8 +76,14 @@ def synthesise(spectrogram: Tensor, lengths: Sequence[int], num_samples: Sequenc
     _place(there, there.new_ones(()).expand(sum(lengths)), starts[:-1], lengths)
     weights = there[:, None] * window.square()
     from_centre = [s * HOP + _EDGE for s in starts[:-1]]
-    signal, divisor = (_take(_overlap_add(x), from_centre, num_samples) for x in (frames, weights))
-    return signal / divisor
+    added = []
+    for x in (frames, weights):  # each sample's terms from the latest frame on
+        blocks = x.unflatten(1, (_HOPS, HOP))
+        total = x.new_zeros(len(x) + _HOPS - 1, HOP)
+        for q in range(_HOPS):
+            total[q : q + len(x)] += blocks[:, q]
+        added.append(_take(total.flatten(), from_centre, num_samples))
+    return added[0] / added[1]
 
 
 def check_packed(what: str, packed: Tensor, num_axes: int, lengths: Sequence[int]) -> None:
@@ -96,7 +97,7 @@ def check_reach(lengths: Sequence[int], num_samples: Sequence[int]) -> None:
     if len(num_samples) != len(lengths):
         raise ValueError(f"{len(num_samples)} numbers of samples for {len(lengths)} recordings")
     for i, (num_frames, wanted) in enumerate(zip(lengths, num_samples, strict=True)):
-        reach = most_samples(num_frames)
+        reach = (num_frames - 1) * HOP + N_FFT // 2 if num_frames else 0  # to the end of the last frame
         if not 0 <= wanted <= reach:
             raise ValueError(f"recording {i}: {wanted} samples from {num_frames} frames, which reach {reach}")
 
@@ -104,15 +105,6 @@ def check_reach(lengths: Sequence[int], num_samples: Sequence[int]) -> None:
 def join(parts: list[Tensor]) -> Tensor:
     """`torch.cat`, without copying a single part."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _overlap_add(frames: Tensor) -> Tensor:
-    """``[T, N_FFT]`` to ``[(T + _HOPS - 1) * HOP]``: each sample's terms from the latest frame on."""
-    blocks = frames.unflatten(1, (_HOPS, HOP))
-    total = frames.new_zeros(len(frames) + _HOPS - 1, HOP)
-    for q in range(_HOPS):
-        total[q : q + len(frames)] += blocks[:, q]
-    return total.flatten()
 
 
 def _transform(rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

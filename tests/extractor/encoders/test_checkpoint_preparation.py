@@ -13,7 +13,8 @@ import pytest
 import soundfile
 import torch
 from conftest import MakeCheckpoint, reference_layers
-from encoder_cases import CPU, Told, assert_same, encode
+from encoder_cases import CPU, assert_same, encode
+from run_cases import Notes
 
 from extractor.commands.store import _facts
 from extractor.encoders import Model
@@ -184,9 +185,9 @@ def test_a_flat_processor_file_is_better_than_a_guess(copy: Path) -> None:
 def test_where_there_is_none_the_run_says_what_was_assumed_and_stores_it(copy: Path, tmp_path: Path) -> None:
     write(copy, processor={"processor_class": "Wav2Vec2Processor"})  # says nothing of the input
     soundfile.write(tmp_path / "a.wav", soft().numpy(), 16_000)
-    told = Told()
+    told = Notes()
     run(tmp_path / "a.wav", Options(model=str(copy), dtype="fp32"), tmp_path / "run", told)
-    (note,) = [note for note in told.notes if "assumed" in note]
+    note = told.of("assumed")
     assert "takes each recording as it is" in note and "no preprocessor_config.json" in note
     with Store(tmp_path / "run") as store:
         assert store.settings["normalisation"].startswith("False (assumed: no preprocessor_config.json")

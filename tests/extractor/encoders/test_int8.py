@@ -11,7 +11,9 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from conftest import MakeCheckpoint, make_model, relative_error, shared
-from encoder_cases import CPU, Told
+from encoder_cases import CPU
+from run_cases import Notes, write_noises
+from run_cases import cosines as of_rows
 from torch import Tensor
 
 from extractor import SettingsError, Store
@@ -42,10 +44,7 @@ def inputs(num_rows: int, seed: int = 1) -> Tensor:
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six recordings of noise, 1 to 6 s."""
-    folder, rng = tmp_path_factory.mktemp("noises"), np.random.default_rng(0)
-    for i in range(1, 7):
-        soundfile.write(folder / f"n{i}.wav", 0.1 * rng.standard_normal(16_000 * i), 16_000)
-    return folder
+    return write_noises(tmp_path_factory.mktemp("noises"), range(16_000, 7 * 16_000, 16_000))
 
 
 @pytest.fixture
@@ -134,18 +133,16 @@ def test_a_run_in_int8_points_where_fp32_does(
 ) -> None:
     # In models this small errors average less than in real ones; these norms hold them back.
     model = str(checkpoint(kind, do_stable_layer_norm=True, feat_extract_norm="layer"))
-    rows, notes = {}, Told()
+    rows, notes = {}, Notes()
     for dtype in ("fp32", "int8"):
         run(noises, Options(model=model, dtype=dtype), tmp_path / dtype, notes)
         with Store(tmp_path / dtype) as store:
             assert set(store.precisions) == {dtype}
             assert store.settings["dtype"] == dtype
-            rows[dtype] = store.load().astype(np.float64)
-    a, b = rows["fp32"], rows["int8"]
-    assert not np.array_equal(a, b)  # it is not bf16 or fp32 under another name
-    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-    assert cosine.min() >= LEAST_COSINE
-    (said,) = [note for note in notes.notes if note.startswith("int8 held against fp32 on 4 recordings")]
+            rows[dtype] = store.load()
+    assert not np.array_equal(rows["fp32"], rows["int8"])  # it is not bf16 or fp32 under another name
+    assert of_rows(rows["fp32"], rows["int8"]).min() >= LEAST_COSINE
+    said = notes.of("int8 held against fp32 on 4 recordings")
     assert 0.999 <= float(said.split("embedding ")[1].split()[0]) < 1
 
 
@@ -164,18 +161,18 @@ def test_a_model_that_loses_too_much_is_refused_before_anything_is_written(
 
 @needs_vnni
 def test_recordings_that_cannot_be_read_are_not_heard(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    model, notes = Model(str(checkpoint()), "int8", CPU), Told()
+    model, notes = Model(str(checkpoint()), "int8", CPU), Notes()
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
     bad = Utterance("bad", str(tmp_path / "bad.wav"))
     check_int8(model, [bad], DecodeOptions(), False, notes)
-    assert notes.notes == ["int8 was not held against fp32: no recording could be read"]
+    assert notes.said == ["int8 was not held against fp32: no recording could be read"]
 
     noise = 0.1 * np.random.default_rng(0).standard_normal(8 * 16_000)
     soundfile.write(tmp_path / "good.wav", noise, 16_000)
     # A segment, of which the first seconds are heard, and a whole recording.
     segment, whole = (Utterance(n, str(tmp_path / "good.wav"), s) for n, s in (("a", 2.0), ("b", None)))
     check_int8(model, [bad, segment, whole], DecodeOptions(), False, notes)
-    assert notes.notes[1].startswith("int8 held against fp32 on 2 recordings")
+    assert notes.said[1].startswith("int8 held against fp32 on 2 recordings")
 
 
 @needs_vnni

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 import torch
 from conftest import BF16_COSINE, FP32_RELATIVE, reference_layers, relative_error
-from encoder_cases import CPU, Kept, Told, assert_same, encode, noises
+from encoder_cases import CPU, Kept, assert_same, encode, noises
+from run_cases import Notes
 
 from extractor.encoders import Model, whisper
 from extractor.encoders.checkpoint import load_checkpoint
@@ -280,10 +281,10 @@ def test_longer_recordings_are_windowed_by_what_it_takes_at_once(folder: Path, t
     audio = {name: rng.uniform(-0.3, 0.3, n) for name, n in {"long": 401_234, "short": 100_000}.items()}
     for name, samples in audio.items():
         soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, "PCM_16")
-    told = Told()
+    told = Notes()
     options = Options(model=str(folder), dtype="fp32", pooling="none,mean")
     run(tmp_path, options, tmp_path / "run", told)
-    assert any(note.startswith("windows of 10 s") for note in told.notes)
+    assert told.of("windows of ").startswith("windows of 10 s")
     with Store(tmp_path / "run") as store:
         assert store.settings["window_seconds"] == 10
         frames = dict(zip(store.ids, store.num_frames, strict=True))
