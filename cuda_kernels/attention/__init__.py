@@ -85,17 +85,12 @@ def attend_packed(
         for i in range(0, T, at_once):
             scores = q[:, i : i + at_once] @ k.mT  # [H, t, T]
             if bias is not None and gate is not None:
-                square = _square(bias.by_distance.to(dtype), i, scores.shape[1], T)
+                zero = bias.by_distance.shape[1] // 2  # where distance 0 is
+                # Window s holds distances s - zero + (0 .. T - 1): that of query i begins at distance -i.
+                windows = bias.by_distance.to(dtype).unfold(1, T, 1)  # [H, 2 M - T, T]
+                square = windows[:, zero - i - scores.shape[1] + 1 : zero - i + 1].flip(1)  # [H, t, T]
                 scores += gate[:, rows][:, i : i + at_once] * square
             weighted = torch.softmax(scores, dim=-1) @ v
             out[rows][i : i + at_once] = weighted.transpose(0, 1)
         start += T
     return out.flatten(1)
-
-
-def _square(by_distance: Tensor, first: int, num_queries: int, num_keys: int) -> Tensor:
-    """``[H, t, T]``: the bias of queries from ``first`` on to all keys, a view's copy."""
-    zero = by_distance.shape[1] // 2  # where distance 0 is
-    # Window s holds distances s - zero + (0 .. T - 1): that of query i begins at distance -i.
-    windows = by_distance.unfold(1, num_keys, 1)  # [H, 2 M - T, T]
-    return windows[:, zero - first - num_queries + 1 : zero - first + 1].flip(1)

@@ -56,19 +56,13 @@ def group_norm_gelu(
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     for start, length in zip(starts, lengths, strict=True):
         if length:
-            rows = slice(start, start + length)
-            _normalise(x[rows], weight, bias, eps, out[rows])
+            rows, normed = (t[start : start + length] for t in (x, out))
+            mean, blocks = rows.mean(dim=0, dtype=dtype), rows.split(_BLOCK_ROWS)
+            m2 = torch.zeros_like(mean)
+            for block in blocks:
+                m2 += (block - mean).square_().sum(dim=0)
+            scale = weight * torch.rsqrt(m2 / length + eps)
+            for block, result in zip(blocks, normed.split(_BLOCK_ROWS), strict=True):
+                # Not `block * scale + (bias - mean * scale)`, which cancels where the mean is large.
+                result.copy_(F.gelu(torch.addcmul(bias, block - mean, scale)))
     return out
-
-
-def _normalise(rows: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
-    """One utterance, ``[T, C]``, into ``out``."""
-    mean = rows.mean(dim=0, dtype=weight.dtype)
-    blocks = rows.split(_BLOCK_ROWS)
-    m2 = torch.zeros_like(mean)
-    for block in blocks:
-        m2 += (block - mean).square_().sum(dim=0)
-    scale = weight * torch.rsqrt(m2 / len(rows) + eps)
-    for block, result in zip(blocks, out.split(_BLOCK_ROWS), strict=True):
-        # Not `block * scale + (bias - mean * scale)`, which cancels where the mean is large.
-        result.copy_(F.gelu(torch.addcmul(bias, block - mean, scale)))

@@ -175,7 +175,9 @@ def _stretch(source: Tensor, edit: SpectralEdit, target: Tensor) -> None:
     turns = angles[:1].double() / math.tau  # [1, F]: where the next block's phases begin
     for first in range(0, len(target), BLOCK_FRAMES):
         block = target[first : first + BLOCK_FRAMES]
-        position = _source_positions(edit, first, len(block)).clamp_(max=len(source))
+        t = torch.arange(first, first + len(block), dtype=torch.float64)  # fp32 would lose the fraction
+        position = torch.where(t <= edit.knee, t * edit.rates[0], (t - edit.origin) * edit.rates[1])
+        position.clamp_(max=len(source))
         frame = position.long()
         fraction = (position - frame).to(source.device, magnitudes.dtype)[:, None]
         frame = frame.to(source.device)
@@ -188,12 +190,6 @@ def _stretch(source: Tensor, edit: SpectralEdit, target: Tensor) -> None:
         radians = phases[:-1].to(fraction.dtype) * math.tau
         magnitude = torch.lerp(before, after, fraction)
         torch.complex(magnitude * radians.cos(), magnitude * radians.sin(), out=block)
-
-
-def _source_positions(edit: SpectralEdit, first: int, count: int) -> Tensor:
-    """Of the output frames from ``first`` on: float64 ``[count]``; fp32 would lose the fraction."""
-    t = torch.arange(first, first + count, dtype=torch.float64)
-    return torch.where(t <= edit.knee, t * edit.rates[0], (t - edit.origin) * edit.rates[1])
 
 
 def _polar(source: Tensor) -> tuple[Tensor, Tensor]:
