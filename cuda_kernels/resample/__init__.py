@@ -64,7 +64,7 @@ def resample(
     if resolve(backend, x.device) == "triton":
         from cuda_kernels.resample import kernel
 
-        return kernel.resample(x, lengths, up, down), new_lengths
+        return kernel.resample(x, lengths, new_lengths, _bank(up, down, x.dtype, x.device), down), new_lengths
     out = x.new_empty(sum(new_lengths))
     for samples, resampled in zip(x.split(list(lengths)), out.split(new_lengths), strict=True):
         if len(resampled):
@@ -114,6 +114,12 @@ def _kaiser(x: Tensor) -> Tensor:
     for k in reversed(range(28)):
         torch.addcmul(total.new_tensor(1 / math.factorial(k) ** 2), total, square, out=total)
     return total.mul_(inside > 0)
+
+
+@lru_cache(maxsize=32)
+def _bank(up: int, down: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``[taps, up]``, as the kernel reads it."""
+    return filter_bank(up, down).t().to(dtype).contiguous().to(device)
 
 
 def _resample_one(samples: Tensor, num_out: int, up: int, down: int) -> Tensor:

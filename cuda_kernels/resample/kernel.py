@@ -9,7 +9,6 @@ sums its products in the order of the taps, so it depends on its own samples alo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -18,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 
 from cuda_kernels.packing import on_device
-from cuda_kernels.resample import filter_bank, half_width, num_resampled
 
 BLOCK = 256  # outputs a program
 
@@ -57,22 +55,18 @@ def _resample(
     tl.store(out_ptr + m, total, mask=wanted)
 
 
-def resample(x: Tensor, lengths: Sequence[int], up: int, down: int) -> Tensor:
-    """``[sum n] -> [sum m]`` in the dtype of ``x``; ``up`` and ``down`` in lowest terms."""
-    new_lengths = [num_resampled(n, up, down) for n in lengths]
+def resample(
+    x: Tensor, lengths: Sequence[int], new_lengths: Sequence[int], bank: Tensor, down: int
+) -> Tensor:
+    """``[sum n] -> [sum m]`` in the dtype of ``x`` and of ``bank [taps, up]``; the ratio in lowest terms."""
     out = torch.empty(sum(new_lengths), dtype=x.dtype, device=x.device)
     if not len(out):
         return out
     starts, new_starts = (list(accumulate(n, initial=0))[:-1] for n in (lengths, new_lengths))
     ranges = torch.tensor(list(zip(starts, lengths, new_starts, new_lengths, strict=True)), dtype=torch.int64)
     ranges = on_device(ranges, x.device)
-    bank = _bank(up, down, x.dtype, x.device)
+    taps, up = bank.shape
     grid = (triton.cdiv(max(new_lengths), BLOCK), len(lengths))
     with torch.cuda.device_of(x):
-        _resample[grid](x.contiguous(), bank, ranges, out, up, down, half_width(up, down), BLOCK=BLOCK)
+        _resample[grid](x.contiguous(), bank, ranges, out, up, down, taps // 2, BLOCK=BLOCK)
     return out
-
-
-@lru_cache(maxsize=32)
-def _bank(up: int, down: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return filter_bank(up, down).t().to(dtype).contiguous().to(device)

@@ -23,8 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.edits import SpectralEdit
 from cuda_kernels.packing import on_device
-from cuda_kernels.spectral import SpectralEdit
 
 BLOCK_FRAMES = 64
 BLOCK_BINS = 16  # complex64: 128 bytes of a row

@@ -10,41 +10,16 @@ Power, mean and (population) variance are a recording's own. Noise is either whi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cuda_kernels.backend import resolve
+from cuda_kernels.edits import EPS, WaveformEdit
 from cuda_kernels.philox import white_noise
 
-EPS = 1e-7  # added to the variance by wav2vec 2.0's feature extractor
-MAX_SNR = 300.0  # dB either way: the weaker is then far below the other's last bit, even in float64
-
-
-@dataclass(frozen=True, slots=True)
-class WaveformEdit:
-    """What is done to one recording. Raises ValueError for a value out of its range."""
-
-    gain: float = 1.0  # a factor, on signal and noise
-    snr_db: float | None = None  # None: no noise
-    noise_key: int | None = None  # of philox.white_noise; None: the noise given to `edit_waveforms`
-    masks: tuple[tuple[int, int], ...] = ()  # samples [first, last) set to zero, behind the noise
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.gain):
-            raise ValueError(f"gain {self.gain}: must be finite")
-        if self.snr_db is not None and not abs(self.snr_db) <= MAX_SNR:
-            raise ValueError(f"snr_db {self.snr_db}: must be within -{MAX_SNR:g} to {MAX_SNR:g} dB")
-        if self.noise_key is not None and self.snr_db is None:
-            raise ValueError("a noise_key without an snr_db: there is no noise to draw")
-        if self.noise_key is not None and not 0 <= self.noise_key < 2**64:
-            raise ValueError(f"noise_key {self.noise_key}: must be within 0 to 2^64 - 1")
-        for first, last in self.masks:
-            if not 0 <= first <= last:
-                raise ValueError(f"mask [{first}, {last}): must be in order and from sample 0 on")
+__all__ = ["WaveformEdit", "edit_waveforms", "silent"]
 
 
 def edit_waveforms(

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cuda_kernels.edits import EPS, WaveformEdit
 from cuda_kernels.packing import on_device
-from cuda_kernels.waveform import EPS, WaveformEdit
 
 BLOCK = 2048  # samples a step; a multiple of four, so that no counter's four samples are parted
 # Warps of a program of each kernel: the fewest for which no version of the compiler spills a register.

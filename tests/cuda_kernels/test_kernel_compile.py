@@ -105,6 +105,7 @@ def calls() -> Iterator[Callable[[], Any]]:
     from cuda_kernels.pool import STATISTICS
     from cuda_kernels.pool.kernel import pool_rows
     from cuda_kernels.positional_conv.kernel import positional_conv
+    from cuda_kernels.resample import filter_bank
     from cuda_kernels.resample.kernel import resample
     from cuda_kernels.spectral import NUM_BINS, SpectralEdit
     from cuda_kernels.spectral.kernel import edit_spectrogram
@@ -121,7 +122,8 @@ def calls() -> Iterator[Callable[[], Any]]:
             yield lambda e=edits[edit_name], n=normalise: edit_waveforms(x, [5000], [e], None, n)
 
     for dtype in (torch.float32, torch.float64):
-        yield lambda d=dtype: resample(torch.zeros(4800, dtype=d), [4800], 1, 3)
+        bank = filter_bank(1, 3).t().to(dtype).contiguous()
+        yield lambda b=bank: resample(torch.zeros(4800, dtype=b.dtype), [4800], [1600], b, 3)
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         rows, weight = torch.zeros(100, 512, dtype=dtype), torch.zeros(512, dtype=dtype)

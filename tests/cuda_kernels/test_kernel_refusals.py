@@ -12,6 +12,7 @@ from conftest import DEVICE
 
 from cuda_kernels.add_norm import add_norm, norm_rows
 from cuda_kernels.attention import GatedBias, attend_packed
+from cuda_kernels.edits import MAX_SNR
 from cuda_kernels.norm_gelu import group_norm_gelu
 from cuda_kernels.packing import pack
 from cuda_kernels.pool import pool_rows, row_starts
@@ -19,7 +20,7 @@ from cuda_kernels.positional_conv import positional_conv
 from cuda_kernels.resample import ratio, resample
 from cuda_kernels.spectral import SpectralEdit, edit_by_spectrogram, edit_spectrogram
 from cuda_kernels.spectral.stft import HOP, N_FFT, NUM_BINS, analyse, synthesise
-from cuda_kernels.waveform import MAX_SNR, WaveformEdit, edit_waveforms
+from cuda_kernels.waveform import WaveformEdit, edit_waveforms
 
 X, ONES, MEAN = torch.zeros(10, 4), torch.ones(4), ("mean",)
 PACKED, WAVE = pack([4, 6], torch.device("cpu")), torch.zeros(100)
