@@ -7,7 +7,8 @@ well in grey. Colours are those of `style.VARIABLES`, so that a page can exchang
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from classifiers.charts.style import (
     to_bytes,
     write_png,
 )
+from classifiers.results import metrics
 from classifiers.results.metrics import ECE_BINS, confidence_bins, expected_calibration_error
 from extractor.errors import InputError
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from classifiers.lookup.evaluation import Evaluation
+    from classifiers.results.result import Result
 
 __all__ = ["captioned", "to_bytes", "write_png"]  # beside the charts
 
@@ -377,3 +380,44 @@ def embedding_map(
     axes.grid(False)
     for handle in legend_below(figure, axes, columns=4).legend_handles:
         handle.set_sizes([18])
+
+
+# Which charts a result has
+
+TITLES = {
+    "confusion_matrix": "Confusion matrix",
+    "roc": "ROC curves, one class against the rest",
+    "pr": "Precision and recall",
+    "reliability": "Reliability: is it as often right as it is sure?",
+    "training_curves": "Training: each fold thin, a dot where it stopped; their mean thick, a stopped fold"
+    " counting with its last value",
+    "layer_weights": "Learned weights of the layers",
+}
+
+
+def charts_of(
+    result: Result, layers: Sequence[int] = (), model: Sequence[float] | None = None
+) -> Mapping[str, Callable[[], Figure]]:
+    """The charts of a result by file name, drawn when asked for. Predictions of all seeds together.
+
+    The same for a model's folder, as PNG, and for the report, as SVG.
+
+    ``layers``: numbers of those that are weighted, if any are; ``model``: the saved model's weights of them.
+    """
+    y_true, proba = result.tested()
+    confusion = metrics.confusion_matrix(y_true, proba.argmax(axis=1), len(result.classes))
+    charts: dict[str, Callable[[], Figure]] = {
+        "confusion_matrix": partial(confusion_matrix, confusion, result.classes),
+        "roc": partial(roc, y_true, proba, result.classes),
+        "pr": partial(pr, y_true, proba, result.classes),
+        "reliability": partial(reliability_diagram, y_true, proba),
+    }
+    if histories := result.histories():
+        charts["training_curves"] = partial(training_curves, histories)
+    weights = [fold.layer_weights for folds in result.folds for fold in folds if fold.layer_weights]
+    if weights:
+        array = np.array(weights)
+        names = list(layers) if len(layers) == array.shape[1] else list(range(array.shape[1]))
+        own = None if model is None else np.array(model)
+        charts["layer_weights"] = partial(layer_weights, array, names, own)
+    return charts

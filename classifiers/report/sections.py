@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifiers.charts import plots
+from classifiers.charts.plots import TITLES, charts_of
 from classifiers.charts.projection import TITLES as METHODS
-from classifiers.charts.results import TITLES, charts_of
 from classifiers.data.source import CLEAN, Source
 from classifiers.report.contents import ModelContents
 from classifiers.report.markup import (

@@ -117,6 +117,20 @@ class Result:
             for name, figures in each[0].items()
         }
 
+    def tested(self) -> tuple[np.ndarray, np.ndarray]:
+        """True classes int [S * M] and probabilities float32 [S * M, C], seed after seed."""
+        truth, proba = zip(*((p.y_true, p.proba) for p in self.predictions), strict=True)
+        return np.concatenate(truth), np.concatenate(proba)
+
+    def histories(self) -> dict[str, list[dict[str, float]]]:
+        """Training histories of the folds that have one, by seed and name of the fold."""
+        return {
+            f"seed {seed}, {fold.name}": fold.history
+            for seed, folds in zip(self.seeds, self.folds, strict=True)
+            for fold in folds
+            if fold.history
+        }
+
     @property
     def seeds_differ(self) -> bool:
         """Whether any two seeds gave different predictions. They do not where nothing is drawn."""

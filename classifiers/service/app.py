@@ -13,12 +13,15 @@ A row is named by its position in the run's manifest. Every error is ``{"error":
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import soundfile
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -26,19 +29,29 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from classifiers.service.audio import audio_of
 from classifiers.service.corpus_map import LABELS, CorpusMap
 from classifiers.service.guard import LOCAL_HOSTS, Guard
 from classifiers.service.uploads import Limits, Refusal, Uploads
+from extractor.audio.decode import DecodeOptions, decode_batch
+from extractor.audio.probe import num_samples_16k, probe
 from extractor.errors import HserError, InputError, SettingsError
 from extractor.run.recipe import channel_of
-from extractor.types import SAMPLE_RATE, Failure, Utterance
+from extractor.types import SAMPLE_RATE, Failure, Seconds, Utterance
 
 if TYPE_CHECKING:
     from classifiers.lookup import Hits, Lookup, Neighbour
 
 STATIC = Path(__file__).parent / "static"
 BASE_STYLE = Path(__file__).parents[1] / "report" / "static" / "base.css"  # the report's, too
+# Containers that every browser plays, and what they are called there. Others are decoded here.
+PLAYED: dict[str, str] = {
+    "wav": "audio/wav",
+    "flac": "audio/flac",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg",
+    "mp3": "audio/mpeg",
+}
+MAX_DECODED: Seconds = 1800.0  # 58 MB as WAV
 MAX_IDS = 20  # listed of those that contain a text
 K = Annotated[int, Query(ge=1, le=100)]
 DEFAULT_K = 10
@@ -195,3 +208,48 @@ async def _in_words(_: Request, error: Exception) -> JSONResponse:
         case ClientDisconnect():  # nobody is there to read it
             return JSONResponse({"error": "the request did not come to its end"}, 400)
     return JSONResponse({"error": str(error)}, 500)  # the run or the model: not the request's fault
+
+
+# A row's own recording. The path is the store's, never the request's; and what no header parser knows as
+# audio is not sent, so that a store from elsewhere cannot make the page hand out other files.
+
+
+def audio_of(utterance: Utterance, channel: int | None = None, byte_range: str | None = None) -> Response:
+    """The recording's own bytes, or for a segment, or what browsers do not play, a WAV at 16 kHz.
+
+    ``channel``: that such a WAV is of; None: the average. ``byte_range``: the request's ``Range``.
+    Raises InputError where there is nothing to play.
+    """
+    (header,) = probe([utterance], workers=1)
+    if isinstance(header, Failure):
+        raise InputError(f"{utterance.id}: {header.reason}")
+    whole = utterance.start is None and utterance.end is None
+    if whole and header.container in PLAYED:
+        return FileResponse(utterance.path, media_type=PLAYED[header.container])
+    duration = num_samples_16k(header, utterance) / SAMPLE_RATE
+    if duration > MAX_DECODED:
+        raise InputError(
+            f"{utterance.id}: {duration / 60:.0f} min; of segments and of {header.container} up to"
+            f" {MAX_DECODED / 60:.0f} min are played"
+        )
+    (decoded,) = decode_batch([utterance], [header], DecodeOptions(channel, workers=1, checksum=False))
+    if isinstance(decoded, Failure):
+        raise InputError(f"{utterance.id}: {decoded.reason}")
+    wav = io.BytesIO()
+    soundfile.write(wav, decoded.waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return _part(wav.getvalue(), byte_range)
+
+
+def _part(data: bytes, byte_range: str | None) -> Response:
+    """Those bytes of a WAV that were asked for (RFC 9110, 14.2); without ranges Chromium does not seek."""
+    headers = {"Accept-Ranges": "bytes"}
+    match = re.fullmatch(r"bytes=(\d{0,15})-(\d{0,15})", byte_range or "", re.ASCII)
+    if match is None or not any(match.groups()):  # of another form: may be ignored
+        return Response(data, media_type="audio/wav", headers=headers)
+    first, last = match.groups()
+    start = int(first) if first else max(0, len(data) - int(last))
+    stop = min(int(last) + 1 if first and last else len(data), len(data))
+    if start >= stop:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{len(data)}"})
+    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+    return Response(data[start:stop], 206, headers, media_type="audio/wav")

@@ -29,7 +29,6 @@ import numpy as np
 from classifiers.charts import plots
 from classifiers.charts.projection import FILE as PROJECTION
 from classifiers.charts.projection import TITLES, project_rows, write_projection
-from classifiers.charts.results import charts_of, histories_of, tested
 from classifiers.data.features import FRAMES, Source
 from classifiers.data.overlap import FILE as HEARD
 from classifiers.data.overlap import TrainingSet, read_training_sets, training_set_of, write_training_sets
@@ -174,7 +173,7 @@ def write_model(
             write_estimator(member, new / name)
             files.append({"name": name, "kind": kind})
         _write_tables(new, result, members, origins[0])
-        for name, draw in charts_of(result, origins[0].layers, learned).items():
+        for name, draw in plots.charts_of(result, origins[0].layers, learned).items():
             plots.write_png(plots.captioned(draw(), under), new / f"{name}.png")
         about = {
             "format": FORMAT,
@@ -226,11 +225,11 @@ def heard_by(source: Source, ids: Sequence[str], config: Mapping[str, Any]) -> T
 
 
 def _write_tables(new: Path, result: Result, members: Sequence[Any], origin: Origin) -> None:
-    y_true, proba = tested(result)
+    y_true, proba = result.tested()
     confusion = confusion_matrix(y_true, proba.argmax(axis=1), len(result.classes)).tolist()
     rows = [[name, *counts] for name, counts in zip(result.classes, confusion, strict=True)]
     write_csv(new / "confusion_matrix.csv", ["true \\ predicted", *result.classes], rows)
-    histories: dict[str, Sequence[Mapping[str, float]]] = dict(histories_of(result))
+    histories: dict[str, Sequence[Mapping[str, float]]] = dict(result.histories())
     for number, member in enumerate(members):
         if getattr(member, "history_", None):
             histories[f"{FINAL} {number}" if len(members) > 1 else FINAL] = member.history_

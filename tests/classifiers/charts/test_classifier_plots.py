@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 
 import classifiers
 from classifiers.charts import plots
+from classifiers.charts.plots import TITLES, charts_of
 from classifiers.charts.projection import (
     MAX_POINTS,
     PROJECTIONS,
@@ -25,7 +26,6 @@ from classifiers.charts.projection import (
     read_projection,
     write_projection,
 )
-from classifiers.charts.results import TITLES, charts_of
 from classifiers.charts.style import ACCENT, INK, MARKS, VARIABLES, marks_of
 from classifiers.data.features import Source
 from classifiers.results.metrics import Predictions, confusion_matrix, expected_calibration_error

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from model_cases import QUICK, made_up_result, write_result
 
 from classifiers.charts import plots
-from classifiers.charts.plots import write_chart
-from classifiers.charts.results import charts_of
+from classifiers.charts.plots import charts_of, write_chart
 from classifiers.commands.evaluate import hser_evaluate
 from classifiers.commands.lookup import hser_lookup
 from classifiers.commands.train import command as hser_train
