@@ -271,7 +271,8 @@ def report(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The defaults: `hser-bench` measures anything else."""
-    write_rows("encoder", measure_all(Settings()), harness.arguments(__doc__, argv).out)
+    args = harness.arguments(__doc__, argv)
+    write_rows("encoder", measure_all(Settings()), args.out)
 
 
 if __name__ == "__main__":
