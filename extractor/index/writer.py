@@ -9,6 +9,7 @@ only saves reading it again.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -32,6 +33,9 @@ from extractor.index.kinds import Parameters, choose, machine_memory
 from extractor.index.normalisation import Normalisation
 from extractor.index.search import Index
 from extractor.store import Store
+
+PERSIST_SECONDS = 300.0
+PERSIST_SHARE = 0.05  # of the time that persisting may take, when the index is so large that it is slow
 
 
 class IndexWriter:
@@ -63,9 +67,10 @@ class IndexWriter:
         self._order: list[np.ndarray] = [self._content.order] if self._content else []
         self._known = set(self._order[0].tolist()) if self._content else set()
         self._closed = False
+        self._next_persist = time.monotonic() + PERSIST_SECONDS
 
     def _taken_up(self, store: Store) -> Content:
-        """What an earlier writer saved, where it is a flat index of this store; or an empty one."""
+        """What an earlier writer persisted, where it is a flat index of this store; or an empty one."""
         try:
             head = read_head(self.run, self.layer, self.pooling)
             if (head.kind, head.normalisation, head.settings) == ("flat", "none", settings_digest(store)):
@@ -94,13 +99,20 @@ class IndexWriter:
         """Rows that were committed: positions int64 ``[n]``, embeddings float32 ``[n, D]``.
 
         Positions that are there already are left as they are. Raises ``InputError`` for values that
-        are not finite.
+        are not finite, and now and then what writing raises.
         """
         if self._closed:
             raise ValueError("the index is closed")
         if self._content is None:
             return
         self._feed(np.asarray(positions, np.int64), vectors)
+        if time.monotonic() >= self._next_persist:
+            began = time.monotonic()
+            # Until it is closed, ``Index.open`` refuses it: rows are missing.
+            with Store(self.run) as store, locked(store, self.layer, self.pooling):
+                save(store, self._fed())
+            took = time.monotonic() - began
+            self._next_persist = began + took + max(PERSIST_SECONDS, took / PERSIST_SHARE)
 
     def close(self) -> Index:
         """Bring the index level with the store and make it valid. Safe to call twice.
@@ -114,7 +126,7 @@ class IndexWriter:
                 flat = choose(self._kind, len(store), rows.dim, machine_memory()) == "flat"
                 if flat and self._content is not None and self._known.issubset(store.positions.tolist()):
                     self._feed_missing(rows)
-                    save(store, replace(self._content, order=np.concatenate(self._order)))
+                    save(store, self._fed())
                 else:
                     save(store, built(rows, self._kind, "none"))
         return Index.open(self.run, self.layer, self.pooling)
@@ -151,3 +163,7 @@ class IndexWriter:
             return
         for numbers, embeddings in rows.blocks():
             self._feed(positions[numbers], embeddings)
+
+    def _fed(self) -> Content:
+        assert self._content is not None
+        return replace(self._content, order=np.concatenate(self._order))

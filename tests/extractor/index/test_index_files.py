@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from extractor.errors import InputError, SettingsError, StoreError, StoreUnwritable
 from extractor.index import BrokenIndex, Index, IndexMissing, IndexStale, IndexWriter, build, in_memory
+from extractor.index import writer as index_writer
 from extractor.index.generation import HEAD, folder_of
 from extractor.store import Store
 
@@ -114,7 +115,11 @@ def extract_with_index(run: Path, x: np.ndarray, kind: str = "auto", batch_rows:
     return index.close()
 
 
-def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path, x: np.ndarray) -> None:
+def test_killed_at_random_moments_and_resumed_equals_uninterrupted(
+    tmp_path: Path, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_writer, "PERSIST_SECONDS", 0.0)
+    monkeypatch.setattr(index_writer, "PERSIST_SHARE", 1e9)  # at every batch
     run = tmp_path / "run"
     randomly = random.Random(0)
     for _ in range(12):
