@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import os
 import platform
@@ -133,6 +134,7 @@ def working_bytes(work: Callable[[], object], device: torch.device | None = None
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None or (device is not None and device.type != "cpu"):
         return None
+    gc.collect()  # or it is freed meanwhile, and hides what the work takes
     trim(0)
     try:
         before = forget_peak()

@@ -123,6 +123,7 @@ def command(
 
 
 def _train(experiment: Experiment, out: str | None, projection: str | None, force: bool, tell: Any) -> None:
+    from classifiers.charts.projection import choose_projection
     from classifiers.training.config import model_config, refuse_foreign, refuse_other_settings
     from classifiers.training.experiment import open_features, run_experiment, train_on_all
     from classifiers.training.model_folder import write_model
@@ -131,6 +132,8 @@ def _train(experiment: Experiment, out: str | None, projection: str | None, forc
         refuse_foreign(out)
         refuse_other_settings(out, None if force else model_config(out), experiment)
     opened = open_features(experiment)
+    if out is not None:
+        choose_projection(projection, len(opened))
     result = run_experiment(experiment, opened, tell)
     click.echo("\n".join(result_lines(result)))
     if out is None:

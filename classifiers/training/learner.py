@@ -185,9 +185,14 @@ class Learner:
         extra: dict[str, Any] = {"groups": self.groups[rows]} if self.row.groups else {}
         if self.row.reports:
             extra["progress"] = self.progress.epoch
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            estimator.fit(take(x, rows), y, **extra)
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                estimator.fit(take(x, rows), y, **extra)
+        except ValueError as error:  # both packages look at a parameter's value only here
+            if type(error).__name__ not in ("InvalidParameterError", "XGBoostError"):
+                raise
+            raise SettingsError(f"{self._named}: {str(error).splitlines()[0]}") from error
         for each in caught:  # what did not converge is counted for the report; others go their way
             if issubclass(each.category, ConvergenceWarning):
                 self.troubles["did not converge; raise max_iter with --param"] += 1

@@ -282,7 +282,7 @@ def test_a_failure_while_writing_leaves_the_old_model(
     model: Path, runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (model / MODEL).read_bytes()
-    monkeypatch.setattr("classifiers.training.model_folder.charts_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("classifiers.charts.plots.charts_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_trained(model, [f"{runs[0]}:meanstd"], "lda")
     assert (model / MODEL).read_bytes() == before

@@ -54,6 +54,25 @@ def test_parameters_are_read_as_what_they_look_like(text: str, value: object) ->
     assert yaml.safe_load(printed)["params"] == {"p": value}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--param", "C=x"), "'C' parameter"),
+        (("--grid", "C=1,x"), "'C' parameter"),
+        (("--classifier", "svm", "--param", "C=-1"), "'C' parameter"),
+        (("--classifier", "xgboost", "--param", "max_depth=-3"), "max_depth"),
+        (("--projection", "zzz", "--out", "m"), "unknown projection 'zzz'"),
+    ],
+)
+def test_values_that_no_fit_can_take_are_refused_by_name(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said_of_it = refused(command, write_run(tmp_path / "run", corpus(3)), *arguments)
+    assert message in said_of_it
+    assert not (tmp_path / "m").exists()
+
+
 def test_several_runs_are_fused(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a", corpus(3)), write_run(tmp_path / "b", corpus(3, seed=1))
     out = tmp_path / "model"
