@@ -79,7 +79,7 @@ def load(path: str, planned: Header) -> tuple[np.ndarray, Header] | None:
                 return None
         header = read_header(*bytes_in(data.data))
         still_planned(header, planned)
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - this one file's fault, of which the streaming reader says what it is
         return None
     # The length of an Ogg file of several streams is a guess, which DALI would allocate.
     return None if header.length in ("estimate", "unknown") else (data, header)

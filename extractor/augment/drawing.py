@@ -185,7 +185,7 @@ class Augmentation(TableRow):
 
         Raises CannotAugment where this recording leaves nothing to draw from.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # never reached: each row of the table has its own
 
     def drawn(self, source: Original, random: Random, pool: Pool) -> Operations:
         """With probability ``p`` what `draw` gives, else nothing."""

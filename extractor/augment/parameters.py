@@ -40,11 +40,11 @@ class Kind:
 
     @property
     def expected(self) -> str:
-        raise NotImplementedError  # each kind has its own
+        raise NotImplementedError  # never reached: each kind has its own
 
     def read(self, value: Any) -> Any:
         """The value as it is kept, from text or Python; raises ValueError where it is of another kind."""
-        raise NotImplementedError
+        raise NotImplementedError  # never reached: each kind has its own
 
     def holds(self, value: object) -> bool:
         """Whether a Python value, as it is, is of this kind: a text is no number here."""

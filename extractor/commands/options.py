@@ -133,7 +133,7 @@ def run_command(command: click.Command) -> None:
     except HserError as error:
         say(f"error: {error}")
         sys.exit(EXIT_ERROR)
-    except Exception:
+    except Exception:  # raised again, but for one case:
         # A library may answer the SystemExit in its midst, an import for one, by an error of its own.
         if not leaving.is_set():
             raise

@@ -139,8 +139,7 @@ def _safetensors(files: CheckpointFiles, path: Path, stack: ExitStack) -> Mappin
 def _pickle(files: CheckpointFiles, path: Path) -> Mapping[str, Read]:
     try:
         values = _load_pickle(path)
-    # A pickle can make torch's reader raise anything: that is the file's own fault.
-    except Exception as e:
+    except Exception as e:  # a pickle can make torch's reader raise anything: the file's own fault
         raise _unreadable(files, path, e) from e
     if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
         raise files.refusal(

@@ -151,10 +151,10 @@ class TorchClassifier(ClassifierMixin, parameters.Training, BaseEstimator):
     # Each row of `MODELS` has the next two of its own: what it reads, and its network.
 
     def _inputs(self, X: Any) -> Inputs:  # noqa: N803
-        raise NotImplementedError  # see above: no row of the table is without its own
+        raise NotImplementedError  # never reached: each class of the table has its own
 
     def _network(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        raise NotImplementedError  # likewise
+        raise NotImplementedError  # never reached, for the same reason
 
     def _parts(self, X: Any) -> Iterable[Any]:  # noqa: N803
         """Rows that a prediction has in memory together."""

@@ -149,11 +149,11 @@ def test_ids_tell_inputs_apart_by_their_names_and_hold_no_path_of_the_machine(
     ("paths", "found"),
     [
         (
-            ("wav/one/a.wav", "wav/two/a.wav", "/mnt/x/corpus/a.wav", "/home/me/three/a.wav"),
+            ("wav/one/a.wav", "wav/two/a.wav", "/disk/x/corpus/a.wav", "/audio/me/three/a.wav"),
             ["wav/one/a", "wav/two/a", "corpus/a", "three/a"],
         ),
         (("wav/one/a.wav", "wav/two/a.wav"), ["one/a", "two/a"]),
-        (("/mnt/x/one/a.wav", "/home/me/two/a.wav"), ["one/a", "two/a"]),
+        (("/disk/x/one/a.wav", "/audio/me/two/a.wav"), ["one/a", "two/a"]),
     ],
 )
 def test_ids_of_a_manifest_whose_files_lie_elsewhere_hold_no_path_of_the_machine(
